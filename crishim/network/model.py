@@ -1,0 +1,77 @@
+"""What `network/` is asked for and answers: plain records."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class PodNetns:
+    """A pod's network namespace as its keeper hands it over.
+
+    `path` is the pin below `<state>/ns`; `netns_fd` an open fd of the namespace; `netlink_fd` an AF_NETLINK
+    NETLINK_ROUTE socket that was created *inside* the namespace, so that requests on it act there without setns.
+    The caller owns both fds and closes them after attach.
+    """
+
+    pod_id: str
+    path: str
+    netns_fd: int
+    netlink_fd: int
+
+
+@dataclass(frozen=True, slots=True)
+class HostPort:
+    """One published port; protocol is `tcp`, `udp` or `sctp`; host_ip "" means any."""
+
+    protocol: str
+    container_port: int
+    host_port: int
+    host_ip: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class AttachRequest:
+    """What a pod wants of the network; name, namespace and uid are kubelet's (for CNI args and messages)."""
+
+    pod_id: str
+    name: str = ""
+    namespace: str = ""
+    uid: str = ""
+    ports: tuple[HostPort, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """What a pod got; kept in the sandbox's record and given back to detach."""
+
+    ips: tuple[str, ...]
+    interface: str = "eth0"
+    host_interface: str = ""
+    mac: str = ""
+    gateway: str = ""
+    mtu: int = 1500
+
+
+class NetworkApi(Protocol):
+    """The embedded network (and later CNI); raises only errors of `crishim.errors`."""
+
+    async def start(self) -> None:
+        """Make or adopt bridge and tables; idempotent."""
+
+    async def attach(self, netns: PodNetns, request: AttachRequest) -> Attachment:
+        """Give the pod an interface `eth0`, addresses, routes and `lo`; on failure nothing is left."""
+
+    async def detach(self, pod_id: str, attachment: Attachment | None) -> None:
+        """Release ports, rules and addresses; idempotent; the veth goes with its namespace (or explicitly after 1 s).
+
+        The address is free again only when its link is gone.
+        """
+
+    async def reconcile(self, live: frozenset[str]) -> int:
+        """Remove links, elements and addresses of pods that are not in `live`; return how many things went."""
+
+    def ready(self) -> tuple[bool, str, str]:
+        """Return (ready, reason, message) for the NetworkReady condition."""
+
+    async def shutdown(self, *, remove: bool) -> None:
+        """Close sockets; with `remove` and no pod left also delete bridge and tables."""

@@ -1,0 +1,44 @@
+"""What lower layers have to tell the metrics, without knowing them: an observer that they are handed.
+
+`metrics/` implements it with prometheus-client; `NullObserver` is for tests and for parts run alone.
+"""
+
+from typing import Protocol
+
+
+class Observer(Protocol):
+    """Counts and times of what happens below the server."""
+
+    def start_phase(self, step: str, seconds: float) -> None:
+        """One step of a pod's or container's start took `seconds` (sandbox_keeper, network, create, start…)."""
+
+    def image_pull(self, *, outcome: str, seconds: float, received: int) -> None:
+        """A pull ended: outcome `ok`, `cached` or an error code's name; `received` bytes came over the wire."""
+
+    def leak_reclaimed(self, kind: str, count: int = 1) -> None:
+        """Something without an owner was removed (mount, cgroup, netns, link, keeper, layer, blob, container_dir)."""
+
+    def event_dropped(self, count: int = 1) -> None:
+        """An event could not be delivered to a slow subscriber."""
+
+    def degraded(self, what: str) -> None:
+        """The host lacks an ability and the nearest allowed value was used (oom_score_adj, rlimit…)."""
+
+
+class NullObserver:
+    """Observes nothing."""
+
+    def start_phase(self, step: str, seconds: float) -> None:
+        """Ignore."""
+
+    def image_pull(self, *, outcome: str, seconds: float, received: int) -> None:
+        """Ignore."""
+
+    def leak_reclaimed(self, kind: str, count: int = 1) -> None:
+        """Ignore."""
+
+    def event_dropped(self, count: int = 1) -> None:
+        """Ignore."""
+
+    def degraded(self, what: str) -> None:
+        """Ignore."""
