@@ -1,0 +1,1 @@
+"""Seccomp: profiles, and our own compiler from a profile to a filter program."""
