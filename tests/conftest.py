@@ -1,0 +1,116 @@
+"""Fixtures of all tests. The leak check runs by itself around every integration and conformance test and module."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support import busybox, layout, leaks
+from tests.support.abilities import need_containers
+from tests.support.instance import Instance
+from tests.support.ownership import SCOPE, run_id
+from tests.support.registry import Registry
+
+_CHECKED = ("integration", "conformance")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Give the run its id before any program starts."""
+    SCOPE.words.add(f"crishim-test-{run_id()}")
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Learn the directory below which this test's files lie."""
+    factory = getattr(item.config, "_tmp_path_factory", None)
+    if factory is not None and not SCOPE.directories:
+        SCOPE.directories.add(str(factory.getbasetemp()))
+
+
+def _checked(request: pytest.FixtureRequest) -> bool:
+    parts = request.node.nodeid.split("/")
+    return len(parts) > 2 and parts[1] in _CHECKED
+
+
+def _check(before: leaks.Snapshot, what: str) -> None:
+    found = leaks.leaks_since(before)
+    if found:
+        leaks.scrub(found)
+        pytest.fail(f"{what} left behind:\n" + "\n".join(f"  {leak}" for leak in found), pytrace=False)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def module_leaks(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Compare the machine before and after a module, its instances and registries ended."""
+    if not _checked(request):
+        yield
+        return
+    before = leaks.snapshot()
+    yield
+    _check(before, request.node.nodeid)
+
+
+@pytest.fixture(autouse=True)
+def test_leaks(request: pytest.FixtureRequest, module_leaks: None) -> Iterator[None]:
+    """Compare the machine before and after a test; instances of the module may go on."""
+    if not _checked(request):
+        yield
+        return
+    before = leaks.snapshot()
+    yield
+    _check(before, request.node.nodeid)
+
+
+@pytest.fixture
+def instance(test_leaks: None) -> Iterator[Instance]:
+    """Return a running private instance for one test."""
+    yield from _instance()
+
+
+@pytest.fixture(scope="module")
+def shared_instance(module_leaks: None) -> Iterator[Instance]:
+    """Return a running private instance for all tests of a module; each test removes what it makes."""
+    yield from _instance()
+
+
+def _instance() -> Iterator[Instance]:
+    need_containers()
+    made = Instance()
+    try:
+        made.start()
+        yield made
+    finally:
+        made.close()
+
+
+@pytest.fixture(scope="session")
+def registry() -> Iterator[Registry]:
+    """Return a real registry on a loopback port for the whole run."""
+    with tempfile.TemporaryDirectory(prefix="ctreg") as path:
+        server = Registry(path)
+        SCOPE.live.append(server)
+        yield server
+        SCOPE.live.remove(server)
+        server.close()
+
+
+@pytest.fixture(scope="session")
+def busybox_reference(registry: Registry) -> str:
+    """Return the reference of the test image (shell, web server, curl) in the registry."""
+    path = os.path.join(registry.directory, "busybox")
+    layout.write(path, busybox.plan())
+    return registry.push(path, "busybox:1")
+
+
+@pytest.fixture
+def image(instance: Instance, busybox_reference: str) -> str:
+    """Return the test image, pulled by this test's instance."""
+    instance.crictl("pull", busybox_reference)
+    return busybox_reference
+
+
+@pytest.fixture(scope="module")
+def shared_image(shared_instance: Instance, busybox_reference: str) -> str:
+    """Return the test image, pulled by the module's instance."""
+    shared_instance.crictl("pull", busybox_reference)
+    return busybox_reference

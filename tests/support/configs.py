@@ -1,0 +1,36 @@
+"""Pod and container configs as plain dictionaries with the CRI's field names: for crictl's files and for gRPC alike."""
+
+import secrets
+from collections.abc import Sequence
+from typing import Any
+
+Config = dict[str, Any]
+
+
+def pod_config(name: str, *, log_directory: str = "", attempt: int = 0, **more: Any) -> Config:
+    """Return a PodSandboxConfig with a fresh uid; `more` are further fields (labels, linux, hostname…)."""
+    config: Config = {
+        "metadata": {"name": name, "uid": secrets.token_hex(8), "namespace": "test", "attempt": attempt},
+        "log_directory": log_directory,
+        "linux": {},
+    }
+    config.update(more)
+    return config
+
+
+def container_config(name: str, image: str, command: Sequence[str] = (), *, attempt: int = 0, **more: Any) -> Config:
+    """Return a ContainerConfig that logs to `<name>.log`; `more` are further fields (args, envs, mounts, linux…)."""
+    config: Config = {
+        "metadata": {"name": name, "attempt": attempt},
+        "image": {"image": image},
+        "command": list(command),
+        "log_path": f"{name}.log",
+        "linux": {},
+    }
+    config.update(more)
+    return config
+
+
+def shell(name: str, image: str, script: str, **more: Any) -> Config:
+    """Return a container that runs a shell script."""
+    return container_config(name, image, ["/bin/sh", "-c", script], **more)

@@ -1,0 +1,124 @@
+"""The leak check: what is there after a test and was not there before it.
+
+Compared are mounts, cgroups of all hierarchies, network namespaces, links, processes, nftables tables, System V
+objects and this process's descriptors. Only links are given time (5 s): the kernel takes a veth down after its
+namespace, asynchronously. What is found is reported, then removed, so that one leak fails one test.
+"""
+
+import contextlib
+import os
+import signal
+import subprocess
+import time
+from dataclasses import dataclass
+
+from tests.support import machine
+from tests.support.ownership import SCOPE, Scope
+
+GRACE = 5.0
+"""Seconds that the kernel has to take down the links of namespaces that are gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Leak:
+    """One thing that a test left behind."""
+
+    kind: str
+    name: str
+    detail: str
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name} ({self.detail})"
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The machine at one moment: kind → name → detail; processes apart, as their owner is asked later."""
+
+    things: dict[str, dict[str, str]]
+    processes: dict[str, machine.Process]
+
+
+def snapshot() -> Snapshot:
+    """Read the machine's state."""
+    processes = machine.processes()
+    return Snapshot(
+        {
+            "mount": machine.mounts(),
+            "cgroup": machine.cgroups(),
+            "link": machine.links(),
+            "nft table": machine.tables(),
+            "ipc": machine.ipc(),
+            "fd": machine.descriptors(),
+            "netns": machine.namespaces("net", processes),
+        },
+        processes,
+    )
+
+
+def leaks_since(before: Snapshot, scope: Scope = SCOPE, grace: float = GRACE) -> list[Leak]:
+    """Return what is ours, is there now and was not there `before`; waits up to `grace` seconds for links only."""
+    deadline = time.monotonic() + grace
+    while True:
+        found = _compare(before, snapshot(), scope)
+        if not any(leak.kind == "link" for leak in found) or time.monotonic() > deadline:
+            return found
+        time.sleep(0.05)
+
+
+def _compare(before: Snapshot, after: Snapshot, scope: Scope) -> list[Leak]:
+    ours = _our_processes(before, after, scope)
+    held = {machine.link(f"/proc/{row.pid}/ns/net") for row in ours}
+    found = [Leak("process", row.key, f"{row.name}, parent {row.parent}, state {row.state}") for row in ours]
+    for kind, things in after.things.items():
+        found.extend(
+            Leak(kind, name, things[name])
+            for name in things.keys() - before.things[kind].keys()
+            if _is_ours(kind, name, things[name], held, scope) and not scope.is_kept(kind, name)
+        )
+    return sorted(found, key=lambda leak: (leak.kind, leak.name))
+
+
+def _our_processes(before: Snapshot, after: Snapshot, scope: Scope) -> list[machine.Process]:
+    table = {row.pid: row for row in after.processes.values()}
+    new = [after.processes[key] for key in after.processes.keys() - before.processes.keys()]
+    return [row for row in new if scope.owns_process(row, table) and not scope.is_kept("process", row.key)]
+
+
+def _is_ours(kind: str, name: str, detail: str, held: set[str], scope: Scope) -> bool:
+    if kind == "fd":
+        return True
+    if kind == "mount":
+        return scope.owns_mount(name, detail)
+    if kind == "netns":
+        return name in held
+    return scope.owns_name(name)
+
+
+def scrub(leaks: list[Leak]) -> None:
+    """Remove what was found, best effort: processes first, then the rest, cgroups from the leaves up."""
+    for leak in leaks:
+        if leak.kind == "process":
+            _kill(leak.name)
+    for leak in reversed(leaks):
+        if leak.kind == "mount":
+            _run("umount", "-l", leak.name.rpartition(" #")[0])
+        elif leak.kind == "link":
+            _run("ip", "link", "del", leak.name)
+        elif leak.kind == "nft table":
+            _run("nft", "delete", "table", *leak.name.split(" "))
+        elif leak.kind == "cgroup":
+            with contextlib.suppress(OSError):
+                os.rmdir(leak.name)
+
+
+def _kill(key: str) -> None:
+    pid, _, start = key.partition("@")
+    row = machine.process(int(pid))
+    if row is not None and row.start == int(start):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(row.pid, signal.SIGKILL)
+
+
+def _run(*command: str) -> None:
+    subprocess.run(command, check=False, capture_output=True)

@@ -1,0 +1,57 @@
+"""A real registry (Debian's docker-registry) on a loopback port, with its own directory, and skopeo to fill it."""
+
+import os
+import socket
+import subprocess
+
+from tests.support.abilities import need_program
+from tests.support.ports import free_port
+from tests.support.programs import Program
+
+_CONFIG = """\
+version: 0.1
+log: {{level: warn}}
+storage:
+  filesystem: {{rootdirectory: {directory}}}
+  delete: {{enabled: true}}
+http:
+  addr: 127.0.0.1:{port}
+"""
+
+
+class Registry:
+    """A registry that lives for one or more tests; `host` is `127.0.0.1:PORT`."""
+
+    def __init__(self, directory: str) -> None:
+        self.directory = directory
+        self.port = free_port()
+        self.host = f"127.0.0.1:{self.port}"
+        program = need_program("docker-registry", "docker-registry")
+        config = os.path.join(directory, "config.yml")
+        with open(config, "w", encoding="utf-8") as file:
+            file.write(_CONFIG.format(directory=os.path.join(directory, "data"), port=self.port))
+        self._program = Program([program, "serve", config], os.path.join(directory, "registry.log"))
+        self._program.wait_until(self._answers)
+
+    def _answers(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+
+    def push(self, layout: str, name: str) -> str:
+        """Push an OCI layout (a directory) as `name` (like `demo:1`) and return the full reference."""
+        skopeo = need_program("skopeo", "skopeo")
+        reference = f"{self.host}/{name}"
+        subprocess.run(
+            [skopeo, "--insecure-policy", "copy", "--dest-tls-verify=false", f"oci:{layout}", f"docker://{reference}"],
+            check=True,
+            capture_output=True,
+        )
+        return reference
+
+    def keeps(self, kind: str, name: str) -> bool:
+        """Tell whether the process of this name is the registry (leak check)."""
+        return kind == "process" and name.startswith(f"{self._program.pid}@")
+
+    def close(self) -> None:
+        """End the registry."""
+        self._program.stop()
