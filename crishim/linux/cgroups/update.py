@@ -1,0 +1,82 @@
+"""Changing a running group's limits: what is in force now, what must be refused, and the writes in the right order.
+
+The writes themselves are `settings.plan_settings` with the `Current` read here. Devices are never touched by an
+update, so no device is refused for a moment (field case K4).
+
+Invariant: a memory limit that the group's unreclaimable use exceeds is refused before anything is written: on v2 the
+kernel would take the write and kill the container (field case K2; cgroup-v2.rst, memory.max).
+"""
+
+from crishim.errors import FailedPreconditionError, InvalidArgumentError
+from crishim.linux.cgroups import apply
+from crishim.linux.cgroups.layout import Layout
+from crishim.linux.cgroups.settings import DEFAULT_PERIOD, Current, Limits, Settings, plan_settings, validate
+
+_UNLIMITED = 1 << 62
+
+
+def read_current(layout: Layout, group: str) -> Current:
+    """Return the values of `group` that decide about the order of writes; -1 for no limit."""
+    memory, cpu = layout.directory("memory", group), layout.directory("cpu", group)
+    if layout.version == 2:
+        parts = _read(cpu, "cpu.max").split()
+        return Current(_limit(_read(memory, "memory.max")), -1, int(parts[1]) if len(parts) == 2 else DEFAULT_PERIOD)
+    return Current(
+        _limit(_read(memory, "memory.limit_in_bytes")),
+        _limit(_read(memory, "memory.memsw.limit_in_bytes")),
+        int(_read(cpu, "cpu.cfs_period_us") or DEFAULT_PERIOD),
+    )
+
+
+def unreclaimable(layout: Layout, group: str) -> int:
+    """Return how many bytes of the group's memory the kernel could not give up without swap or a kill."""
+    directory = layout.directory("memory", group)
+    unified = layout.version == 2
+    usage = int(_read(directory, "memory.current" if unified else "memory.usage_in_bytes") or 0)
+    stat = dict(line.split(b" ", 1) for line in _read(directory, "memory.stat").split(b"\n") if b" " in line)
+    prefix = b"" if unified else b"total_"
+    # slab_reclaimable is v2's alone: v1 counts kernel memory in usage without saying which part is which.
+    caches = (prefix + b"inactive_file", prefix + b"active_file", b"slab_reclaimable")
+    return max(usage - sum(int(stat.get(key, b"0")) for key in caches), 0)
+
+
+def plan_update(limits: Limits, layout: Layout, group: str, *, swap: bool = True) -> Settings:
+    """Return the writes that put `limits` (already merged, see `settings.merge`) in force in a running group.
+
+    Raises:
+        InvalidArgumentError: a limit is not valid; all problems are named.
+        FailedPreconditionError: the memory limit is below what the group cannot give up; nothing was written.
+    """
+    problems = validate(limits, layout)
+    if problems:
+        text = "; ".join(f"{field}: {problem}" for field, problem in problems[1:])
+        raise InvalidArgumentError(problems[0][0], problems[0][1] + (f"; {text}" if text else ""))
+    current = read_current(layout, group)
+    lowered = limits.memory_limit > 0 and (current.memory_limit == -1 or limits.memory_limit < current.memory_limit)
+    if lowered and (used := unreclaimable(layout, group)) > limits.memory_limit:
+        raise FailedPreconditionError(
+            f"memory_limit_in_bytes: {limits.memory_limit} is below the {used} bytes in use that cannot be reclaimed; "
+            "the old limit stays; free memory first or choose a higher limit"
+        )
+    return plan_settings(_without_devices(limits), layout, group, current=current, swap=swap)
+
+
+def _without_devices(limits: Limits) -> Limits:
+    kept = {name: getattr(limits, name) for name in Limits.__dataclass_fields__ if name != "devices"}
+    return Limits(**kept)
+
+
+def _read(directory: str | None, file: str) -> bytes:
+    if directory is None:
+        return b""
+    try:
+        return apply.read(directory, file).strip()
+    except OSError:
+        return b""
+
+
+def _limit(text: bytes) -> int:
+    if not text or text == b"max":
+        return -1
+    value = int(text)
+    return value if value < _UNLIMITED else -1
