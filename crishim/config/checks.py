@@ -88,6 +88,11 @@ def subnet(value: str) -> str:
     return ""
 
 
+def mtu(value: int) -> str:
+    """Check an MTU: 0, or from the least that IPv6 allows (RFC 8200) to the most that fits an IP packet."""
+    return "" if value == 0 or 1280 <= value <= 65535 else f"must be 0 or from 1280 to 65535, is {value}"
+
+
 def cgroup(value: str) -> str:
     """Check an absolute cgroup path without `..`, below the root group."""
     return directory(value)

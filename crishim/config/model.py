@@ -81,15 +81,9 @@ class NetworkConfig:
         0,
         Spec(
             help="MTU of the pods' links in bytes; 0: that of the host's link with the default route.",
-            minimum=0,
-            maximum=65535,
+            check=checks.mtu,
         ),
     )
-
-    @property
-    def table(self) -> str:
-        """Name of the instance's nftables table."""
-        return self.bridge
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,7 +44,7 @@ def test_file_and_flags() -> None:
     assert config.cgroup_parent == "/a/b"
     assert config.socket_path == "/run/other/crishim.sock"
     assert config.log.level == "error"
-    assert config.network.table == "br7"
+    assert config.network.bridge == "br7"
     assert config.paths.database == "/srv/crishim/state.db"
 
 
@@ -73,7 +73,7 @@ def test_all_problems_are_reported_in_the_order_of_lines() -> None:
     assert refused(text) == [
         "c.toml:1: state: must be a string, is 3",
         "c.toml:2: bogus: unknown key, see 'crishim config default'",
-        "c.toml:7: network.mtu: must be at least 0, is -1",
+        "c.toml:7: network.mtu: must be 0 or from 1280 to 65535, is -1",
         "c.toml:8: network.subnets: must be a list of strings, is ['10.0.0.0/8', 7]",
         "c.toml:13: log.level: must be one of debug, info, warning, error, is 'loud'",
     ]
