@@ -195,7 +195,7 @@ class Config:
     state: str = option(
         "/run/crishim",
         Spec(
-            help="Directory of what a reboot voids: sockets, namespaces. It must lie on a tmpfs and not below root.",
+            help="Directory of what a reboot voids: sockets, namespaces. It belongs on a tmpfs, not below root.",
             flag="--state",
             check=checks.directory,
         ),

@@ -1,0 +1,80 @@
+"""`crishim COMMAND …`: finds the command and turns every outcome into an exit status.
+
+0: done. 1: it failed. 2: the command line, the configuration or other input is wrong. Only the chosen command's
+module is imported. Invariant: an error is a sentence on standard error, never a traceback.
+"""
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from crishim.errors import CrishimError, InvalidArgumentError
+from crishim.version import VERSION
+
+COMMANDS = {
+    "serve": "run the daemon",
+    "check": "show what this host can and lacks, each with the remedy",
+    "config": "print the default or the effective configuration, or check a file",
+    "plan": "print the frozen plan that a container is started by",
+    "version": "print the version",
+}
+
+FAILED = 1
+USAGE = 2
+INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; return the exit status."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        status = _dispatch(words)
+        sys.stdout.flush()
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 0
+    except InvalidArgumentError as error:
+        return _fail(str(error), USAGE)
+    except CrishimError as error:
+        return _fail(str(error), FAILED)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader has left (`crishim config default | head`); what is buffered must not fail again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return FAILED
+    except Exception as error:  # noqa: BLE001  the border to the user: one sentence, no traceback
+        return _fail(f"internal error: {type(error).__name__}: {error}", FAILED)
+    return status
+
+
+def _dispatch(words: list[str]) -> int:
+    if not words:
+        return _fail("no command given, see 'crishim --help'", USAGE)
+    name, rest = words[0], words[1:]
+    if name in {"-h", "--help", "help"}:
+        sys.stdout.write(_help())
+        return 0
+    if name in {"-V", "--version", "version"}:
+        sys.stdout.write(f"crishim {VERSION}\n")
+        return 0
+    if name not in COMMANDS:
+        return _fail(f"unknown command {name!r}, see 'crishim --help'", USAGE)
+    status: int = importlib.import_module(f"crishim.cli.{name}").run(rest)
+    return status
+
+
+def _help() -> str:
+    rows = "\n".join(f"  {name:9} {text}" for name, text in COMMANDS.items())
+    return (
+        "usage: crishim COMMAND [ARGUMENT …]\n\n"
+        "A Kubernetes container runtime: one daemon that serves the CRI, with its own engine.\n\n"
+        f"commands:\n{rows}\n\n'crishim COMMAND --help' tells more.\n"
+    )
+
+
+def _fail(text: str, status: int) -> int:
+    sys.stdout.flush()
+    for line in text.split("\n"):
+        sys.stderr.write(f"crishim: {line}\n")
+    return status
