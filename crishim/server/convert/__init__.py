@@ -1,0 +1,1 @@
+"""Pure converters between protobuf messages and the records of `pods/` and `images/`."""

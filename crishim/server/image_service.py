@@ -1,0 +1,42 @@
+"""ImageService: each RPC converts, calls `images.model.ImagesApi`, converts back."""
+
+from crishim._proto.runtime.v1 import api_pb2 as pb
+from crishim.images.model import ImagesApi
+from crishim.server.convert import image
+from crishim.server.convert.rows import Rows
+
+
+class ImageService:
+    """The servicer; method names are the RPCs' in snake case (`methods.py`)."""
+
+    def __init__(self, api: ImagesApi) -> None:
+        self._api = api
+        self._images = Rows(image.row)
+
+    async def list_images(self, request: pb.ListImagesRequest) -> bytes:
+        """A filter names one image; kubelet's garbage collection lists all."""
+        wanted = request.filter.image.image
+        return self._images.encode(self._api.list(wanted), whole=not wanted)
+
+    async def image_status(self, request: pb.ImageStatusRequest) -> pb.ImageStatusResponse:
+        """An absent image is an answer without image, not an error."""
+        found = self._api.find(image.reference(request))
+        if found is None:
+            return pb.ImageStatusResponse()
+        info = self._api.info(found.id) if request.verbose else {}
+        return pb.ImageStatusResponse(image=image.row(found), info=info)
+
+    async def pull_image(self, request: pb.PullImageRequest) -> pb.PullImageResponse:
+        """The reference in the answer is the image's id, as CreateContainer takes it."""
+        wanted = image.reference(request)
+        return pb.PullImageResponse(image_ref=await self._api.pull(wanted, image.credentials(request)))
+
+    async def remove_image(self, request: pb.RemoveImageRequest) -> pb.RemoveImageResponse:
+        """An absent image succeeds; any one of its names removes them all."""
+        await self._api.remove(image.reference(request))
+        return pb.RemoveImageResponse()
+
+    async def image_fs_info(self, _request: pb.ImageFsInfoRequest) -> pb.ImageFsInfoResponse:
+        """Images and writable layers lie on one file system: both lists name it."""
+        usage = image.fs_usage(self._api.fs_usage())
+        return pb.ImageFsInfoResponse(image_filesystems=[usage], container_filesystems=[usage])

@@ -1,0 +1,136 @@
+"""RuntimeService: each RPC converts, calls `pods.api.RuntimeApi`, converts back; errors pass to the interceptors.
+
+Out of scope: everything that decides. Peculiarities of the CRI stand where they are handled: in `convert/`, or here
+RPC by RPC.
+"""
+
+from crishim._proto.runtime.v1 import api_pb2 as pb
+from crishim.pods.api import RuntimeApi
+from crishim.pods.views import ContainerFilter, SandboxFilter
+from crishim.server.convert import container, resources, runtime, sandbox, stats, status
+from crishim.server.convert.fields import required, seconds
+from crishim.server.convert.rows import Rows
+
+
+class RuntimeService:
+    """The servicer; method names are the RPCs' in snake case (`methods.py`)."""
+
+    def __init__(self, api: RuntimeApi) -> None:
+        self._api = api
+        self._sandboxes = Rows(status.sandbox_row)
+        self._containers = Rows(status.container_row)
+        self._stats = stats.StatsEncoder()
+
+    # --- the runtime itself -------------------------------------------------------------------
+    async def version(self, _request: pb.VersionRequest) -> pb.VersionResponse:
+        """The caller's own version is not judged: kubelet and crictl send different ones."""
+        return runtime.version()
+
+    async def status(self, request: pb.StatusRequest) -> pb.StatusResponse:
+        """Kubelet asks every few seconds."""
+        return runtime.status(self._api.conditions(), self._api.verbose_status() if request.verbose else {})
+
+    async def runtime_config(self, _request: pb.RuntimeConfigRequest) -> pb.RuntimeConfigResponse:
+        """Kubelet takes its cgroup driver from here."""
+        return runtime.runtime_config(self._api.cgroup_driver())
+
+    # --- sandboxes ----------------------------------------------------------------------------
+    async def run_pod_sandbox(self, request: pb.RunPodSandboxRequest) -> pb.RunPodSandboxResponse:
+        """Answers only when the sandbox is READY."""
+        runtime.check_handler(request.runtime_handler)
+        config = sandbox.config(required(request, "config"))
+        return pb.RunPodSandboxResponse(pod_sandbox_id=await self._api.run_sandbox(config, request.runtime_handler))
+
+    async def stop_pod_sandbox(self, request: pb.StopPodSandboxRequest) -> pb.StopPodSandboxResponse:
+        """Unknown ids succeed."""
+        await self._api.stop_sandbox(required(request, "pod_sandbox_id"))
+        return pb.StopPodSandboxResponse()
+
+    async def remove_pod_sandbox(self, request: pb.RemovePodSandboxRequest) -> pb.RemovePodSandboxResponse:
+        """Unknown ids succeed."""
+        await self._api.remove_sandbox(required(request, "pod_sandbox_id"))
+        return pb.RemovePodSandboxResponse()
+
+    async def pod_sandbox_status(self, request: pb.PodSandboxStatusRequest) -> pb.PodSandboxStatusResponse:
+        """NotFound for what is not there; containers_statuses stays empty, since events are not offered."""
+        view = self._api.sandbox(required(request, "pod_sandbox_id"))
+        info = self._api.sandbox_info(view.id) if request.verbose else {}
+        return pb.PodSandboxStatusResponse(status=status.sandbox_status(view), info=info)
+
+    async def list_pod_sandbox(self, request: pb.ListPodSandboxRequest) -> bytes:
+        """Every second from kubelet: rows are encoded once per view."""
+        wanted = sandbox.wanted(request.filter)
+        return self._sandboxes.encode(self._api.sandboxes(wanted), whole=wanted == SandboxFilter())
+
+    # --- containers ---------------------------------------------------------------------------
+    async def create_container(self, request: pb.CreateContainerRequest) -> pb.CreateContainerResponse:
+        """The sandbox's configuration comes along for runtimes that keep no state; here it is checked, if given."""
+        pod = required(request, "pod_sandbox_id")
+        config = container.config(required(request, "config"))
+        given = sandbox.config(request.sandbox_config, "sandbox_config") if request.HasField("sandbox_config") else None
+        return pb.CreateContainerResponse(container_id=await self._api.create_container(pod, config, given))
+
+    async def start_container(self, request: pb.StartContainerRequest) -> pb.StartContainerResponse:
+        """The log file exists when this returns."""
+        await self._api.start_container(required(request, "container_id"))
+        return pb.StartContainerResponse()
+
+    async def stop_container(self, request: pb.StopContainerRequest) -> pb.StopContainerResponse:
+        """Unknown ids succeed."""
+        await self._api.stop_container(required(request, "container_id"), seconds(request, "timeout"))
+        return pb.StopContainerResponse()
+
+    async def remove_container(self, request: pb.RemoveContainerRequest) -> pb.RemoveContainerResponse:
+        """Unknown ids succeed."""
+        await self._api.remove_container(required(request, "container_id"))
+        return pb.RemoveContainerResponse()
+
+    async def list_containers(self, request: pb.ListContainersRequest) -> bytes:
+        """Every second from kubelet: rows are encoded once per view."""
+        wanted = container.wanted(request.filter)
+        return self._containers.encode(self._api.containers(wanted), whole=wanted == ContainerFilter())
+
+    async def container_status(self, request: pb.ContainerStatusRequest) -> pb.ContainerStatusResponse:
+        """NotFound for what is not there."""
+        view = self._api.container(required(request, "container_id"))
+        info = self._api.container_info(view.id) if request.verbose else {}
+        return pb.ContainerStatusResponse(status=status.container_status(view), info=info)
+
+    async def update_container_resources(
+        self, request: pb.UpdateContainerResourcesRequest
+    ) -> pb.UpdateContainerResourcesResponse:
+        """0 and "" leave a limit as it is."""
+        wanted = resources.from_update(request)
+        await self._api.update_container(required(request, "container_id"), wanted, dict(request.annotations))
+        return pb.UpdateContainerResourcesResponse()
+
+    async def reopen_container_log(self, request: pb.ReopenContainerLogRequest) -> pb.ReopenContainerLogResponse:
+        """An error for a container that does not run: no file must appear then."""
+        await self._api.reopen_log(required(request, "container_id"))
+        return pb.ReopenContainerLogResponse()
+
+    async def exec_sync(self, request: pb.ExecSyncRequest) -> pb.ExecSyncResponse:
+        """DeadlineExceeded is kubelet's probe timeout; a non-zero exit is an answer."""
+        command = container.command(request.cmd)
+        limit = seconds(request, "timeout")
+        result = await self._api.exec_sync(required(request, "container_id"), command, limit)
+        return container.exec_answer(result)
+
+    # --- usage --------------------------------------------------------------------------------
+    async def container_stats(self, request: pb.ContainerStatsRequest) -> bytes:
+        """NotFound for what is not there."""
+        return self._stats.container_answer(self._api.container_stats(required(request, "container_id")))
+
+    async def list_container_stats(self, request: pb.ListContainerStatsRequest) -> bytes:
+        """Running containers only."""
+        wanted = container.wanted_stats(request.filter)
+        return self._stats.container_list(self._api.list_container_stats(wanted), whole=wanted == ContainerFilter())
+
+    async def pod_sandbox_stats(self, request: pb.PodSandboxStatsRequest) -> bytes:
+        """Kubelet asks with an empty id at start and expects an error, which `required` gives."""
+        return self._stats.sandbox_answer(self._api.sandbox_stats(required(request, "pod_sandbox_id")))
+
+    async def list_pod_sandbox_stats(self, request: pb.ListPodSandboxStatsRequest) -> bytes:
+        """Kubelet's source for the pods' figures."""
+        wanted = sandbox.wanted_stats(request.filter)
+        return self._stats.sandbox_list(self._api.list_sandbox_stats(wanted), whole=wanted == SandboxFilter())
