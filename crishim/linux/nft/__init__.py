@@ -1,0 +1,1 @@
+"""nf_tables over netlink: expressions, messages, transactions; no `nft` program."""
