@@ -1,0 +1,144 @@
+"""Make or adopt the instance's bridge, its addresses and its switches; blocking, over a given connection.
+
+Invariant: `ensure_bridge` may run at any time, on a host that has all, part or nothing of it; it changes only the
+link of the instance's own name, and refuses a name or range that is someone else's.
+"""
+
+import ipaddress
+import os
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from crishim.errors import FailedPreconditionError
+from crishim.linux.netlink import address as addresses
+from crishim.linux.netlink import link as links
+from crishim.linux.netlink.connection import Connection
+from crishim.network import sysctl
+from crishim.network.plan import Subnet, hardware_address
+from crishim.network.settings import NetworkSettings
+
+_DEFAULT_MTU = 1500
+
+
+@dataclass(frozen=True, slots=True)
+class Bridge:
+    """The bridge as it stands: its index, the MTU for pods, and what had to be changed on the host."""
+
+    index: int
+    mtu: int
+    changes: tuple[str, ...] = ()
+
+
+def ensure_bridge(route: Connection, settings: NetworkSettings, subnets: Sequence[Subnet]) -> Bridge:
+    """Make what is missing of the bridge and return it.
+
+    Raises:
+        FailedPreconditionError: the name or a subnet is used by another link; the message names it.
+        KernelError: the kernel refuses.
+    """
+    found = {link.index: link for link in list_links(route)}
+    existing = next((link for link in found.values() if link.name == settings.bridge), None)
+    if existing is not None and existing.kind != "bridge":
+        raise FailedPreconditionError(
+            f"link {settings.bridge} exists and is no bridge; choose another name with --bridge"
+        )
+    given = [addresses.parse_address(message.payload) for message in route.dump(addresses.list_addresses())]
+    index = existing.index if existing is not None else 0
+    _refuse_overlap(subnets, [item for item in given if item.index != index], found)
+    mtu = settings.mtu or default_mtu(route, found)
+    changes = []
+    if existing is None:
+        mac = hardware_address(subnets[0].gateway)
+        route.request([links.add_bridge(settings.bridge, mac=mac, mtu=mtu)])
+        index = look_up(route, settings.bridge).index
+        changes.append(f"bridge {settings.bridge}")
+    elif not existing.flags & links.UP or existing.mtu != mtu:
+        route.request([links.set_mtu(index, settings.bridge, mtu), links.set_up(index, settings.bridge)])
+    changes += _set_switches(settings.bridge, subnets)
+    _set_addresses(route, index, subnets, [item for item in given if item.index == index])
+    return Bridge(index, mtu, tuple(changes))
+
+
+def allow_loopback(bridge: str) -> None:
+    """Let connections from the host's 127.0.0.1 to a published port be routed to the pods (ip-sysctl: route_localnet).
+
+    Only after the table's rule that drops what pods send to 127.0.0.0/8 is in place.
+    """
+    sysctl.set_switch(f"ipv4/conf/{bridge}/route_localnet", "1")
+
+
+def list_links(route: Connection) -> list[links.Link]:
+    """Return all links of the namespace."""
+    return [links.parse(message.payload) for message in route.dump(links.list_all())]
+
+
+def list_ports(route: Connection, bridge: Bridge, prefix: str) -> list[str]:
+    """Return the names of the instance's pod links: ports of its bridge whose names begin with its prefix."""
+    found = [links.parse(message.payload) for message in route.dump(links.list_ports(bridge.index))]
+    return [link.name for link in found if link.master == bridge.index and link.name.startswith(prefix)]
+
+
+def look_up(connection: Connection, name: str) -> links.Link:
+    """Return one link by name; KernelError (ENODEV) if there is none."""
+    answers = connection.request([links.get(name)])
+    return links.parse(answers[0].payload)
+
+
+def default_mtu(route: Connection, found: dict[int, links.Link]) -> int:
+    """Return the smallest MTU of the links that default routes lead to, 1500 if there is no such route."""
+    mtus = []
+    for family in (socket.AF_INET, socket.AF_INET6):
+        for message in route.dump(addresses.list_routes(family)):
+            link = found.get(addresses.default_route_link(message.payload))
+            if link is not None:
+                mtus.append(link.mtu)
+    return min(mtus, default=_DEFAULT_MTU)
+
+
+def _refuse_overlap(
+    subnets: Sequence[Subnet], others: Sequence[addresses.Address], found: dict[int, links.Link]
+) -> None:
+    for other in others:
+        if not other.address:
+            continue
+        theirs = ipaddress.ip_interface(f"{other.address}/{other.prefix}")
+        for subnet in subnets:
+            if theirs.version != subnet.version:
+                continue
+            within = int(theirs.network.network_address) >= int(subnet.network.network_address) and int(
+                theirs.network.broadcast_address
+            ) <= int(subnet.network.broadcast_address)
+            if within or theirs.ip in subnet.network:
+                name = found[other.index].name if other.index in found else f"link {other.index}"
+                raise FailedPreconditionError(
+                    f"subnet {subnet.text} is used by {name} ({theirs}); give this instance another with --subnet"
+                )
+
+
+def _set_switches(bridge: str, subnets: Sequence[Subnet]) -> list[str]:
+    changes: list[str] = []
+    if os.path.isdir("/proc/sys/net/ipv6"):
+        sysctl.set_switch(f"ipv6/conf/{bridge}/accept_ra", "0")  # no pod may advertise itself as the host's router
+    for subnet in subnets:
+        if subnet.version == 6:
+            sysctl.set_switch(f"ipv6/conf/{bridge}/disable_ipv6", "0")
+        changes += sysctl.enable_forwarding(subnet.version)
+    return changes
+
+
+def _set_addresses(
+    route: Connection, index: int, subnets: Sequence[Subnet], present: Sequence[addresses.Address]
+) -> None:
+    wanted = {(subnet.gateway, subnet.prefix) for subnet in subnets}
+    have = {(item.address, item.prefix) for item in present}
+    for address, prefix in sorted(wanted - have):
+        route.request([addresses.add_address(index, address, prefix)])
+    stale = sorted(item for item in have - wanted if not ipaddress.ip_address(item[0]).is_link_local)
+    if not stale:
+        return
+    ports = [links.parse(message.payload) for message in route.dump(links.list_ports(index))]
+    if any(port.master == index for port in ports):
+        return  # pods of an earlier configuration still have their gateway here
+    for address, prefix in stale:
+        route.request([addresses.delete_address(index, address, prefix)])

@@ -1,0 +1,352 @@
+"""The embedded network: a bridge, leases, NAT and published ports over netlink and nf_tables, no program started.
+
+```
+        attach                      detach                link gone (RTM_DELLINK)
+  free ───────► attached ─────────────────────► draining ───────────────────────► free
+                   │ namespace dies first: its link is gone, so detach frees at once
+```
+
+Books (leases, ports, links) live on the event loop; everything that may block runs in one worker thread, one job
+after the other. Invariant: an address is leased before its link is made, and freed only when its link is gone; a
+published port is struck out only when its map element is gone.
+"""
+
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import structlog
+
+from crishim.errors import AlreadyExistsError, CrishimError, FailedPreconditionError, ResourceExhaustedError
+from crishim.linux.netlink.monitor import LinkMonitor
+from crishim.network.counters import InterfaceCounters, read_counters
+from crishim.network.ipam import Ipam, Leases
+from crishim.network.kernel import HostState, Kernel
+from crishim.network.model import Attachment, AttachRequest, PodNetns
+from crishim.network.plan import (
+    INTERFACE,
+    PodAddress,
+    PodPlan,
+    check_ports,
+    hardware_address,
+    link_name,
+    plan_rules,
+    plan_subnets,
+)
+from crishim.network.ports import Owner, PortTable
+from crishim.network.settings import NetworkSettings
+
+T = TypeVar("T")
+
+_REPAIR_SECONDS = 5.0
+_PATIENCE_SECONDS = 0.1  # a namespace usually ends within milliseconds of its last user
+_EXHAUSTED_SECONDS = 5.0
+
+
+class EmbeddedNetwork:
+    """Implements `network.model.NetworkApi`; all methods are for one event loop."""
+
+    def __init__(self, settings: NetworkSettings, leases: Leases) -> None:
+        """Parse the settings and load the leases.
+
+        Raises:
+            InvalidArgumentError: a setting is wrong.
+        """
+        self._settings = settings
+        self._subnets = plan_subnets(settings.subnets)
+        self._kernel = Kernel(settings, self._subnets)
+        self._ipam = Ipam(self._subnets, leases)
+        self._ports = PortTable()
+        self._links: dict[str, str] = {}  # link → pod id, of attached pods
+        self._present: set[str] = set()  # pod links that the kernel has
+        self._attaching: set[str] = set()  # links that are being made: reconcile leaves them alone
+        self._draining: dict[str, str] = {}  # link → pod id, whose address waits for the link's end
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._freed = asyncio.Event()
+        self._monitor: LinkMonitor | None = None
+        self._worker: ThreadPoolExecutor | None = None
+        self._mtu = 0
+        self._failure = "the network is not started"
+        self._checked = 0.0
+        self._starting = asyncio.Lock()
+        self._log = structlog.get_logger("crishim.network")
+
+    async def start(self) -> None:
+        """Make or adopt bridge and table; idempotent.
+
+        A host that does not allow it leaves the network not ready, with the reason in `ready`; attach tries again.
+        """
+        async with self._starting:
+            if not self._failure:
+                return
+            try:
+                self._adopt(await self._open())
+            except CrishimError as error:
+                self._failure = str(error)
+                self._log.warning("network not ready", reason=self._failure)
+
+    async def _open(self) -> HostState:
+        if self._worker is None:
+            self._worker = ThreadPoolExecutor(1, thread_name_prefix="crishim-network")
+        if self._monitor is None:
+            self._monitor = LinkMonitor()
+            asyncio.get_running_loop().add_reader(self._monitor.fileno(), self._on_links)
+        return await self._work(self._kernel.start)
+
+    def _adopt(self, state: HostState) -> None:
+        self._mtu = state.bridge.mtu
+        self._present = set(state.links)
+        for owner, rule in state.ports:
+            if rule not in self._ports.rules(owner.pod_id):
+                self._ports.enter(owner, [rule])
+        for pod_id in self._ipam.owners():
+            link = link_name(self._settings.bridge, pod_id)
+            if link not in self._draining:
+                self._links[link] = pod_id
+        self._failure = ""
+        self._checked = asyncio.get_running_loop().time()
+        for change in state.bridge.changes:
+            self._log.info("network: host changed", change=change)
+
+    async def attach(self, netns: PodNetns, request: AttachRequest) -> Attachment:
+        """Give the pod `eth0`, addresses, routes, `lo` and its published ports; on failure nothing is left.
+
+        Raises:
+            InvalidArgumentError: a port of the request cannot be right.
+            AlreadyExistsError: a published port belongs to another pod, or this pod is attached.
+            ResourceExhaustedError: no address is free.
+            FailedPreconditionError: the network is not ready.
+        """
+        check_ports(request.ports, [subnet.version for subnet in self._subnets])
+        await self._require()
+        link = link_name(self._settings.bridge, request.pod_id)
+        if link in self._links or link in self._draining:
+            raise AlreadyExistsError(f"pod {request.pod_id[:13]} already has network interface {link}")
+        self._links[link] = request.pod_id
+        self._attaching.add(link)
+        try:
+            addresses = await self._take(request.pod_id)
+            plan = PodPlan(
+                request.pod_id,
+                link,
+                hardware_address(addresses[0].address),
+                self._mtu,
+                addresses,
+                plan_rules(request, addresses),
+            )
+            owner = Owner(request.pod_id, f"{request.namespace}/{request.name}" if request.name else "")
+            self._ports.claim(owner, plan.rules)
+            self._present.add(link)
+            await self._work(self._kernel.connect, plan, netns, owner)
+        except BaseException:
+            self._forget(link, request.pod_id)
+            raise
+        finally:
+            self._attaching.discard(link)
+        return Attachment(
+            ips=tuple(given.address for given in addresses),
+            interface=INTERFACE,
+            host_interface=link,
+            mac=plan.mac,
+            gateway=addresses[0].subnet.gateway,
+            mtu=self._mtu,
+        )
+
+    async def detach(self, pod_id: str, attachment: Attachment | None) -> None:  # noqa: ARG002  the books know more
+        """Take the pod's ports back and let its address go as soon as its link is gone; idempotent.
+
+        Returns without waiting for the link. A port that the kernel does not give back is an error, and stays booked.
+        """
+        link = link_name(self._settings.bridge, pod_id)
+        if self._ports.rules(pod_id):
+            await self._unpublish(pod_id)
+        if link in self._draining:
+            return
+        self._links.pop(link, None)
+        if link in self._present:
+            self._drain(link, pod_id)
+        else:
+            self._ipam.release(pod_id)
+
+    async def reconcile(self, live: frozenset[str]) -> int:
+        """Remove links, published ports and leases of pods that are not in `live`; return how many things went."""
+        await self._require()
+        bridge = self._settings.bridge
+        keep = {link_name(bridge, pod_id) for pod_id in live} | self._attaching | self._draining.keys()
+        removed = 0
+        for link in sorted(await self._work(self._kernel.pod_links) - keep):
+            removed += await self._work(self._kernel.delete_link, link)
+            self._present.discard(link)
+        for pod_id in sorted(self._ports.pods() | self._ipam.owners()):
+            if link_name(bridge, pod_id) in keep:
+                continue
+            if rules := self._ports.rules(pod_id):
+                await self._unpublish(pod_id)
+                removed += len(rules)
+            removed += self._ipam.release(pod_id)
+            self._links.pop(link_name(bridge, pod_id), None)
+        for pod_id in live:
+            link = link_name(bridge, pod_id)
+            if link in self._present:
+                self._links[link] = pod_id
+        return removed
+
+    def interface_stats(self) -> dict[str, InterfaceCounters]:
+        """Return pod id → counters of its `eth0`, by one read for all pods; never waits for the rtnl lock."""
+        return read_counters(self._links, INTERFACE)
+
+    def usage(self) -> Mapping[str, tuple[int, int]]:
+        """Return subnet → (addresses in use, addresses in all)."""
+        return {pool.subnet.text: (pool.used, pool.size) for pool in self._ipam.pools}
+
+    def ready(self) -> tuple[bool, str, str]:
+        """Return (ready, reason, message) for the NetworkReady condition.
+
+        Asking also looks, at most every 5 s and in the background, whether bridge and table are still there.
+        """
+        now = asyncio.get_running_loop().time()
+        if self._worker is not None and now - self._checked >= _REPAIR_SECONDS:
+            self._checked = now
+            self._spawn(self.start() if self._failure else self._repair())
+        return (False, "NetworkNotReady", self._failure) if self._failure else (True, "", "")
+
+    async def shutdown(self, *, remove: bool) -> None:
+        """Close sockets and end the worker; with `remove` and no pod left also delete bridge and table."""
+        loop = asyncio.get_running_loop()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        for timer in self._timers.values():
+            timer.cancel()
+        self._timers.clear()
+        if self._monitor is not None:
+            loop.remove_reader(self._monitor.fileno())
+            self._monitor.close()
+            self._monitor = None
+        if self._worker is not None:
+            try:
+                if remove and not self._failure and not await self._work(self._kernel.pod_links):
+                    await self._work(self._kernel.remove)
+            finally:
+                await self._work(self._kernel.close)
+                self._worker.shutdown()
+                self._worker = None
+        self._failure = "the network is shut down"
+
+    # --- within -------------------------------------------------------------------------------
+
+    async def _require(self) -> None:
+        if self._failure:
+            await self.start()
+        if self._failure:
+            raise FailedPreconditionError(f"the pod network is not ready: {self._failure}")
+
+    async def _work(self, job: Callable[..., T], *args: object) -> T:
+        """Run a job in the worker. A cancelled caller still waits for it: half-done work has no owner."""
+        assert self._worker is not None
+        future = asyncio.get_running_loop().run_in_executor(self._worker, job, *args)
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            await asyncio.wait([future])
+            raise
+
+    async def _take(self, pod_id: str) -> tuple[PodAddress, ...]:
+        """Lease addresses; if none is free but some are about to be, wait for those."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + _EXHAUSTED_SECONDS
+        patience = _PATIENCE_SECONDS
+        while (taken := self._ipam.take(pod_id)) is None:
+            if not self._draining or loop.time() >= deadline:
+                full = ", ".join(f"{pool.subnet.text} ({pool.size} addresses)" for pool in self._ipam.full())
+                raise ResourceExhaustedError(
+                    f"no free pod address in {full}; remove pods or give the instance a larger subnet"
+                )
+            self._freed.clear()
+            try:
+                await asyncio.wait_for(self._freed.wait(), patience)
+            except TimeoutError:
+                patience = deadline - loop.time()
+                for link in list(self._draining):
+                    await self._delete(link)
+        return taken
+
+    def _forget(self, link: str, pod_id: str) -> None:
+        """Strike a pod whose attach failed out of all books; the kernel has nothing of it."""
+        self._links.pop(link, None)
+        self._present.discard(link)
+        self._ports.release(pod_id)
+        self._release(pod_id)
+
+    async def _unpublish(self, pod_id: str) -> None:
+        await self._work(self._kernel.unpublish, self._ports.rules(pod_id))
+        self._ports.release(pod_id)
+
+    def _drain(self, link: str, pod_id: str) -> None:
+        self._draining[link] = pod_id
+        self._timers[link] = asyncio.get_running_loop().call_later(
+            self._settings.release_seconds, lambda: self._spawn(self._delete(link))
+        )
+
+    async def _delete(self, link: str) -> None:
+        """Delete a link whose namespace someone still holds."""
+        if link not in self._draining:
+            return
+        try:
+            await self._work(self._kernel.delete_link, link)
+        except CrishimError as error:
+            self._log.warning("network: a link outlives its pod", link=link, error=str(error))
+            self._timers[link] = asyncio.get_running_loop().call_later(
+                _REPAIR_SECONDS, lambda: self._spawn(self._delete(link))
+            )
+            return
+        self._gone(link)
+
+    def _on_links(self) -> None:
+        assert self._monitor is not None
+        names, lost = self._monitor.read()
+        for name in names:
+            if name in self._present:
+                self._gone(name)
+            elif name == self._settings.bridge:
+                self._checked = asyncio.get_running_loop().time()
+                self._spawn(self._repair())
+        if lost:
+            self._spawn(self._look())
+
+    def _gone(self, link: str) -> None:
+        self._present.discard(link)
+        timer = self._timers.pop(link, None)
+        if timer is not None:
+            timer.cancel()
+        pod_id = self._draining.pop(link, None)
+        if pod_id is not None:
+            self._release(pod_id)
+
+    def _release(self, pod_id: str) -> None:
+        self._ipam.release(pod_id)
+        self._freed.set()
+
+    async def _look(self) -> None:
+        """News were lost: compare with what is there."""
+        there = await self._work(self._kernel.pod_links)
+        for link in sorted(self._draining.keys() - there):
+            self._gone(link)
+        self._present &= there | self._attaching
+
+    async def _repair(self) -> None:
+        ports = self._ports.all()
+        try:
+            made = await self._work(self._kernel.repair, ports, tuple(self._links))
+        except CrishimError as error:
+            self._failure = str(error)
+            self._log.warning("network not ready", reason=self._failure)
+            return
+        for what in made:
+            self._log.warning("network: someone had removed it, made again", what=what)
+
+    def _spawn(self, job: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(job)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

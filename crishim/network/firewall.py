@@ -1,0 +1,167 @@
+"""The instance's nftables table: what stands in it, and how a published port becomes a map element; pure.
+
+```
+table inet crishim-<bridge>
+  raw         prerouting -300  pod → 127.0.0.0/8, or from it: drop
+  prerouting  nat -100  ┐ destination . protocol . port in given4/given6: DNAT
+  output      nat -100  ┘ local destination, protocol . port in any4/any6: DNAT
+  postrouting nat  100  pod → outside: masquerade; host's 127.0.0.1 → pod, pod → pod by a published port: masquerade
+```
+
+`raw` stands before route_localnet is set on the bridge (pods must not reach services on the host's loopback, nor
+pretend to be it). A pod's source address stays as it is for outside → host port. Masquerading what went through a
+published port and comes back out of the bridge makes the answer take the same way back: a pod that calls itself, or
+its neighbour, by the host's address. Out of scope: other tables' policies (a FORWARD policy of drop is the host's).
+"""
+
+import ipaddress
+import socket
+import struct
+from collections.abc import Callable, Iterable, Sequence
+
+from crishim.linux.netlink import wire
+from crishim.linux.nft import expressions as e
+from crishim.linux.nft import messages as m
+from crishim.network.plan import PortRule, Subnet
+from crishim.network.ports import Owner
+
+_DSTNAT = -100
+_SRCNAT = 100
+_RAW = -300
+_NFPROTO = {4: m.IPV4, 6: m.IPV6}
+_ADDRESS_TYPE = {4: m.TYPE_IPV4, 6: m.TYPE_IPV6}
+_SOURCE_OFFSET = {4: 12, 6: 8}
+_DESTINATION_OFFSET = {4: 16, 6: 24}
+_ADDRESS_LENGTH = {4: 4, 6: 16}
+_PORT_OFFSET = 2
+
+MAPS = ("given4", "any4", "given6", "any6")
+
+
+def table(
+    name: str, bridge: str, subnets: Sequence[Subnet], ports: Iterable[tuple[Owner, PortRule]]
+) -> list[wire.Request]:
+    """Return the transaction that makes the table anew, with the elements for `ports`.
+
+    Creating before deleting makes the deletion safe on a host that has none; all of it takes place at once.
+    """
+    requests = [m.add_table(name), m.delete_table(name), m.add_table(name, f"crishim instance of bridge {bridge}")]
+    for number, map_name in enumerate(MAPS, start=1):
+        version = int(map_name[-1])
+        key = [m.TYPE_PROTOCOL, m.TYPE_PORT]
+        if map_name.startswith("given"):
+            key.insert(0, _ADDRESS_TYPE[version])
+        requests.append(m.add_map(name, map_name, number, key, [_ADDRESS_TYPE[version], m.TYPE_PORT]))
+    requests += [
+        m.add_chain(name, "raw", kind="filter", hook=m.PREROUTING, priority=_RAW),
+        m.add_chain(name, "prerouting", kind="nat", hook=m.PREROUTING, priority=_DSTNAT),
+        m.add_chain(name, "output", kind="nat", hook=m.OUTPUT, priority=_DSTNAT),
+        m.add_chain(name, "postrouting", kind="nat", hook=m.POSTROUTING, priority=_SRCNAT),
+    ]
+    requests += [m.add_rule(name, "raw", rule) for rule in _raw_rules(bridge)]
+    for chain in ("prerouting", "output"):
+        requests += [m.add_rule(name, chain, rule) for rule in _dnat_rules()]
+    requests += [m.add_rule(name, "postrouting", rule) for rule in _masquerade_rules(bridge, subnets)]
+    for owner, rule in ports:
+        requests += publish(name, owner, [rule])
+    return requests
+
+
+def publish(name: str, owner: Owner, rules: Sequence[PortRule]) -> list[wire.Request]:
+    """Return the changes that publish a pod's ports."""
+    return [
+        request
+        for map_name, items in _by_map(rules).items()
+        for request in m.add_elements(name, map_name, [_element(rule, owner.comment) for rule in items])
+    ]
+
+
+def unpublish(name: str, rules: Sequence[PortRule]) -> list[wire.Request]:
+    """Return the changes that take ports back."""
+    return [
+        request
+        for map_name, items in _by_map(rules).items()
+        for request in m.delete_elements(name, map_name, [m.Element(_element(rule).key) for rule in items])
+    ]
+
+
+def parse(map_name: str, element: m.Element) -> tuple[Owner, PortRule]:
+    """Return the owner and port that an element of one of our maps stands for."""
+    version = int(map_name[-1])
+    length = _ADDRESS_LENGTH[version]
+    key, host_ip = element.key, ""
+    if map_name.startswith("given"):
+        host_ip, key = str(ipaddress.ip_address(key[:length])), key[length:]
+    protocol, host_port = struct.unpack(">B3xH2x", key)
+    address = str(ipaddress.ip_address(element.data[:length]))
+    (container_port,) = struct.unpack(">H2x", element.data[length:])
+    return Owner.parse(element.comment), PortRule(version, protocol, host_ip, host_port, address, container_port)
+
+
+def _by_map(rules: Iterable[PortRule]) -> dict[str, list[PortRule]]:
+    maps: dict[str, list[PortRule]] = {}
+    for rule in rules:
+        maps.setdefault(f"{'given' if rule.host_ip else 'any'}{rule.version}", []).append(rule)
+    return maps
+
+
+def _element(rule: PortRule, comment: str = "") -> m.Element:
+    family = socket.AF_INET if rule.version == 4 else socket.AF_INET6
+    key = struct.pack(">B3xH2x", rule.protocol, rule.host_port)
+    if rule.host_ip:
+        key = socket.inet_pton(family, rule.host_ip) + key
+    return m.Element(key, socket.inet_pton(family, rule.address) + struct.pack(">H2x", rule.container_port), comment)
+
+
+def _raw_rules(bridge: str) -> list[list[bytes]]:
+    from_pods = [e.load_meta(e.META_IIFNAME), e.equal(e.interface(bridge)), *_of_version(4)]
+    return [
+        [*from_pods, e.load_payload(e.NETWORK_HEADER, offset, 1), e.equal(b"\x7f"), e.verdict(e.DROP)]
+        for offset in (_DESTINATION_OFFSET[4], _SOURCE_OFFSET[4])
+    ]
+
+
+def _dnat_rules() -> list[list[bytes]]:
+    rules = []
+    for version in (4, 6):
+        length = _ADDRESS_LENGTH[version]
+        words = length // 4
+        destination = e.load_payload(e.NETWORK_HEADER, _DESTINATION_OFFSET[version], length)
+        nat = e.dnat(_NFPROTO[version], 0, words)
+        given = [destination, *_load_port(words), e.lookup(f"given{version}", 0, 0), nat]
+        local = [*e.local_destination(), *_load_port(0), e.lookup(f"any{version}", 0, 0), nat]
+        rules += [[*_of_version(version), *given], [*_of_version(version), *local]]
+    return rules
+
+
+def _masquerade_rules(bridge: str, subnets: Sequence[Subnet]) -> list[list[bytes]]:
+    to_pods = [e.load_meta(e.META_OIFNAME), e.equal(e.interface(bridge))]
+    loopback = e.load_payload(e.NETWORK_HEADER, _SOURCE_OFFSET[4], 1)
+    rules = [[*_of_version(4), loopback, e.equal(b"\x7f"), *to_pods, e.masquerade()]]
+    for subnet in subnets:
+        source = [*_of_version(subnet.version), *_within(subnet, _SOURCE_OFFSET[subnet.version], e.equal)]
+        forwarded = struct.pack("=I", e.STATUS_DNAT)
+        published = [e.load_ct_status(), e.mask(forwarded), e.differ(bytes(4))]
+        outside = _within(subnet, _DESTINATION_OFFSET[subnet.version], e.differ)
+        leaving = [e.load_meta(e.META_OIFNAME), e.differ(e.interface(bridge))]
+        rules += [
+            [*source, *to_pods, *published, e.masquerade()],
+            [*source, *outside, *leaving, e.masquerade(e.MASQUERADE_RANDOM)],
+        ]
+    return rules
+
+
+def _of_version(version: int) -> list[bytes]:
+    return [e.load_meta(e.META_NFPROTO), e.equal(bytes((_NFPROTO[version],)))]
+
+
+def _load_port(register: int) -> list[bytes]:
+    return [
+        e.load_meta(e.META_L4PROTO, register),
+        e.load_payload(e.TRANSPORT_HEADER, _PORT_OFFSET, 2, register + 1),
+    ]
+
+
+def _within(subnet: Subnet, offset: int, compare: Callable[[bytes], bytes]) -> list[bytes]:
+    load = e.load_payload(e.NETWORK_HEADER, offset, _ADDRESS_LENGTH[subnet.version])
+    return [load, e.mask(subnet.network.netmask.packed), compare(subnet.network.network_address.packed)]

@@ -1,0 +1,216 @@
+"""All blocking work of one instance's network: one object, used by one thread at a time.
+
+Out of scope: books and decisions (`embedded`, `plan`). Invariant: a call that fails leaves nothing of what it made;
+a call that takes away succeeds if there was nothing.
+"""
+
+import errno
+import socket
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from crishim.errors import CrishimError, FailedPreconditionError, KernelError
+from crishim.linux.netlink import address as addresses
+from crishim.linux.netlink import conntrack, wire
+from crishim.linux.netlink import link as links
+from crishim.linux.netlink.connection import NETFILTER, Connection
+from crishim.linux.nft import messages, transaction
+from crishim.network import firewall
+from crishim.network.bridge import Bridge, allow_loopback, ensure_bridge, list_ports
+from crishim.network.model import PodNetns
+from crishim.network.plan import INTERFACE, PROTOCOLS, PodPlan, PortRule, Subnet, link_prefix
+from crishim.network.ports import Owner
+from crishim.network.settings import NetworkSettings
+
+_ABSENT = {errno.ENOENT, errno.ENODEV, errno.ENXIO}
+
+
+@dataclass(frozen=True, slots=True)
+class HostState:
+    """What was found or made at start: the bridge, the pods' links, the published ports."""
+
+    bridge: Bridge
+    links: frozenset[str]
+    ports: tuple[tuple[Owner, PortRule], ...]
+
+
+class Kernel:
+    """The kernel's side of one instance's network."""
+
+    def __init__(self, settings: NetworkSettings, subnets: Sequence[Subnet]) -> None:
+        self._settings = settings
+        self._subnets = subnets
+        self._table = settings.table_name
+        self._prefix = link_prefix(settings.bridge)
+        self._route: Connection | None = None
+        self._netfilter: Connection | None = None
+        self._bridge: Bridge | None = None
+
+    def start(self) -> HostState:
+        """Make or adopt bridge, table and switches; published ports of an earlier daemon stay in force throughout."""
+        self._route = self._route or Connection()
+        self._netfilter = self._netfilter or Connection(NETFILTER)
+        bridge = ensure_bridge(self._route, self._settings, self._subnets)
+        self._bridge = bridge
+        ports = tuple(self._load_ports())
+        self._build_table(ports)
+        allow_loopback(self._settings.bridge)
+        return HostState(bridge, frozenset(list_ports(self._route, bridge, self._prefix)), ports)
+
+    def close(self) -> None:
+        """Close the sockets; idempotent."""
+        for connection in (self._route, self._netfilter):
+            if connection is not None:
+                connection.close()
+        self._route = self._netfilter = None
+
+    def connect(self, plan: PodPlan, netns: PodNetns, owner: Owner) -> None:
+        """Make a pod's link, addresses, routes and published ports.
+
+        Raises:
+            KernelError: names the step; nothing is left.
+        """
+        route = self._routes()
+        route.request(
+            [
+                links.add_veth(
+                    plan.link,
+                    master=self._bridge_index(),
+                    mtu=plan.mtu,
+                    peer_name=INTERFACE,
+                    peer_mac=plan.mac,
+                    peer_netns_fd=netns.netns_fd,
+                )
+            ]
+        )
+        try:
+            route.request([links.set_hairpin(plan.link)])
+            with Connection(fd=netns.netlink_fd) as inside:
+                _configure(inside, plan)
+            self.publish(owner, plan.rules)
+        except BaseException as error:
+            _note(error, f"delete link {plan.link}", lambda: self.delete_link(plan.link))
+            raise
+
+    def publish(self, owner: Owner, rules: Sequence[PortRule]) -> None:
+        """Put a pod's ports into the maps, and forget UDP flows that were tracked without them."""
+        if rules:
+            transaction.commit(self._filters(), firewall.publish(self._table, owner, rules))
+            self._forget_flows(rules)
+
+    def unpublish(self, rules: Sequence[PortRule]) -> None:
+        """Take ports out of the maps, those that are there, and forget the UDP flows that were tracked with them."""
+        if not rules:
+            return
+        try:
+            transaction.commit(self._filters(), firewall.unpublish(self._table, rules))
+        except KernelError as error:
+            if error.errno != errno.ENOENT:
+                raise
+            present = {rule.key for _, rule in self._load_ports()}
+            rest = [rule for rule in rules if rule.key in present]
+            transaction.commit(self._filters(), firewall.unpublish(self._table, rest))
+        self._forget_flows(rules)
+
+    def delete_link(self, name: str) -> bool:
+        """Delete a pod's link explicitly; return whether it was there."""
+        return self._has(self._routes(), links.delete(name))
+
+    def pod_links(self) -> frozenset[str]:
+        """Return the names of all pod links of this instance."""
+        bridge = self._bridge
+        return frozenset(list_ports(self._routes(), bridge, self._prefix)) if bridge else frozenset()
+
+    def repair(self, ports: Sequence[tuple[Owner, PortRule]], pods: Sequence[str]) -> list[str]:
+        """Make the table or the bridge again if someone took them away; return what was made.
+
+        `nft flush ruleset` takes every table of the host, ours too. Links of `pods` become ports of a new bridge.
+        """
+        made = []
+        if not self._has(self._filters(), messages.get_table(self._table)):
+            self._build_table(ports)
+            made.append(f"nftables table {self._table}")
+        if not self._has(self._routes(), links.get(self._settings.bridge)):
+            self._bridge = ensure_bridge(self._routes(), self._settings, self._subnets)
+            allow_loopback(self._settings.bridge)
+            for name in pods:
+                if self._has(self._routes(), links.set_master(name, self._bridge.index)):
+                    self._routes().request([links.set_hairpin(name)])
+            made.append(f"bridge {self._settings.bridge}")
+        return made
+
+    @staticmethod
+    def _has(connection: Connection, request: wire.Request) -> bool:
+        """Make a request that fails if its object is not there."""
+        try:
+            connection.request([request])
+        except KernelError as error:
+            if error.errno not in _ABSENT:
+                raise
+            return False
+        return True
+
+    def remove(self) -> None:
+        """Delete the table and the bridge; absent ones are fine."""
+        if self._has(self._filters(), messages.get_table(self._table)):
+            transaction.commit(self._filters(), [messages.delete_table(self._table)])
+        self._has(self._routes(), links.delete(self._settings.bridge))
+
+    def _build_table(self, ports: Sequence[tuple[Owner, PortRule]]) -> None:
+        requests = firewall.table(self._table, self._settings.bridge, self._subnets, ports)
+        transaction.commit(self._filters(), requests)
+
+    def _load_ports(self) -> Iterable[tuple[Owner, PortRule]]:
+        for name in firewall.MAPS:
+            try:
+                answers = self._filters().dump(messages.list_elements(self._table, name))
+            except KernelError as error:
+                if error.errno not in _ABSENT:
+                    raise
+                continue
+            for message in answers:
+                yield from (firewall.parse(name, element) for element in messages.parse_elements(message.payload))
+
+    def _forget_flows(self, rules: Sequence[PortRule]) -> None:
+        connection = self._filters()
+        for rule in rules:
+            if rule.protocol != PROTOCOLS["udp"]:
+                continue
+            family = socket.AF_INET if rule.version == 4 else socket.AF_INET6
+            given = socket.inet_pton(family, rule.host_ip) if rule.host_ip else b""
+            for flow in connection.dump(conntrack.list_udp(family, rule.host_port, given)):
+                self._has(connection, conntrack.delete(flow.payload))
+
+    def _routes(self) -> Connection:
+        if self._route is None:
+            raise FailedPreconditionError("the network is not started")
+        return self._route
+
+    def _filters(self) -> Connection:
+        if self._netfilter is None:
+            raise FailedPreconditionError("the network is not started")
+        return self._netfilter
+
+    def _bridge_index(self) -> int:
+        if self._bridge is None:
+            raise FailedPreconditionError("the network is not started")
+        return self._bridge.index
+
+
+def _configure(inside: Connection, plan: PodPlan) -> None:
+    """Set the pod's side up: `lo`, addresses, default routes; the interface."""
+    loopback, answer = links.set_up(links.LOOPBACK_INDEX, "lo"), links.get(INTERFACE)
+    index = links.parse(inside.request([loopback, answer])[0].payload).index
+    requests = [links.set_up(index, INTERFACE)]
+    for given in plan.addresses:
+        requests.append(addresses.add_address(index, given.address, given.subnet.prefix))
+        requests.append(addresses.add_default_route(index, given.subnet.gateway))
+    inside.request(requests)
+
+
+def _note(error: BaseException, what: str, step: Callable[[], object]) -> None:
+    """Run a clean-up step; its failure is noted on the error that made it necessary."""
+    try:
+        step()
+    except CrishimError as fault:
+        error.add_note(f"clean-up: {what}: {fault}")

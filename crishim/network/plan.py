@@ -1,0 +1,181 @@
+"""Decide a pod's network in pure code: subnets, names, hardware addresses, port rules.
+
+Nothing here touches the kernel. Invariant: everything that has a name in the kernel derives from the instance's
+bridge and the pod's id, so two instances never make, see or remove each other's links.
+"""
+
+import hashlib
+import ipaddress
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from crishim.errors import InvalidArgumentError
+from crishim.network.model import AttachRequest, HostPort
+
+INTERFACE = "eth0"
+PROTOCOLS = {"tcp": 6, "udp": 17, "sctp": 132}
+_LEAST_HOSTS = 4  # network, gateway, one pod, broadcast
+_LONGEST_NAME = 15  # IFNAMSIZ - 1
+
+IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+IpNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+@dataclass(frozen=True, slots=True)
+class Subnet:
+    """One family's range: `text` is its name in the store, the gateway is its first address, on the bridge."""
+
+    text: str
+    network: IpNetwork
+    gateway: str
+    prefix: int
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class PodAddress:
+    """One address of a pod and the subnet that it comes from."""
+
+    address: str
+    subnet: Subnet
+
+
+@dataclass(frozen=True, slots=True)
+class PortRule:
+    """One entry of a port map: what arrives at `host_ip` ("" is any local address) goes to the pod.
+
+    `version` is the IP version, `protocol` an IP protocol number.
+    """
+
+    version: int
+    protocol: int
+    host_ip: str
+    host_port: int
+    address: str
+    container_port: int
+
+    @property
+    def key(self) -> tuple[int, int, str, int]:
+        """What can belong to one pod only."""
+        return self.version, self.protocol, self.host_ip, self.host_port
+
+
+@dataclass(frozen=True, slots=True)
+class PodPlan:
+    """Everything that is made for one pod."""
+
+    pod_id: str
+    link: str
+    mac: str
+    mtu: int
+    addresses: tuple[PodAddress, ...]
+    rules: tuple[PortRule, ...] = field(default=())
+
+
+def plan_subnets(texts: Sequence[str]) -> tuple[Subnet, ...]:
+    """Parse the configured subnets, IPv4 first.
+
+    Raises:
+        InvalidArgumentError: no subnet at all, one that is none or too small, or two of one family.
+    """
+    subnets: dict[int, Subnet] = {}
+    for number, text in enumerate(texts):
+        path = f"network.subnets[{number}]"
+        try:
+            network = ipaddress.ip_network(text, strict=True)
+        except ValueError as error:
+            raise InvalidArgumentError(path, f"{text!r} is no subnet like 10.88.0.0/16 ({error})") from None
+        if network.num_addresses < _LEAST_HOSTS:
+            raise InvalidArgumentError(
+                path, f"{text!r} has no room for a gateway and a pod; use /30 (IPv6: /126) or more"
+            )
+        if network.version in subnets:
+            raise InvalidArgumentError(
+                path, f"{text!r} is the second subnet of IPv{network.version}; give one of each family"
+            )
+        gateway = str(network.network_address + 1)
+        subnets[network.version] = Subnet(str(network), network, gateway, network.prefixlen, network.version)
+    if not subnets:
+        raise InvalidArgumentError("network.subnets", "is empty; give at least one subnet like 10.88.0.0/16")
+    return tuple(subnets[version] for version in sorted(subnets))
+
+
+def link_prefix(bridge: str) -> str:
+    """Return what the names of an instance's links begin with: `v`, four digits of its bridge's digest."""
+    return "v" + hashlib.sha256(bridge.encode()).hexdigest()[:4]
+
+
+def link_name(bridge: str, pod_id: str) -> str:
+    """Return the name of a pod's link on the host; ten digits of the id keep pods of one host apart."""
+    prefix = link_prefix(bridge)
+    return prefix + pod_id[: _LONGEST_NAME - len(prefix)]
+
+
+def hardware_address(address: str) -> str:
+    """Return a locally administered MAC derived from an address.
+
+    One address always has one MAC, so a neighbour's cache is right even when the address has gone to another pod.
+    """
+    raw = ipaddress.ip_address(address).packed
+    tail = raw if len(raw) == 4 else hashlib.sha256(raw).digest()[:4]
+    return "0a:58:" + tail.hex(":")
+
+
+def check_ports(ports: Sequence[HostPort], versions: Sequence[int]) -> None:
+    """Validate a request's ports against the families that pods have; all problems are in one message.
+
+    Raises:
+        InvalidArgumentError: with the path of the first wrong field.
+    """
+    problems = [problem for number, port in enumerate(ports) for problem in _problems(number, port, versions)]
+    if problems:
+        path, _ = problems[0]
+        first, *rest = [f"{where}: {what}" for where, what in problems]
+        raise InvalidArgumentError(path, "; ".join([first.removeprefix(f"{path}: "), *rest]))
+
+
+def plan_rules(request: AttachRequest, addresses: Sequence[PodAddress]) -> tuple[PortRule, ...]:
+    """Return the map entries for a request's ports; a port without a host port is not published.
+
+    A port without host IP is published on each family that the pod has, `0.0.0.0` and `::` on theirs alone.
+    """
+    rules: dict[tuple[int, int, str, int], PortRule] = {}
+    for port in request.ports:
+        if not port.host_port:
+            continue
+        wanted = ipaddress.ip_address(port.host_ip) if port.host_ip else None
+        host_ip = "" if wanted is None or wanted.is_unspecified else str(wanted)
+        for given in addresses:
+            version = given.subnet.version
+            if wanted is not None and wanted.version != version:
+                continue
+            protocol = PROTOCOLS[port.protocol]
+            rule = PortRule(version, protocol, host_ip, port.host_port, given.address, port.container_port)
+            rules[rule.key] = rule
+    return tuple(rules.values())
+
+
+def _problems(number: int, port: HostPort, versions: Sequence[int]) -> list[tuple[str, str]]:
+    path = f"config.port_mappings[{number}]"
+    problems = []
+    if port.protocol not in PROTOCOLS:
+        problems.append((f"{path}.protocol", f"{port.protocol!r} must be one of {', '.join(PROTOCOLS)}"))
+    if not 0 <= port.host_port <= 0xFFFF:
+        problems.append((f"{path}.host_port", f"{port.host_port} must be from 0 to 65535"))
+    if not (1 if port.host_port else 0) <= port.container_port <= 0xFFFF:
+        problems.append((f"{path}.container_port", f"{port.container_port} must be from 1 to 65535"))
+    if port.host_ip and port.host_port:
+        problems.extend((f"{path}.host_ip", what) for what in _host_ip_problems(port.host_ip, versions))
+    return problems
+
+
+def _host_ip_problems(text: str, versions: Sequence[int]) -> list[str]:
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        return [f"{text!r} is no IP address"]
+    if address == ipaddress.IPv6Address("::1"):
+        return ["::1 cannot be forwarded (the kernel routes it nowhere else); use 127.0.0.1 or another IPv6 address"]
+    if address.version not in versions:
+        return [f"{text} is IPv{address.version}, but this instance's pods have none; add such a subnet"]
+    return []
