@@ -7,7 +7,7 @@ at once, one a line: `FILE:LINE: KEY: what is wrong and what would be right`. Fl
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from crishim.config import lines as toml_lines
@@ -146,6 +146,13 @@ def changes(old: Config, new: Config) -> tuple[tuple[str, ...], tuple[str, ...]]
     differ = [path for path in OPTIONS if value(old, path) != value(new, path)]
     live = tuple(path for path in differ if OPTIONS[path].spec.reload)
     return live, tuple(path for path in differ if not OPTIONS[path].spec.reload)
+
+
+def merged(old: Config, new: Config, paths: Iterable[str]) -> Config:
+    """Return `old` with the values that `new` has for some options."""
+    taken = frozenset(paths)
+    merge: Config = _build(Config, "", {path: value(new if path in taken else old, path) for path in OPTIONS})
+    return merge
 
 
 def value(config: Config, path: str) -> Any:
