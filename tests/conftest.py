@@ -6,11 +6,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support import busybox, layout, leaks
+from tests.support import layout, leaks
 from tests.support.abilities import need_containers
+from tests.support.busybox import plan
 from tests.support.instance import Instance
 from tests.support.ownership import SCOPE, run_id
-from tests.support.registry import Registry
+from tests.support.registry import PushedImage, Registry
 
 _CHECKED = ("integration", "conformance")
 
@@ -94,12 +95,18 @@ def registry() -> Iterator[Registry]:
         server.close()
 
 
-@pytest.fixture(scope="session")
-def busybox_reference(registry: Registry) -> str:
-    """Return the reference of the test image (shell, web server, curl) in the registry."""
+@pytest.fixture(scope="session", name="busybox")
+def pushed_busybox(registry: Registry) -> PushedImage:
+    """Return the test image (shell, web server, curl) in the registry."""
     path = os.path.join(registry.directory, "busybox")
-    layout.write(path, busybox.plan())
-    return registry.push(path, "busybox:1")
+    identifier = layout.write(path, plan())
+    return PushedImage(registry.push(path, "busybox:1"), identifier)
+
+
+@pytest.fixture(scope="session")
+def busybox_reference(busybox: PushedImage) -> str:
+    """Return the test image's reference."""
+    return busybox.reference
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import os
 import socket
 import subprocess
+from typing import NamedTuple
 
 from tests.support.abilities import need_program
 from tests.support.ports import free_port
@@ -17,6 +18,13 @@ storage:
 http:
   addr: 127.0.0.1:{port}
 """
+
+
+class PushedImage(NamedTuple):
+    """An image in the registry; `id` is what the CRI calls it (its config's digest)."""
+
+    reference: str
+    id: str
 
 
 class Registry:
