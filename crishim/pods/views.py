@@ -66,7 +66,7 @@ class SandboxView:
     annotations: Mapping[str, str]
     runtime_handler: str = ""
     ips: tuple[str, ...] = ()
-    namespaces: NamespaceOptions = NamespaceOptions()
+    namespaces: NamespaceOptions = field(default_factory=NamespaceOptions)
 
 
 @dataclass(frozen=True, slots=True)

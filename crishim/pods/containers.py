@@ -1,0 +1,191 @@
+"""Create, start and remove a container; its stop is `stopping`, its end `exits`.
+
+Create makes nothing in the kernel: a directory for what the container will write, a hold on the image's layers,
+the plan, the row. Start has the keeper execute the plan: either the program runs, or the container is EXITED with
+code 128 and reason StartError, and the error names the step, path and errno (field case E6). Remove ends what
+runs, gives the layers back and forgets the row; what an interrupted remove left, the next one finishes.
+
+Out of scope: who may call when (`runtime` gives each call its flight).
+"""
+
+import asyncio
+import dataclasses
+
+from crishim import clock, codec
+from crishim.engine.plan.request import ContainerConfig, ImageConfig, Mount
+from crishim.errors import CrishimError, DeadlineExceededError, FailedPreconditionError, NotFoundError
+from crishim.ids import new_id
+from crishim.pods import exits, keepers, logs, mounts, signals, stopping
+from crishim.pods.context import Context, log
+from crishim.pods.events import EventType
+from crishim.pods.objects import Container, Sandbox
+from crishim.pods.plans import container_plan, recompute
+from crishim.pods.records import ContainerSpec, ContainerStatus, container_name
+from crishim.pods.views import ContainerState
+from crishim.undo import Undo
+
+MOUNT_SECONDS = 30.0
+"""Seconds for looking at all host paths of a request; a file server that hangs must not hold the daemon."""
+
+
+async def create(context: Context, sandbox: Sandbox, config: ContainerConfig) -> str:
+    """Make a container of a validated request; return its id.
+
+    Raises:
+        NotFoundError: the image is not there; nothing was made.
+        AlreadyExistsError: the name is taken.
+        InvalidArgumentError: the plan has a problem; nothing is left.
+    """
+    with sandbox.use():
+        name = container_name(sandbox.id, config)
+        context.registry.containers.reserve(name)
+        image = context.images.find(config.image.image)
+        if image is None:
+            raise NotFoundError(f"image {config.image.image!r} does not exist here: pull it first")
+        log_path = logs.log_file(sandbox.spec.config.log_directory, config.log_path)
+        stop_signal = _stop_signal(config, image.config)
+        resolved = await _resolve(config.mounts)
+        began = clock.monotonic()
+        identifier = new_id()
+        async with Undo(f"container {identifier}") as undo:
+            undo.push("discard the layer", lambda: context.layers.discard(identifier))
+            context.layers.make(identifier)
+            undo.push("release the image", lambda: context.images.release(identifier))
+            layers = context.images.hold(image.id, identifier)
+            spec = ContainerSpec(
+                id=identifier,
+                sandbox_id=sandbox.id,
+                config=config,
+                created_at=clock.now(),
+                image_id=image.id,
+                layers=layers,
+                mounts=resolved,
+                log_path=log_path,
+                stop_signal=stop_signal,
+            )
+            container = context.registry.new_container(sandbox, spec, ContainerStatus(resources=config.resources))
+            container.plan = recompute(context, container)
+            context.layers.write_plan(identifier, codec.dumps(container.plan))
+            context.registry.insert_container(container)
+        context.observer.start_phase("create", clock.monotonic() - began)
+        context.tell(EventType.CREATED, sandbox, spec.created_at, container)
+        return identifier
+
+
+async def start(context: Context, container: Container) -> None:
+    """Start a created container.
+
+    Raises:
+        FailedPreconditionError: it is not CREATED, or its sandbox is not ready.
+        CrishimError: its program could not be started; the container is EXITED.
+    """
+    async with container.lock:
+        if container.status.state is not ContainerState.CREATED:
+            state = container.status.state.name
+            raise FailedPreconditionError(f"container {container.id} is {state}; only a CREATED one can be started")
+        with container.sandbox.use():
+            await _start(context, container)
+
+
+async def _start(context: Context, container: Container) -> None:
+    sandbox = container.sandbox
+    keeper = sandbox.live_keeper()
+    began = clock.monotonic()
+    try:
+        logs.ensure_directory(container.spec.log_path)
+        started = await keeper.start_container(container_plan(context, container))
+    except CrishimError as error:
+        await _fail(context, container, error)
+        raise
+    container.change(
+        dataclasses.replace(
+            container.status,
+            state=ContainerState.RUNNING,
+            pid=started.pid,
+            start_time=started.start_time,
+            started_at=started.started_at,
+            user=started.user,
+        )
+    )
+    context.observer.start_phase("start", clock.monotonic() - began)
+    context.tell(EventType.STARTED, sandbox, started.started_at, container)
+    entry, container.early_exit = container.early_exit, None
+    if entry is not None and exits.on_exit(context, sandbox, entry):
+        keepers.acknowledge(context, keeper, entry.seq)
+    elif sandbox.keeper is not keeper and container.running:
+        await keepers.bury(context, container)
+
+
+async def _fail(context: Context, container: Container, error: CrishimError) -> None:
+    """Commit a failed start: EXITED, 128, StartError, both times set."""
+    keeper = container.sandbox.keeper
+    if isinstance(error, DeadlineExceededError) and keeper is not None:
+        try:  # it may have come to run after all
+            await keeper.kill(container.id)
+        except CrishimError as second:
+            error.add_note(f"kill of {container.id}: {second}")
+    now = clock.now()
+    status = dataclasses.replace(container.status, started_at=now)
+    exits.finish(context, container, exits.given_up(status, exits.START_ERROR_CODE, exits.START_ERROR, str(error)))
+    entry, container.early_exit = container.early_exit, None
+    if entry is not None and keeper is not None:
+        keepers.acknowledge(context, keeper, entry.seq)
+
+
+async def remove(context: Context, container: Container) -> None:
+    """Remove a container, killing it first if it runs.
+
+    Raises:
+        DeadlineExceededError: it does not end; it stays RUNNING and listed.
+    """
+    if container.running or container.lock.locked():
+        await end(context, container)
+    async with container.lock:
+        if container.running:  # a start came in between
+            raise FailedPreconditionError(f"container {container.id} was started meanwhile: remove it again")
+        if context.registry.containers.find(container.id) is not container:
+            return
+        context.layers.discard(container.id)
+        context.images.release(container.id)
+        context.registry.delete_container(container)
+        context.stats.forget_usage(container.id)
+        context.makes.forget(container.name)
+        context.makes.forget(f"start {container.id}")
+        context.tell(EventType.DELETED, container.sandbox, clock.now(), container)
+
+
+async def end(context: Context, container: Container) -> None:
+    """Kill a container that may run, with its keeper or without one."""
+    if container.sandbox.keeper is None:
+        if container.running:
+            await keepers.bury(context, container)
+        if container.running:
+            raise DeadlineExceededError(f"container {container.id}: {keepers.STUCK}")
+        return
+    await stopping.stop(container, 0)
+
+
+async def _resolve(requested: tuple[Mount, ...]) -> tuple[Mount, ...]:
+    """Resolve host paths in a thread: a path may lie on a file server that does not answer."""
+    if not requested:
+        return ()
+    work = asyncio.get_running_loop().run_in_executor(None, mounts.resolve, requested)
+    try:
+        return await asyncio.wait_for(asyncio.shield(work), MOUNT_SECONDS)
+    except TimeoutError:
+        paths = ", ".join(mount.host_path for mount in requested)
+        log.warning("host paths of mounts do not answer", paths=paths)
+        raise DeadlineExceededError(
+            f"config.mounts: one of the host paths did not answer within {MOUNT_SECONDS:g} s: {paths}"
+        ) from None
+
+
+def _stop_signal(config: ContainerConfig, image: ImageConfig) -> str:
+    """Return the CRI's name of the stop signal: the request's, else the image's, else "".
+
+    The request's must be a signal; an image's that is none is passed over, as it must not stop a pod from starting.
+    """
+    if config.stop_signal:
+        signals.number(config.stop_signal, "config.stop_signal")
+        return signals.cri_name(config.stop_signal)
+    return signals.cri_name(image.stop_signal) if image.stop_signal else ""

@@ -1,0 +1,89 @@
+"""What the verbose answers tell: JSON texts by key, for `crictl inspect`, `crishim plan` and people who look.
+
+Computed only when asked. `info` holds what users of other runtimes look for there (pid, sandboxID, config, cgroup,
+namespaces); `plan` the frozen container plan as it was (or will be) executed. No secret of a request is hidden or
+added: the socket is root's. Out of scope: the CRI messages.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from crishim import codec
+from crishim.config.model import Config
+from crishim.errors import CrishimError
+from crishim.pods.context import Context
+from crishim.pods.objects import Container, Sandbox
+from crishim.pods.plans import container_plan, recompute, stored_plan
+from crishim.pods.sandboxes import own_network
+from crishim.version import VERSION
+
+
+def sandbox_info(context: Context, sandbox: Sandbox) -> Mapping[str, str]:
+    """Return a sandbox's info."""
+    config = sandbox.spec.config
+    status = sandbox.status
+    document: dict[str, Any] = {
+        "pid": status.keeper_pid if sandbox.keeper is not None else 0,
+        "keeperStartTime": status.keeper_start,
+        "networkNamespace": context.paths.pinned_netns(sandbox.id) if own_network(config) else "/proc/1/ns/net",
+        "directory": context.paths.pod(sandbox.id),
+        "cgroup": context.planner.pod_group(sandbox.id, config),
+        "runtimeHandler": sandbox.spec.handler,
+        "stage": status.stage.name,
+        "reason": status.reason,
+        "network": codec.to_value(status.attachment),
+        "networkHeld": status.network_held,
+        "kernelHeld": status.kernel_held,
+        "containers": list(sandbox.containers),
+        "config": codec.to_value(config),
+    }
+    return {"info": dumps(document)}
+
+
+def container_info(context: Context, container: Container) -> Mapping[str, str]:
+    """Return a container's info and plan."""
+    spec, status = container.spec, container.status
+    document: dict[str, Any] = {
+        "pid": status.pid,
+        "startTime": status.start_time,
+        "sandboxID": spec.sandbox_id,
+        "cgroup": context.planner.container_group(spec.id, spec.sandbox_id, container.sandbox.spec.config),
+        "imageID": spec.image_id,
+        "layers": list(spec.layers),
+        "upper": context.layers.upper(spec.id),
+        "logPath": spec.log_path,
+        "stopSignal": spec.stop_signal,
+        "resources": codec.to_value(status.resources),
+        "user": codec.to_value(status.user),
+        "config": codec.to_value(spec.config),
+    }
+    texts = {"info": dumps(document)}
+    plan = _plan(context, container)
+    if plan is not None:
+        texts["plan"] = dumps(plan)
+    return texts
+
+
+def runtime_info(config: Config, host: object) -> Mapping[str, str]:
+    """Return Status(verbose)'s info; `stateDir` is what critest looks at."""
+    document = codec.to_value(config, full=True)
+    document["stateDir"] = config.state
+    document["rootDir"] = config.root
+    document["version"] = VERSION
+    return {"config": dumps(document), "host": dumps(codec.to_value(host, full=True))}
+
+
+def dumps(document: Any) -> str:
+    """Return JSON text; bytes that are no UTF-8 are escaped so that they fit a protobuf string."""
+    return json.dumps(document, ensure_ascii=False).encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _plan(context: Context, container: Container) -> Any:
+    """Return the plan's JSON value; None if its image is gone and so is the file."""
+    try:
+        if container.running:
+            return codec.to_value(container_plan(context, container))
+        return codec.to_value(container.plan or stored_plan(context, container) or recompute(context, container))
+    except CrishimError:
+        return None

@@ -1,0 +1,127 @@
+"""The read/write layers of containers: `containers/<id>/{upper,work}` and the plan beside them.
+
+Removal renames the directory into `containers/.gone` and deletes it in a thread, one at a time, off the critical
+path: a layer may hold a million files. What is left in `.gone` is deleted at the next start. The directory is made
+before anything is held for its id, so its name in `containers/` is the trace of a create that did not finish.
+
+Invariant: a directory with a container's id as name is whole or belongs to a create in flight.
+Out of scope: mounting (executor), and whose the layers are (images).
+"""
+
+import asyncio
+import contextlib
+import errno
+import os
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+
+from crishim.errors import KernelError
+from crishim.ids import is_id
+from crishim.paths import Paths
+
+GONE = ".gone"
+PLAN = "plan.json"
+
+
+class Layers:
+    """The directories below `<root>/containers`."""
+
+    def __init__(self, paths: Paths) -> None:
+        self._base = paths.containers
+        self._gone = f"{self._base}/{GONE}"
+        self._executor: ThreadPoolExecutor | None = None
+        self._pending: set[asyncio.Future[None]] = set()
+
+    def start(self) -> None:
+        """Make the directories; idempotent."""
+        os.makedirs(self._base, mode=0o711, exist_ok=True)
+        os.makedirs(self._gone, mode=0o700, exist_ok=True)
+
+    def upper(self, container_id: str) -> str:
+        """Return the directory of what the container wrote."""
+        return f"{self._base}/{container_id}/upper"
+
+    def work(self, container_id: str) -> str:
+        """Return overlayfs's work directory."""
+        return f"{self._base}/{container_id}/work"
+
+    def make(self, container_id: str) -> None:
+        """Make a container's empty layer; the upper directory is the container's root and takes its mode.
+
+        Raises:
+            KernelError: a directory could not be made (ENOSPC, EROFS…).
+        """
+        home = f"{self._base}/{container_id}"
+        try:
+            os.mkdir(home, 0o711)
+            for path in (f"{home}/upper", f"{home}/work"):
+                os.mkdir(path, 0o755)
+                os.chmod(path, 0o755)
+        except OSError as error:
+            raise KernelError(f"make the layer {home}", error.errno or errno.EIO) from None
+
+    def write_plan(self, container_id: str, document: bytes) -> None:
+        """Keep the container's plan, for a start by a later daemon and for those who look; whole or not at all."""
+        path = f"{self._base}/{container_id}/{PLAN}"
+        try:
+            fd = os.open(f"{path}.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            with open(fd, "wb", buffering=0) as file:
+                file.write(document)
+            os.rename(f"{path}.new", path)
+        except OSError as error:
+            raise KernelError(f"write {path}", error.errno or errno.EIO) from None
+
+    def read_plan(self, container_id: str) -> bytes | None:
+        """Return the kept plan; None if it is gone or was cut off by a power failure."""
+        try:
+            with open(f"{self._base}/{container_id}/{PLAN}", "rb") as file:
+                return file.read() or None
+        except OSError:
+            return None
+
+    def discard(self, container_id: str) -> None:
+        """Remove a layer; it is out of sight at once and its files go later. A missing one is fine.
+
+        Raises:
+            KernelError: it could not be moved away.
+        """
+        self.start()
+        target = f"{self._gone}/{container_id}"
+        try:
+            os.rename(f"{self._base}/{container_id}", target)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise KernelError(f"move the layer {container_id} away", error.errno or errno.EIO) from None
+        self._delete_later(target)
+
+    def known(self) -> list[str]:
+        """Return the ids that have a directory."""
+        return [name for name in os.listdir(self._base) if is_id(name)]
+
+    def sweep(self) -> None:
+        """Delete what earlier removals left."""
+        for name in os.listdir(self._gone):
+            self._delete_later(f"{self._gone}/{name}")
+
+    async def drain(self) -> None:
+        """Wait until what was discarded is gone, and end the thread."""
+        while self._pending:
+            await asyncio.wait(self._pending)
+        if self._executor is not None:
+            self._executor.shutdown(wait=True)
+            self._executor = None
+
+    def _delete_later(self, path: str) -> None:
+        if self._executor is None:
+            self._executor = ThreadPoolExecutor(1, thread_name_prefix="layers")
+        future = asyncio.get_running_loop().run_in_executor(self._executor, _delete, path)
+        self._pending.add(future)
+        future.add_done_callback(self._pending.discard)
+
+
+def _delete(path: str) -> None:
+    """Delete a tree. What resists (an immutable file) is tried again at the next start."""
+    with contextlib.suppress(OSError):
+        # overlayfs leaves work/work with mode 0, which root may still enter.
+        shutil.rmtree(path, ignore_errors=True)

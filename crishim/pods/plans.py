@@ -1,0 +1,55 @@
+"""A container's plan when it is needed after its making: from memory, from its file, or computed anew.
+
+The plan is pure, so the last is always possible: after a power failure that took the file, or when a newer
+version no longer reads what an older one wrote. Out of scope: computing (`crishim.engine.plan`).
+"""
+
+from crishim import codec
+from crishim.engine.plan.types import ContainerPlan
+from crishim.errors import NotFoundError
+from crishim.pods.context import Context
+from crishim.pods.objects import Container
+from crishim.pods.ports import ContainerInput
+
+
+def container_plan(context: Context, container: Container) -> ContainerPlan:
+    """Return the plan of an existing container, and keep it in memory while the container can use it."""
+    if container.plan is not None:
+        return container.plan
+    plan = stored_plan(context, container) or recompute(context, container)
+    container.plan = plan
+    return plan
+
+
+def stored_plan(context: Context, container: Container) -> ContainerPlan | None:
+    """Return the plan that was written when the container was made; None if it cannot be read."""
+    document = context.layers.read_plan(container.id)
+    if document is None:
+        return None
+    try:
+        return codec.loads(ContainerPlan, document)
+    except codec.CodecError:
+        return None
+
+
+def recompute(context: Context, container: Container) -> ContainerPlan:
+    """Compute a container's plan from its record; NotFoundError if its image is gone."""
+    spec = container.spec
+    image = context.images.find(spec.image_id)
+    if image is None:
+        raise NotFoundError(f"container {container.id}: its image {spec.image_id} does not exist any more")
+    return context.planner.container(
+        ContainerInput(
+            id=spec.id,
+            sandbox_id=spec.sandbox_id,
+            sandbox=container.sandbox.spec.config,
+            config=spec.config,
+            image=image.config,
+            layers=spec.layers,
+            mounts=spec.mounts,
+            log_path=spec.log_path,
+            resources=container.status.resources or spec.config.resources,
+            upper=context.layers.upper(spec.id),
+            work=context.layers.work(spec.id),
+        )
+    )

@@ -1,0 +1,190 @@
+"""What `pods/` needs of the engine, the network, the planner and the cgroups: protocols, and nothing else.
+
+`crishim.engine.client`, `crishim.network.embedded` and `pods.planner` satisfy them; `tests/fakes` has stand-ins
+that pass the same tests. Times are nanoseconds since the epoch, ids are CRI ids, signal numbers the kernel's.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from crishim.engine.plan.request import (
+    ContainerConfig,
+    ImageConfig,
+    Mount,
+    ResolvedUser,
+    Resources,
+    SandboxConfig,
+)
+from crishim.engine.plan.types import ContainerPlan, ExecPlan, PodPlan
+from crishim.linux.cgroups.layout import Layout
+from crishim.network.model import NetworkApi
+
+
+class Started(Protocol):
+    """What is known of a container that runs."""
+
+    @property
+    def pid(self) -> int:
+        """Process id on the host."""
+
+    @property
+    def start_time(self) -> int:
+        """Start time of the process in clock ticks since boot (proc_pid_stat(5), field 22)."""
+
+    @property
+    def started_at(self) -> int:
+        """When its program started."""
+
+    @property
+    def user(self) -> ResolvedUser | None:
+        """The ids it runs with, as found in the finished root."""
+
+
+class Exit(Protocol):
+    """One entry of a keeper's journal: a container ended."""
+
+    @property
+    def seq(self) -> int:
+        """Number of the entry, to be acknowledged after the commit."""
+
+    @property
+    def container_id(self) -> str:
+        """Which container."""
+
+    @property
+    def exit_code(self) -> int:
+        """Exit status, or 128 + signal."""
+
+    @property
+    def oom_killed(self) -> bool:
+        """Whether the kernel's OOM killer killed something in the container's cgroup."""
+
+    @property
+    def finished_at(self) -> int:
+        """When it ended."""
+
+
+class Keeper(Protocol):
+    """The process that keeps one pod: see `crishim.engine.client.Keeper`."""
+
+    pid: int
+    start_time: int
+    netns_fd: int
+    netlink_fd: int
+    on_exit: Callable[[Any], object] | None
+    on_lost: Callable[[], object] | None
+
+    @property
+    def running(self) -> Mapping[str, Started]:
+        """Of an adopted keeper: the containers that run, by id."""
+
+    @property
+    def pending(self) -> Sequence[Exit]:
+        """Of an adopted keeper: the journal's entries that no daemon has acknowledged, oldest first."""
+
+    async def start_container(self, plan: ContainerPlan) -> Started:
+        """Start a planned container; `StartError` says which step failed."""
+
+    async def signal(self, container_id: str, signum: int) -> None:
+        """Send a signal to the container's first process."""
+
+    async def kill(self, container_id: str) -> None:
+        """SIGKILL everything in the container's cgroup, thawed first."""
+
+    async def exec_sync(
+        self, container_id: str, plan: ExecPlan, timeout: float, limit: int
+    ) -> tuple[bytes, bytes, int]:
+        """Run a planned exec; timeout in seconds (0: none), at most `limit` bytes of each stream are kept."""
+
+    async def reopen_log(self, container_id: str) -> None:
+        """Open the log file anew; return when the new file exists."""
+
+    async def stop(self) -> None:
+        """End the pod: the keeper leaves, its namespaces go."""
+
+    async def ack(self, seq: int) -> None:
+        """Journal entries up to `seq` are in the store."""
+
+
+class Engine(Protocol):
+    """What makes and finds keepers: see `crishim.engine.client.Engine`."""
+
+    async def start_pod(self, plan: PodPlan) -> Keeper:
+        """Fork a keeper with the pod's namespaces and cgroup; on failure nothing is left."""
+
+    async def adopt(self, pod_id: str) -> Keeper | None:
+        """Take over the keeper of a pod that was started by an earlier daemon; None if none answers."""
+
+    def journal(self, pod_id: str) -> Sequence[Exit]:
+        """Return what a keeper that is dead had journalled and no daemon acknowledged, oldest first."""
+
+
+class Counters(Protocol):
+    """Traffic of one interface, as the pod sees it."""
+
+    @property
+    def name(self) -> str:
+        """Interface name."""
+
+    @property
+    def rx_bytes(self) -> int:
+        """Bytes received."""
+
+    @property
+    def rx_errors(self) -> int:
+        """Errors in receiving."""
+
+    @property
+    def tx_bytes(self) -> int:
+        """Bytes sent."""
+
+    @property
+    def tx_errors(self) -> int:
+        """Errors in sending."""
+
+
+class Network(NetworkApi, Protocol):
+    """The network, with the counters that stats need."""
+
+    def interface_stats(self) -> Mapping[str, Counters]:
+        """Return each pod's default interface by pod id."""
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerInput:
+    """All that the container's plan is computed from, besides the host's facts."""
+
+    id: str
+    sandbox_id: str
+    sandbox: SandboxConfig
+    config: ContainerConfig
+    image: ImageConfig
+    layers: tuple[str, ...]
+    mounts: tuple[Mount, ...]
+    log_path: str
+    resources: Resources
+    upper: str
+    work: str
+
+
+class Planner(Protocol):
+    """The pure half of the engine, and the names of control groups."""
+
+    layout: Layout
+    swap_accounting: bool
+
+    def pod_group(self, pod_id: str, config: SandboxConfig) -> str:
+        """Return the name of a pod's control group, from the hierarchy's root."""
+
+    def container_group(self, container_id: str, pod_id: str, config: SandboxConfig) -> str:
+        """Return the name of a container's control group; `config` is its sandbox's."""
+
+    def pod(self, pod_id: str, config: SandboxConfig) -> PodPlan:
+        """Return the pod's plan; InvalidArgumentError names every problem."""
+
+    def container(self, wanted: ContainerInput) -> ContainerPlan:
+        """Return the container's plan; InvalidArgumentError names every problem."""
+
+    def exec(self, plan: ContainerPlan, command: Sequence[str]) -> ExecPlan:
+        """Return the plan of an exec in the container of `plan`, without a terminal."""

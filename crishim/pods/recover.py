@@ -1,0 +1,164 @@
+"""The first half of a start: rows of the store become objects again, and keepers are taken over.
+
+Rows that cannot be read go to the store's quarantine, with a sentence for the log; the others live on (field case
+J2). A sandbox whose boot is over, or whose keeper does not answer, is NOTREADY; its containers are EXITED with
+255, never 0, unless the keeper's journal knows better. A keeper that answers tells what runs and what ended
+meanwhile: true codes and times.
+
+Out of scope: what nobody owns (`reconcile`).
+"""
+
+import asyncio
+import dataclasses
+from collections.abc import Iterable
+from typing import Any, Protocol, TypeVar
+
+from crishim import codec
+from crishim.errors import CrishimError
+from crishim.pods import exits, keepers
+from crishim.pods.context import Context, log
+from crishim.pods.objects import Container, Rows, Sandbox
+from crishim.pods.ports import Keeper
+from crishim.pods.records import ContainerRecord, SandboxRecord
+from crishim.pods.states import Stage
+from crishim.pods.views import ContainerState
+
+REBOOT = "Reboot"
+REBOOTED = "the machine was restarted, or the runtime's state directory was cleared"
+NO_TRACE = "it ended while the daemon was away, and nothing tells how"
+
+Record = TypeVar("Record", SandboxRecord, ContainerRecord)
+
+
+class Row(Protocol):
+    """One row of the store."""
+
+    @property
+    def id(self) -> str:
+        """The object's id."""
+
+    @property
+    def document(self) -> bytes:
+        """The object's document."""
+
+
+class Table(Rows, Protocol):
+    """The store's table with what a start needs."""
+
+    def load(self) -> Iterable[Any]:
+        """Return all rows."""
+
+    def quarantine(self, identifier: str, reason: str, /) -> bool:
+        """Take out a row that cannot be used."""
+
+
+def load(context: Context, sandboxes: Table, containers: Table) -> None:
+    """Fill the registry from the store, oldest first."""
+    registry = context.registry
+    for record in _records(SandboxRecord, sandboxes):
+        registry.sandboxes.load(Sandbox(sandboxes, record.spec, record.status))
+    for entry in _records(ContainerRecord, containers):
+        sandbox = registry.sandboxes.find(entry.spec.sandbox_id)
+        if sandbox is None or sandbox.id != entry.spec.sandbox_id:
+            _quarantine(containers, entry.spec.id, f"its sandbox {entry.spec.sandbox_id} has no record")
+            continue
+        container = Container(containers, sandbox, entry.spec, entry.status)
+        registry.containers.load(container)
+        sandbox.containers[container.id] = container
+
+
+def _records(kind: type[Record], table: Table) -> list[Record]:
+    found = []
+    for row in table.load():
+        try:
+            record = codec.loads(kind, row.document)
+        except codec.CodecError as error:
+            _quarantine(table, row.id, str(error))
+            continue
+        if record.spec.id != row.id:
+            _quarantine(table, row.id, f"its document is that of {record.spec.id}")
+            continue
+        found.append(record)
+    return sorted(found, key=lambda record: record.spec.created_at)
+
+
+def _quarantine(table: Table, identifier: str, reason: str) -> None:
+    log.error("a record cannot be used and was put into quarantine", id=identifier, reason=reason)
+    table.quarantine(identifier, reason)
+
+
+async def adopt_all(context: Context) -> None:
+    """Take over every sandbox's keeper, or find that there is none."""
+    sandboxes = [s for s in context.registry.sandboxes if s.status.stage is not Stage.CREATING]
+    await asyncio.gather(*(_adopt(context, sandbox) for sandbox in sandboxes))
+
+
+async def _adopt(context: Context, sandbox: Sandbox) -> None:
+    if sandbox.spec.boot_id != context.boot_id:
+        await _rebooted(context, sandbox)
+        return
+    if sandbox.status.stage is Stage.NOTREADY and not sandbox.status.kernel_held:
+        _end_all(context, sandbox, NO_TRACE)
+        return
+    try:
+        keeper = await context.engine.adopt(sandbox.id)
+    except CrishimError as error:
+        log.error("a keeper cannot be taken over", pod=sandbox.id, error=str(error))
+        keeper = None
+    if keeper is None:
+        await keepers.lost(context, sandbox)
+        return
+    await _take_over(context, sandbox, keeper)
+
+
+async def _take_over(context: Context, sandbox: Sandbox, keeper: Keeper) -> None:
+    """Bring the containers' records up to what the keeper knows."""
+    running = dict(keeper.running)
+    pending = list(keeper.pending)
+    keepers.listen(context, sandbox, keeper)
+    for identifier, started in running.items():
+        container = sandbox.containers.get(identifier)
+        if container is None or container.status.state is ContainerState.EXITED:
+            await keeper.kill(identifier)  # its removal or failed start was committed, its end was not
+        elif container.status.state is ContainerState.CREATED:
+            container.change(
+                dataclasses.replace(
+                    container.status,
+                    state=ContainerState.RUNNING,
+                    pid=started.pid,
+                    start_time=started.start_time,
+                    started_at=started.started_at,
+                    user=started.user,
+                )
+            )
+    keepers.replay(context, sandbox, pending)
+    for entry in pending:
+        keepers.acknowledge(context, keeper, entry.seq)
+    for container in sandbox.containers.values():
+        if container.running and container.id not in running:
+            status = exits.given_up(container.status, exits.UNKNOWN_CODE, exits.UNKNOWN, NO_TRACE)
+            exits.finish(context, container, status)
+
+
+async def _rebooted(context: Context, sandbox: Sandbox) -> None:
+    """Nothing of the sandbox can exist: say so, and give its addresses back."""
+    _end_all(context, sandbox, REBOOTED)
+    held = sandbox.status.network_held
+    if held:
+        try:
+            await context.network.detach(sandbox.id, sandbox.status.attachment)
+            held = False
+        except CrishimError as error:  # stop tries it again
+            log.error("the network of a sandbox cannot be released", pod=sandbox.id, error=str(error))
+    status = sandbox.status
+    reason = status.reason or REBOOT
+    new = dataclasses.replace(status, stage=Stage.NOTREADY, network_held=held, kernel_held=False, reason=reason)
+    if new != status:
+        sandbox.change(new)
+
+
+def _end_all(context: Context, sandbox: Sandbox, message: str) -> None:
+    for container in sandbox.containers.values():
+        if container.running:
+            status = exits.given_up(container.status, exits.UNKNOWN_CODE, exits.UNKNOWN, message)
+            exits.finish(context, container, status)

@@ -1,0 +1,332 @@
+"""The runtime: what the server calls, each call with its flight, its lookup and its filter.
+
+Calls that change the world run in tasks of their own (`flight`): a client that goes away changes nothing, a retry
+joins. Reads answer from memory. Stop and remove of what does not exist succeed (CRI), everything else about it is
+NotFound.
+
+Out of scope: protobuf (server), how things are done (the modules beside this one).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from crishim import clock
+from crishim.config.model import Config
+from crishim.engine.plan.request import ContainerConfig, Resources, SandboxConfig
+from crishim.errors import FailedPreconditionError
+from crishim.images.model import ImagesApi
+from crishim.linux.cgroups.stats import Readers
+from crishim.observe import Observer
+from crishim.pods import containers, execs, info, reconcile, recover, sandboxes, stopping, updates, validate
+from crishim.pods.context import Context
+from crishim.pods.events import Bus, Subscription
+from crishim.pods.layers import Layers
+from crishim.pods.objects import Container, Sandbox
+from crishim.pods.ports import Engine, Network, Planner
+from crishim.pods.records import container_name, sandbox_name
+from crishim.pods.recover import Table
+from crishim.pods.registry import Registry, matches
+from crishim.pods.states import Stage
+from crishim.pods.stats import Stats
+from crishim.pods.usage import Usage
+from crishim.pods.validate import Abilities
+from crishim.pods.views import (
+    ContainerFilter,
+    ContainerState,
+    ContainerStats,
+    ContainerView,
+    ExecResult,
+    SandboxFilter,
+    SandboxStats,
+    SandboxView,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeCondition:
+    """One condition of Status."""
+
+    kind: str
+    status: bool
+    reason: str = ""
+    message: str = ""
+
+
+class Tables(Protocol):
+    """The part of the store that is used here."""
+
+    @property
+    def sandboxes(self) -> Table:
+        """Rows of sandboxes."""
+
+    @property
+    def containers(self) -> Table:
+        """Rows of containers."""
+
+
+class Runtime:
+    """Implements `pods.api.RuntimeApi`.
+
+    Args:
+        config: of the instance.
+        store: its `sandboxes` and `containers` tables are used.
+        engine: started; makes and finds keepers.
+        images: the image store.
+        network: the pods' network, started.
+        planner: plans, and what the host can do.
+        observer: counts and times.
+        abilities: which security modules the host has.
+        host: facts of the host for verbose status; any dataclass.
+        boot_id: of this boot; for tests.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        store: Tables,
+        engine: Engine,
+        images: ImagesApi,
+        network: Network,
+        planner: Planner,
+        observer: Observer,
+        *,
+        abilities: Abilities | None = None,
+        host: object = None,
+        boot_id: str = "",
+    ) -> None:
+        paths = config.paths
+        layers = Layers(paths)
+        self._store = store
+        self._host = host
+        self._started = False
+        self._context = Context(
+            config=config,
+            paths=paths,
+            registry=Registry(store.sandboxes, store.containers),
+            engine=engine,
+            images=images,
+            network=network,
+            planner=planner,
+            observer=observer,
+            layers=layers,
+            stats=Stats(Readers(planner.layout), planner, network, Usage(layers.upper)),
+            bus=Bus(observer),
+            abilities=abilities or Abilities(),
+            boot_id=boot_id or clock.boot_id(),
+        )
+
+    async def start(self) -> None:
+        """Bring the store's rows back to life, take keepers over, remove what nobody owns."""
+        self._context.layers.start()
+        recover.load(self._context, self._store.sandboxes, self._store.containers)
+        await recover.adopt_all(self._context)
+        await reconcile.reconcile(self._context)
+        self._started = True
+
+    async def close(self) -> None:
+        """Finish what is in flight; pods go on without the daemon."""
+        context = self._context
+        self._started = False
+        await context.makes.drain()
+        await context.ends.drain()
+        await context.drain()
+        context.bus.close()
+        context.stats.close()
+        await context.layers.drain()
+
+    def events(self) -> Subscription:
+        """Subscribe to the life cycle from now on; `close` the subscription at the end."""
+        return self._context.bus.subscribe()
+
+    def counts(self) -> tuple[Mapping[str, int], Mapping[str, int]]:
+        """Return how many sandboxes and containers there are in each state, by the state's name (for metrics)."""
+        pods = dict.fromkeys(("READY", "NOTREADY"), 0)
+        for sandbox in self._shown():
+            pods[sandbox.status.stage.name] += 1
+        inside = {state.name: 0 for state in ContainerState}
+        for container in self._context.registry.containers:
+            inside[container.status.state.name] += 1
+        return pods, inside
+
+    # --- the runtime itself -------------------------------------------------------------------
+
+    def conditions(self) -> Sequence[RuntimeCondition]:
+        """Return RuntimeReady and NetworkReady."""
+        ready, reason, message = self._context.network.ready()
+        if self._started:
+            runtime = RuntimeCondition("RuntimeReady", True)
+        else:
+            runtime = RuntimeCondition("RuntimeReady", False, "Starting", "the state of the last daemon is being read")
+        return (runtime, RuntimeCondition("NetworkReady", ready, reason, message))
+
+    def verbose_status(self) -> Mapping[str, str]:
+        """Return Status(verbose)'s info."""
+        return info.runtime_info(self._context.config, self._host)
+
+    def cgroup_driver(self) -> str:
+        """Return `cgroupfs` or `systemd`."""
+        return self._context.config.cgroup_driver
+
+    # --- sandboxes ----------------------------------------------------------------------------
+
+    async def run_sandbox(self, config: SandboxConfig, handler: str) -> str:
+        """Create and start a sandbox; return its id."""
+        context = self._context
+        validate.check_sandbox(config, handler, context.abilities)
+        name = sandbox_name(config)
+        return await context.makes.run(name, (config, handler), lambda: sandboxes.run(context, config, handler))
+
+    async def stop_sandbox(self, sandbox_id: str) -> None:
+        """Stop; unknown ids succeed."""
+        sandbox = self._context.registry.find_sandbox(sandbox_id)
+        if sandbox is not None:
+            await sandboxes.stop_once(self._context, sandbox)
+
+    async def remove_sandbox(self, sandbox_id: str) -> None:
+        """Stop and remove with all containers; unknown ids succeed."""
+        context = self._context
+        sandbox = context.registry.find_sandbox(sandbox_id)
+        if sandbox is not None:
+            await context.ends.run(f"remove {sandbox.id}", None, lambda: sandboxes.remove(context, sandbox))
+
+    def sandbox(self, sandbox_id: str) -> SandboxView:
+        """Return one sandbox by id or unique prefix; NotFoundError otherwise."""
+        return self._context.registry.sandbox(sandbox_id).view
+
+    def sandbox_info(self, sandbox_id: str) -> Mapping[str, str]:
+        """Return PodSandboxStatus(verbose)'s info."""
+        return info.sandbox_info(self._context, self._context.registry.sandbox(sandbox_id))
+
+    def sandboxes(self, wanted: SandboxFilter) -> list[SandboxView]:
+        """Return the sandboxes that match, newest first."""
+        return [sandbox.view for sandbox in self._sandboxes(wanted)]
+
+    def _shown(self) -> list[Sandbox]:
+        return [s for s in self._context.registry.sandboxes.newest() if s.status.stage is not Stage.CREATING]
+
+    def _sandboxes(self, wanted: SandboxFilter) -> list[Sandbox]:
+        found = self._shown()
+        if wanted.id:
+            found = [s for s in found if s.id.startswith(wanted.id)]
+        if wanted.state is not None:
+            found = [s for s in found if s.view.state is wanted.state]
+        if wanted.labels:
+            found = [s for s in found if matches(wanted.labels, s.spec.config.labels)]
+        return found
+
+    # --- containers ---------------------------------------------------------------------------
+
+    async def create_container(self, sandbox_id: str, config: ContainerConfig, sandbox: SandboxConfig | None) -> str:
+        """Create a container; return its id.
+
+        The sandbox's configuration in the request repeats what RunPodSandbox was told; what was told then counts.
+        """
+        context = self._context
+        home = context.registry.sandbox(sandbox_id)
+        if sandbox is not None and sandbox_name(sandbox) != home.name:
+            raise FailedPreconditionError(
+                f"sandbox_config: is that of {sandbox_name(sandbox)}, but sandbox {home.id} is {home.name}"
+            )
+        validate.check_container(config, home.spec.config, context.abilities)
+        name = container_name(home.id, config)
+        return await context.makes.run(name, config, lambda: containers.create(context, home, config))
+
+    async def start_container(self, container_id: str) -> None:
+        """Start a created container."""
+        context = self._context
+        container = context.registry.containers.get(container_id)
+
+        async def start() -> str:
+            await containers.start(context, container)
+            return container.id
+
+        await context.makes.run(f"start {container.id}", None, start)
+
+    async def stop_container(self, container_id: str, timeout: int) -> None:  # noqa: ASYNC109  the CRI's grace period
+        """Stop with a grace period in seconds; unknown ids succeed."""
+        context = self._context
+        container = context.registry.containers.find(container_id)
+        if container is None:
+            return
+        if container.sandbox.keeper is None:
+            await containers.end(context, container)
+        else:
+            await stopping.stop(container, timeout)
+
+    async def remove_container(self, container_id: str) -> None:
+        """Remove, killing it first if it runs; unknown ids succeed."""
+        context = self._context
+        container = context.registry.containers.find(container_id)
+        if container is not None:
+            await context.ends.run(f"remove {container.id}", None, lambda: containers.remove(context, container))
+
+    def container(self, container_id: str) -> ContainerView:
+        """Return one container by id or unique prefix; NotFoundError otherwise."""
+        return self._context.registry.containers.get(container_id).view
+
+    def container_info(self, container_id: str) -> Mapping[str, str]:
+        """Return ContainerStatus(verbose)'s info."""
+        return info.container_info(self._context, self._context.registry.containers.get(container_id))
+
+    def containers(self, wanted: ContainerFilter) -> list[ContainerView]:
+        """Return the containers that match, newest first."""
+        return [container.view for container in self._containers(wanted)]
+
+    def _containers(self, wanted: ContainerFilter) -> list[Container]:
+        found = list(self._context.registry.containers.newest())
+        if wanted.id:
+            found = [c for c in found if c.id.startswith(wanted.id)]
+        if wanted.sandbox_id:
+            found = [c for c in found if c.spec.sandbox_id.startswith(wanted.sandbox_id)]
+        if wanted.state is not None:
+            found = [c for c in found if c.status.state is wanted.state]
+        if wanted.labels:
+            found = [c for c in found if matches(wanted.labels, c.spec.config.labels)]
+        return found
+
+    async def update_container(
+        self,
+        container_id: str,
+        resources: Resources,
+        annotations: Mapping[str, str],  # noqa: ARG002  part of the call; see below
+    ) -> None:
+        """Change the cgroup limits; fields that are not given stay as they are.
+
+        `annotations` are for runtimes with plugins; nothing here reads them, and the container's own stay (C7).
+        """
+        await updates.update(self._context, self._context.registry.containers.get(container_id), resources)
+
+    async def reopen_log(self, container_id: str) -> None:
+        """Reopen the log file after rotation; returns when the new file exists."""
+        container = self._context.registry.containers.get(container_id)
+        if container.status.state is not ContainerState.RUNNING:
+            state = container.status.state.name
+            raise FailedPreconditionError(f"container {container.id} is {state}: only a running one writes a log")
+        await container.sandbox.live_keeper().reopen_log(container.id)
+
+    async def exec_sync(self, container_id: str, command: Sequence[str], timeout: int) -> ExecResult:  # noqa: ASYNC109
+        """Run a command in the container; timeout in seconds, 0 for none."""
+        container = self._context.registry.containers.get(container_id)
+        return await execs.exec_sync(self._context, container, command, timeout)
+
+    # --- stats --------------------------------------------------------------------------------
+
+    def container_stats(self, container_id: str) -> ContainerStats:
+        """Return one container's stats."""
+        return self._context.stats.container(self._context.registry.containers.get(container_id))
+
+    def list_container_stats(self, wanted: ContainerFilter) -> list[ContainerStats]:
+        """Return the stats of running containers that match; an odd one never empties the list."""
+        return [self._context.stats.container(c) for c in self._containers(wanted) if c.running]
+
+    def sandbox_stats(self, sandbox_id: str) -> SandboxStats:
+        """Return one sandbox's stats."""
+        stats = self._context.stats
+        return stats.sandbox(self._context.registry.sandbox(sandbox_id), stats.interfaces())
+
+    def list_sandbox_stats(self, wanted: SandboxFilter) -> list[SandboxStats]:
+        """Return the stats of ready sandboxes that match."""
+        stats = self._context.stats
+        interfaces = stats.interfaces()
+        return [stats.sandbox(sandbox, interfaces) for sandbox in self._sandboxes(wanted) if sandbox.ready]

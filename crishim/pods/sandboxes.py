@@ -1,0 +1,216 @@
+"""Run, stop and remove a sandbox.
+
+Run: reserve the name (a CREATING row) → keeper with namespaces and cgroup → network → files → READY. Each step has
+its undo, last first; if even an undo fails, the sandbox stays listed NOTREADY and stop and remove go on with it, so
+nothing that is held is ever forgotten (field case H1).
+
+Stop: let nobody in → kill the containers → release the network → end the keeper → NOTREADY. Remove: stop, remove
+the containers, the files, the row. Both are idempotent, and finish what an interrupted earlier call left.
+
+Out of scope: who may call when (`runtime` gives each call its flight), and recovery (`reconcile`).
+"""
+
+import asyncio
+import dataclasses
+import os
+
+from crishim import clock
+from crishim.engine.plan.request import NamespaceMode, SandboxConfig
+from crishim.errors import UnavailableError
+from crishim.ids import new_id
+from crishim.network.model import Attachment, AttachRequest, HostPort, PodNetns
+from crishim.pods import containers, files, keepers, leftovers, stopping
+from crishim.pods.context import Context
+from crishim.pods.events import EventType
+from crishim.pods.objects import Sandbox
+from crishim.pods.ports import Keeper
+from crishim.pods.records import SandboxSpec, sandbox_name
+from crishim.pods.states import Stage
+from crishim.undo import Undo
+
+STOPPED = "Stopped"
+RUN_FAILED = "RunFailed"
+
+
+async def run(context: Context, config: SandboxConfig, handler: str) -> str:
+    """Make a sandbox of a validated request; return its id.
+
+    Raises:
+        AlreadyExistsError: the name is taken.
+        CrishimError: a step failed; nothing is left but what could not be taken back.
+    """
+    spec = SandboxSpec(new_id(), config, clock.now(), context.boot_id, handler)
+    context.registry.sandboxes.reserve(sandbox_name(config))
+    plan = context.planner.pod(spec.id, config)
+    sandbox = context.registry.new_sandbox(spec)
+    async with Undo(f"sandbox {spec.id}") as undo:
+        undo.push("forget the sandbox", lambda: _forget(context, sandbox, undo))
+        undo.push("remove the files", lambda: files.remove(context.paths, spec.id))
+        began = clock.monotonic()
+        keeper = await context.engine.start_pod(plan)
+        undo.push("end the keeper", lambda: _end_keeper(context, sandbox, keeper))
+        keepers.listen(context, sandbox, keeper)
+        began = _phase(context, "keeper", began)
+        attachment = None
+        if own_network(config):
+            undo.push("release the network", lambda: context.network.detach(spec.id, None))
+            attachment = await _attach(context, sandbox, keeper)
+            began = _phase(context, "network", began)
+        files.write(context.paths, spec, plan.hostname, attachment)
+        if sandbox.keeper is None:
+            raise UnavailableError(f"sandbox {spec.id}: its keeper ended while it was made")
+        ready = dataclasses.replace(
+            sandbox.status,
+            stage=Stage.READY,
+            keeper_pid=keeper.pid,
+            keeper_start=keeper.start_time,
+            attachment=attachment,
+            network_held=attachment is not None,
+            kernel_held=True,
+        )
+        sandbox.change(ready)
+        _phase(context, "commit", began)
+    context.tell(EventType.CREATED, sandbox, spec.created_at)
+    context.tell(EventType.STARTED, sandbox, clock.now())
+    return spec.id
+
+
+async def stop_once(context: Context, sandbox: Sandbox) -> None:
+    """Stop a sandbox in the one flight that all who stop or remove it share."""
+    await context.ends.run(f"stop {sandbox.id}", None, lambda: stop(context, sandbox))
+
+
+async def stop(context: Context, sandbox: Sandbox) -> None:
+    """Stop a sandbox with all its containers; again is fine, and tries again what did not work.
+
+    Raises:
+        DeadlineExceededError: a container does not end; the sandbox stays as it is.
+        CrishimError: the network could not be released; the sandbox is NOTREADY and still holds it.
+    """
+    await sandbox.close()
+    try:
+        await _kill_containers(context, sandbox)
+    except BaseException:
+        sandbox.reopen()
+        raise
+    if sandbox.status.network_held:
+        try:
+            await context.network.detach(sandbox.id, sandbox.status.attachment)
+        except BaseException:
+            _not_ready(context, sandbox, network=True, kernel=True)
+            raise
+    keeper, sandbox.keeper = sandbox.keeper, None
+    if keeper is not None:
+        try:
+            await keeper.stop()
+        except BaseException:
+            sandbox.keeper = keeper
+            _not_ready(context, sandbox, network=False, kernel=True)
+            raise
+    elif sandbox.status.kernel_held:
+        await _clean(context, sandbox)
+    _not_ready(context, sandbox, network=False, kernel=False)
+
+
+async def remove(context: Context, sandbox: Sandbox) -> None:
+    """Stop a sandbox, and remove it with all its containers."""
+    await stop_once(context, sandbox)
+    for container in tuple(sandbox.containers.values()):
+        await containers.remove(context, container)
+    files.remove(context.paths, sandbox.id)
+    context.registry.sandboxes.delete(sandbox)
+    context.makes.forget(sandbox.name)
+    context.tell(EventType.DELETED, sandbox, clock.now())
+
+
+async def _clean(context: Context, sandbox: Sandbox) -> None:
+    """Remove what a keeper that died left in the kernel."""
+    plan = context.planner.pod(sandbox.id, sandbox.spec.config)
+    await asyncio.to_thread(leftovers.remove_pod, plan, context.paths)
+
+
+def own_network(config: SandboxConfig) -> bool:
+    """Tell whether the pod has a network namespace of its own."""
+    return config.security.namespaces.network is not NamespaceMode.NODE
+
+
+async def _attach(context: Context, sandbox: Sandbox, keeper: Keeper) -> Attachment:
+    config = sandbox.spec.config
+    meta = config.metadata
+    ports = tuple(
+        HostPort(port.protocol.name.lower(), port.container_port, port.host_port, port.host_ip)
+        for port in config.port_mappings
+        if port.host_port
+    )
+    netns = PodNetns(sandbox.id, context.paths.pinned_netns(sandbox.id), keeper.netns_fd, keeper.netlink_fd)
+    request = AttachRequest(sandbox.id, meta.name, meta.namespace, meta.uid, ports)
+    try:
+        return await context.network.attach(netns, request)
+    finally:
+        _close_fds(keeper)
+
+
+async def _kill_containers(context: Context, sandbox: Sandbox) -> None:
+    running = [container for container in sandbox.containers.values() if container.running]
+    if sandbox.keeper is None:
+        await asyncio.gather(*(keepers.bury(context, container) for container in running))
+    elif len(running) == 1:
+        await stopping.stop(running[0], 0)
+    else:
+        await asyncio.gather(*(stopping.stop(container, 0) for container in running))
+
+
+def _not_ready(context: Context, sandbox: Sandbox, *, network: bool, kernel: bool) -> None:
+    """Commit what the stop has reached."""
+    old = sandbox.status
+    new = dataclasses.replace(
+        old,
+        stage=Stage.NOTREADY,
+        network_held=network,
+        kernel_held=kernel and old.kernel_held,
+        reason=old.reason or STOPPED,
+    )
+    if new == old:
+        return
+    context.stats.forget(sandbox.id)
+    sandbox.change(new)
+    if old.stage is Stage.READY:
+        context.tell(EventType.STOPPED, sandbox, clock.now())
+
+
+async def _end_keeper(context: Context, sandbox: Sandbox, keeper: Keeper) -> None:
+    if sandbox.keeper is None:  # it died meanwhile
+        await _clean(context, sandbox)
+        return
+    sandbox.keeper = None
+    await keeper.stop()
+
+
+def _forget(context: Context, sandbox: Sandbox, undo: Undo) -> None:
+    """Give the name back, unless something could not be undone: then the sandbox stays, to be removed later."""
+    if not undo.failed:
+        context.registry.sandboxes.delete(sandbox)
+        return
+    failed = dataclasses.replace(
+        sandbox.status,
+        stage=Stage.NOTREADY,
+        network_held="release the network" in undo.failed,
+        kernel_held=True,
+        reason=RUN_FAILED,
+    )
+    sandbox.change(failed)
+
+
+def _close_fds(keeper: Keeper) -> None:
+    """Close what the keeper handed over for attach; a namespace is free to go only when no one holds it."""
+    fds, keeper.netns_fd, keeper.netlink_fd = (keeper.netns_fd, keeper.netlink_fd), -1, -1
+    for fd in fds:
+        if fd >= 0:
+            os.close(fd)
+
+
+def _phase(context: Context, step: str, began: float) -> float:
+    """Observe one step's seconds; return the time at which the next begins."""
+    now = clock.monotonic()
+    context.observer.start_phase(step, now - began)
+    return now

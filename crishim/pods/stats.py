@@ -1,0 +1,154 @@
+"""Stats of containers and sandboxes: one sample of each control group, rates, what was written, what was sent.
+
+Everything is read at the moment of the call, from files that stay open, so that a list over 110 pods takes
+milliseconds; nothing is read in between. A group that is gone (its container just ended) leaves its part out and
+never empties the list (field case I1). A sandbox of the host's network has no interfaces.
+
+Out of scope: how files are read (`crishim.linux.cgroups.stats`), and metric descriptors.
+Source: CRI `ContainerStats`, `PodSandboxStats`.
+"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from crishim import clock
+from crishim.pods.objects import Container, Sandbox
+from crishim.pods.rates import Rates
+from crishim.pods.usage import Usage
+from crishim.pods.views import (
+    ContainerState,
+    ContainerStats,
+    CpuStats,
+    InterfaceStats,
+    IoStats,
+    MemoryStats,
+    Pressure,
+    Psi,
+    SandboxStats,
+    SwapStats,
+)
+
+if TYPE_CHECKING:
+    from crishim.linux.cgroups.stats import GroupStats, Readers, Stalls
+    from crishim.pods.ports import Network, Planner
+
+Interfaces = Mapping[str, InterfaceStats]
+
+
+class Stats:
+    """Makes stats of the runtime's objects."""
+
+    def __init__(self, readers: "Readers", planner: "Planner", network: "Network", usage: Usage) -> None:
+        self._readers = readers
+        self._planner = planner
+        self._network = network
+        self._usage = usage
+        self._rates = Rates()
+        self._groups: dict[str, str] = {}
+
+    def container(self, container: Container) -> ContainerStats:
+        """Return a container's stats; of one that does not run only what it wrote."""
+        view = container.view
+        written = self._usage.read(container.id)
+        sample = self._sample(container) if view.state is ContainerState.RUNNING else None
+        if sample is None:
+            return ContainerStats(view=view, cpu=None, memory=None, writable_layer=written, swap=None, io=None)
+        return ContainerStats(
+            view=view,
+            cpu=self._cpu(container.id, sample),
+            memory=_memory(sample),
+            writable_layer=written,
+            swap=_swap(sample),
+            io=_io(sample),
+        )
+
+    def sandbox(self, sandbox: Sandbox, interfaces: Interfaces) -> SandboxStats:
+        """Return a sandbox's stats with those of its running containers."""
+        now = clock.now()
+        sample = self._sample(sandbox) if sandbox.ready else None
+        own = interfaces.get(sandbox.id)
+        inside = tuple(self.container(c) for c in sandbox.containers.values() if c.running)
+        return SandboxStats(
+            view=sandbox.view,
+            cpu=self._cpu(sandbox.id, sample) if sample else None,
+            memory=_memory(sample) if sample else None,
+            network_timestamp=now,
+            interfaces=(own,) if own is not None else (),
+            process_timestamp=sample.timestamp if sample else now,
+            process_count=sample.pids if sample else None,
+            io=_io(sample) if sample else None,
+            containers=inside,
+        )
+
+    def interfaces(self) -> Interfaces:
+        """Return each pod's default interface, by pod id."""
+        return {
+            pod_id: InterfaceStats(c.name, c.rx_bytes, c.rx_errors, c.tx_bytes, c.tx_errors)
+            for pod_id, c in self._network.interface_stats().items()
+        }
+
+    def forget(self, identifier: str) -> None:
+        """A container has ended or was removed, or a sandbox is: close its files, drop its samples."""
+        group = self._groups.pop(identifier, None)
+        if group is not None:
+            self._readers.forget(group)
+        self._rates.forget(identifier)
+
+    def forget_usage(self, container_id: str) -> None:
+        """A container was removed."""
+        self.forget(container_id)
+        self._usage.forget(container_id)
+
+    def close(self) -> None:
+        """Close all files."""
+        self._readers.close()
+        self._usage.close()
+
+    def _sample(self, thing: Container | Sandbox) -> "GroupStats | None":
+        group = self._groups.get(thing.id)
+        if group is None:
+            if isinstance(thing, Container):
+                group = self._planner.container_group(thing.id, thing.sandbox.id, thing.sandbox.spec.config)
+            else:
+                group = self._planner.pod_group(thing.id, thing.spec.config)
+            self._groups[thing.id] = group
+        return self._readers.read(group)
+
+    def _cpu(self, key: str, sample: "GroupStats") -> CpuStats | None:
+        if sample.cpu_usage is None:
+            return None
+        rate = self._rates.rate(key, sample.timestamp, sample.cpu_usage)
+        return CpuStats(sample.timestamp, sample.cpu_usage, rate, _pressure(sample.cpu_pressure))
+
+
+def _memory(sample: "GroupStats") -> MemoryStats | None:
+    if sample.memory_usage is None:
+        return None
+    working_set = sample.working_set or 0
+    limit = sample.memory_limit
+    return MemoryStats(
+        timestamp=sample.timestamp,
+        working_set_bytes=working_set,
+        usage_bytes=sample.memory_usage,
+        rss_bytes=sample.rss or 0,
+        available_bytes=None if limit is None else max(limit - working_set, 0),
+        page_faults=sample.page_faults,
+        major_page_faults=sample.major_page_faults,
+        psi=_pressure(sample.memory_pressure),
+    )
+
+
+def _swap(sample: "GroupStats") -> SwapStats | None:
+    if sample.swap_usage is None:
+        return None
+    limit = sample.swap_limit
+    available = None if limit is None else max(limit - sample.swap_usage, 0)
+    return SwapStats(sample.timestamp, sample.swap_usage, available)
+
+
+def _io(sample: "GroupStats") -> IoStats | None:
+    return None if sample.io_pressure is None else IoStats(sample.timestamp, _pressure(sample.io_pressure))
+
+
+def _pressure(stalls: "Stalls | None") -> Pressure | None:
+    return None if stalls is None else Pressure(Psi(*stalls.some), Psi(*stalls.full))

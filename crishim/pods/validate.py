@@ -1,0 +1,165 @@
+"""What must hold of a request before anything is made, beyond the form that `server/convert` checks: pure.
+
+Every problem is found and named by its field's path; the first sentence that the user gets lists them all. What
+this version does not have (user namespaces, SELinux, CDI devices…) is refused with UnimplementedError, never
+silently left out, because a container that lacks what was asked for is not the container that was asked for.
+
+Out of scope: what only the planner can know (capabilities' names, seccomp profiles, devices), mounts (`mounts`),
+and whether the objects exist.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from crishim.engine.plan.request import (
+    ContainerConfig,
+    ContainerSecurity,
+    NamespaceMode,
+    NamespaceOptions,
+    ProfileType,
+    SandboxConfig,
+    SandboxSecurity,
+    SecurityProfile,
+)
+from crishim.errors import InvalidArgumentError, UnimplementedError
+from crishim.network import names
+from crishim.pods import sysctls
+from crishim.pods.mounts import mount_problems
+
+SECURITY = "config.linux.security_context"
+
+
+@dataclass(frozen=True, slots=True)
+class Abilities:
+    """What of the host decides over requests: its security modules."""
+
+    apparmor: bool = False
+    selinux: bool = False
+
+
+class Problems:
+    """Collects what is wrong and what is missing."""
+
+    def __init__(self) -> None:
+        self.wrong: list[tuple[str, str]] = []
+        self.missing: list[tuple[str, str]] = []
+
+    def bad(self, field: str, problem: str) -> None:
+        """The request cannot be right."""
+        self.wrong.append((field, problem))
+
+    def lacks(self, field: str, problem: str) -> None:
+        """The request is right, but this version does not have it."""
+        self.missing.append((field, problem))
+
+    def check(self) -> None:
+        """Raise what was found: errors of the request before what is not there."""
+        if self.wrong:
+            field, problem = self.wrong[0]
+            raise InvalidArgumentError(field, _also(problem, self.wrong[1:]))
+        if self.missing:
+            field, problem = self.missing[0]
+            raise UnimplementedError(_also(f"{field}: {problem}", self.missing[1:]))
+
+
+def check_sandbox(config: SandboxConfig, handler: str, abilities: Abilities) -> None:
+    """Raise InvalidArgumentError or UnimplementedError unless the sandbox can be made."""
+    problems = Problems()
+    if not config.metadata.name:
+        problems.bad("config.metadata.name", "is empty; a sandbox needs a name")
+    if handler:
+        problems.bad("runtime_handler", f"{handler!r} is not configured; only the default handler, an empty name, is")
+    _names(problems, config)
+    if config.log_directory and not config.log_directory.startswith("/"):
+        problems.bad("config.log_directory", f"must be an absolute path, is {config.log_directory!r}")
+    _namespaces(problems, config.security.namespaces, container=False)
+    if config.security.namespaces.network is NamespaceMode.NODE:
+        ports = [p.host_port for p in config.port_mappings if p.host_port and p.host_port != p.container_port]
+        if ports:
+            problems.bad("config.port_mappings", f"host port {ports[0]} cannot be mapped in the host's own network")
+    problems.wrong.extend(sysctls.problems(config))
+    _labels(problems, config.security, abilities)
+    problems.check()
+
+
+def check_container(config: ContainerConfig, sandbox: SandboxConfig, abilities: Abilities) -> None:
+    """Raise InvalidArgumentError or UnimplementedError unless the container can be made in this sandbox."""
+    problems = Problems()
+    security = config.security
+    if not config.metadata.name:
+        problems.bad("config.metadata.name", "is empty; a container needs a name")
+    if not config.image.image:
+        problems.bad("config.image.image", "is empty; name an image, or give its id")
+    if security.privileged and not sandbox.security.privileged:
+        problems.bad(f"{SECURITY}.privileged", "needs a privileged sandbox, and this one is not")
+    if security.run_as_group is not None and security.run_as_user is None and not security.run_as_username:
+        problems.bad(f"{SECURITY}.run_as_group", "needs run_as_user or run_as_username beside it")
+    if config.stdin_once and not config.stdin:
+        problems.bad("config.stdin_once", "needs stdin")
+    if config.cdi_devices:
+        problems.lacks("config.cdi_devices", "CDI devices are not there yet; give device nodes by config.devices")
+    _shared(problems, security.namespaces, sandbox.security.namespaces)
+    _namespaces(problems, security.namespaces, container=True)
+    _labels(problems, security, abilities)
+    mount_problems(problems, config.mounts)
+    problems.check()
+
+
+def _names(problems: Problems, config: SandboxConfig) -> None:
+    """What stands in the pod's hostname and resolv.conf must fit there."""
+    for check in (lambda: names.check_hostname(config.hostname), lambda: names.resolv_conf(config.dns, "")):
+        try:
+            check()
+        except InvalidArgumentError as error:
+            problems.bad(error.field, error.problem)
+
+
+def _namespaces(problems: Problems, options: NamespaceOptions, *, container: bool) -> None:
+    where = f"{SECURITY}.namespace_options"
+    for name in ("network", "ipc"):
+        if getattr(options, name) not in {NamespaceMode.POD, NamespaceMode.NODE}:
+            problems.bad(f"{where}.{name}", f"must be POD or NODE, is {getattr(options, name).name}")
+    if options.pid is NamespaceMode.TARGET and not (container and options.target_id):
+        problems.bad(f"{where}.pid", "TARGET is for containers and needs target_id")
+    users = options.userns
+    if users is None:
+        return
+    if users.mode in {NamespaceMode.CONTAINER, NamespaceMode.TARGET}:
+        problems.bad(f"{where}.userns_options.mode", f"must be POD or NODE, is {users.mode.name}")
+    elif users.mode is NamespaceMode.NODE and (users.uids or users.gids):
+        problems.bad(f"{where}.userns_options", "mappings need mode POD, the mode is NODE")
+    elif users.mode is NamespaceMode.POD:
+        for kind, ranges in (("uids", users.uids), ("gids", users.gids)):
+            if len(ranges) != 1 or ranges[0].container_id != 0 or ranges[0].length < 1:
+                problems.bad(f"{where}.userns_options.{kind}", "must be one mapping that begins at container id 0")
+        problems.lacks(f"{where}.userns_options", "user namespaces are not there yet; run the pod with hostUsers: true")
+
+
+def _shared(problems: Problems, mine: NamespaceOptions, pods: NamespaceOptions) -> None:
+    """A container's network and IPC namespace are its sandbox's; a request that says otherwise contradicts itself."""
+    where = f"{SECURITY}.namespace_options"
+    for name in ("network", "ipc"):
+        if getattr(mine, name) is NamespaceMode.NODE and getattr(pods, name) is not NamespaceMode.NODE:
+            problems.bad(f"{where}.{name}", "is NODE, but the sandbox has a namespace of its own")
+
+
+def _labels(problems: Problems, security: SandboxSecurity | ContainerSecurity, abilities: Abilities) -> None:
+    profile = security.apparmor
+    if profile is not None and profile.profile_type is ProfileType.LOCALHOST:
+        if not profile.localhost_ref:
+            problems.bad(f"{SECURITY}.apparmor.localhost_ref", "is empty; name the profile")
+        elif not abilities.apparmor:
+            problems.bad(
+                f"{SECURITY}.apparmor",
+                f"profile {profile.localhost_ref!r} cannot be applied: AppArmor is not enabled on this host",
+            )
+    seccomp: SecurityProfile | None = security.seccomp
+    if seccomp is not None and seccomp.profile_type is ProfileType.LOCALHOST and not seccomp.localhost_ref:
+        problems.bad(f"{SECURITY}.seccomp.localhost_ref", "is empty; give the profile's path")
+    selinux = security.selinux
+    if selinux is not None and (selinux.user or selinux.role or selinux.type or selinux.level) and abilities.selinux:
+        problems.lacks(f"{SECURITY}.selinux_options", "SELinux labels are not there yet")
+
+
+def _also(first: str, others: Sequence[tuple[str, str]]) -> str:
+    return "; ".join([first, *(f"{field}: {problem}" for field, problem in others)])
