@@ -37,7 +37,7 @@ def snake(name: str) -> str:
 
 def service_handler(
     service: ServiceDescriptor, servicer: object, calls: Calls, observer: RpcObserver
-) -> grpc.GenericRpcHandler[Any, Any]:
+) -> "grpc.GenericRpcHandler[Any, Any]":
     """Return the handler of a whole service."""
     handlers = {method.name: _method_handler(method, servicer, calls, observer) for method in service.methods}
     return grpc.method_handlers_generic_handler(service.full_name, handlers)
@@ -45,7 +45,7 @@ def service_handler(
 
 def _method_handler(
     method: MethodDescriptor, servicer: object, calls: Calls, observer: RpcObserver
-) -> grpc.RpcMethodHandler[Any, Any]:
+) -> "grpc.RpcMethodHandler[Any, Any]":
     function: Method | None = getattr(servicer, snake(method.name), None)
     inner = _absent(method.name) if function is None else _present(method, function)
     handler = intercept(method.name, inner, observer)
