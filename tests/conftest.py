@@ -1,5 +1,8 @@
 """Fixtures of all tests. The leak check runs by itself around every integration and conformance test and module."""
 
+import asyncio
+import contextlib
+import inspect
 import os
 import tempfile
 from collections.abc import Iterator
@@ -12,6 +15,7 @@ from tests.support.busybox import plan
 from tests.support.instance import Instance
 from tests.support.ownership import SCOPE, run_id
 from tests.support.registry import PushedImage, Registry
+from tests.support.world import World
 
 _CHECKED = ("integration", "conformance")
 
@@ -26,6 +30,24 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     factory = getattr(item.config, "_tmp_path_factory", None)
     if factory is not None and not SCOPE.directories:
         SCOPE.directories.add(str(factory.getbasetemp()))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Run tests that are coroutines; their `world` is open while they run."""
+    if not inspect.iscoroutinefunction(pyfuncitem.obj):
+        return None
+    arguments = {name: pyfuncitem.funcargs[name] for name in inspect.signature(pyfuncitem.obj).parameters}
+
+    async def run() -> None:
+        async with contextlib.AsyncExitStack() as stack:
+            for value in arguments.values():
+                if isinstance(value, World):
+                    await stack.enter_async_context(value)
+            await pyfuncitem.obj(**arguments)
+
+    asyncio.run(run())
+    return True
 
 
 def _checked(request: pytest.FixtureRequest) -> bool:
@@ -121,3 +143,15 @@ def shared_image(shared_instance: Instance, busybox_reference: str) -> str:
     """Return the test image, pulled by the module's instance."""
     shared_instance.crictl("pull", busybox_reference)
     return busybox_reference
+
+
+@pytest.fixture
+def world(shared_instance: Instance, shared_image: str, registry: Registry) -> World:
+    """Return a maker of pods and containers on the module's instance; what it makes is gone after the test."""
+    return World(shared_instance, shared_image, registry)
+
+
+@pytest.fixture
+def own_world(instance: Instance, image: str, registry: Registry) -> World:
+    """Return a maker of pods and containers on an instance of this test's own, which may be killed."""
+    return World(instance, image, registry)

@@ -5,10 +5,11 @@ Requests are plain dictionaries with the CRI's field names, as in `configs`.
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Self, TypeVar
 
 import grpc
+import pytest
 from google.protobuf import json_format
 
 from crishim._proto.runtime.v1 import api_pb2 as api
@@ -36,6 +37,10 @@ class Cri:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the channel."""
         await self._channel.close(None)
 
     async def pull(self, reference: str) -> str:
@@ -73,7 +78,7 @@ class Cri:
     async def wait_exit(self, container: str, seconds: float = 60.0) -> Any:
         """Wait until the container is EXITED; return its status. Fails when `seconds` pass."""
         async with asyncio.timeout(seconds):
-            while (status := await self.status(container)).state != api.CONTAINER_EXITED:  # noqa: ASYNC110  no events
+            while (status := await self.status(container)).state != api.CONTAINER_EXITED:
                 await asyncio.sleep(0.01)
         return status
 
@@ -113,14 +118,14 @@ def container_message(config: Config) -> Any:
     return json_format.ParseDict(config, api.ContainerConfig())
 
 
-def drive(socket: str, scenario: Callable[[Cri], Coroutine[Any, Any, T]]) -> T:
-    """Run an async scenario against an instance's socket and return its result."""
-
-    async def main() -> T:
-        async with Cri(socket) as cri:
-            return await scenario(cri)
-
-    return asyncio.run(main())
+async def refused(call: Awaitable[Any], code: grpc.StatusCode) -> str:
+    """Assert that a call fails with this code; return the sentence that came with it."""
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    details = caught.value.details() or ""
+    assert caught.value.code() == code, f"{caught.value.code()} {details!r} instead of {code}"
+    assert "Traceback" not in details
+    return details
 
 
 async def bounded(limit: int, work: Sequence[Callable[[], Awaitable[T]]]) -> list[T]:
