@@ -1,8 +1,8 @@
 """Resource limits of processes: names, the runtime's default, and what this host lets us set.
 
 A container never inherits the daemon's limits, which are raised for the daemon's own needs (many descriptors):
-each starts with `defaults()`, as if systemd had started it as a service. Out of scope: setting them
-(`resource.prlimit`, in the executor).
+each starts with `container(…)`, whatever the daemon has. Out of scope: setting them (`resource.prlimit`, in the
+executor).
 
 Sources: getrlimit(2), prlimit(2), asm-generic/resource.h (the same numbers on x86 and arm),
 systemd-system.conf(5) DefaultLimitNOFILE=1024:524288.
@@ -10,6 +10,8 @@ systemd-system.conf(5) DefaultLimitNOFILE=1024:524288.
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+
+from crishim.errors import InvalidArgumentError
 
 NUMBERS = {
     "CPU": 0,
@@ -44,18 +46,55 @@ class Rlimit:
     hard: int
 
 
-def defaults() -> tuple[Rlimit, ...]:
-    """Return the limits of a container that asks for none: Linux's own for a service under systemd.
-
-    Open files 1024, raised by a program itself up to 524288 (a soft limit of a million makes old programs, which
-    close each descriptor one by one, take minutes; field case E8); no core files unless a program raises the soft
-    limit; locked memory 8 MiB, which io_uring and eBPF users expect. Limits that are not named stay as the host's.
-    """
-    return (
-        Rlimit(NUMBERS["CORE"], 0, INFINITY),
-        Rlimit(NUMBERS["NOFILE"], 1024, 524_288),
-        Rlimit(NUMBERS["MEMLOCK"], 8 << 20, 8 << 20),
+KERNEL = tuple(
+    Rlimit(NUMBERS[name], soft, hard)
+    for name, soft, hard in (
+        ("CPU", INFINITY, INFINITY),
+        ("FSIZE", INFINITY, INFINITY),
+        ("DATA", INFINITY, INFINITY),
+        ("STACK", 8 << 20, INFINITY),
+        ("CORE", 0, INFINITY),
+        ("RSS", INFINITY, INFINITY),
+        ("NOFILE", 1024, 4096),
+        ("MEMLOCK", 8 << 20, 8 << 20),
+        ("AS", INFINITY, INFINITY),
+        ("LOCKS", INFINITY, INFINITY),
+        ("MSGQUEUE", 819_200, 819_200),
+        ("NICE", 0, 0),
+        ("RTPRIO", 0, 0),
+        ("RTTIME", INFINITY, INFINITY),
     )
+)
+"""What the kernel gives its first process (INIT_RLIMITS in asm-generic/resource.h). NPROC and SIGPENDING depend on
+the machine's memory there, so they stay as the daemon has them."""
+
+DEFAULT = ("nofile=1024:524288",)
+"""The runtime's own default, in `parse`'s form: as systemd gives its services. A soft limit of a million instead lets
+old programs, which close each possible descriptor one by one, take minutes (field case E8)."""
+
+
+def parse(text: str) -> Rlimit:
+    """Return the limit that `nofile=1024:524288`, `core=unlimited` or `nproc=100` describes.
+
+    Raises:
+        InvalidArgumentError: it has another form, no such limit exists, or soft is above hard.
+    """
+    name, _, values = text.partition("=")
+    kind = number(name)
+    soft, _, hard = values.partition(":")
+    if kind is None or not _is_value(soft) or (hard and not _is_value(hard)):
+        raise InvalidArgumentError("rlimit", f"{text!r} is not NAME=SOFT[:HARD], like nofile=1024:524288")
+    limit = Rlimit(kind, _value(soft), _value(hard or soft))
+    if _least(limit.soft, limit.hard) != limit.soft:
+        raise InvalidArgumentError("rlimit", f"{text!r}: the soft limit is above the hard limit")
+    return limit
+
+
+def container(configured: Iterable[str]) -> tuple[Rlimit, ...]:
+    """Return all limits of a container, by number: the kernel's, with the configured ones in their place."""
+    limits = {limit.kind: limit for limit in KERNEL}
+    limits.update({limit.kind: limit for limit in map(parse, configured)})
+    return tuple(limits[kind] for kind in sorted(limits))
 
 
 def number(name: str) -> int | None:
@@ -95,3 +134,11 @@ def _least(one: int, other: int) -> int:
     if one == INFINITY:
         return other
     return one if other == INFINITY else min(one, other)
+
+
+def _is_value(text: str) -> bool:
+    return text == "unlimited" or (text.isascii() and text.isdigit())
+
+
+def _value(text: str) -> int:
+    return INFINITY if text == "unlimited" else int(text)

@@ -70,12 +70,16 @@ class Layout:
         return tuple(h.directory(group) for h in (*first, *self.hierarchies))
 
     def hierarchy(self, controller: str) -> Hierarchy | None:
-        """Return the hierarchy that holds `controller`; on v2 `devices` and `freezer` are always there."""
+        """Return the hierarchy that holds `controller`; on v2 `devices` and `freezer` are always there.
+
+        On a hybrid host a controller that is on no v1 hierarchy may be on the v2 one; its files are then v2's.
+        """
         if self.version == 2:
             unified = self.unified
             builtin = controller in {"devices", "freezer", "cpuacct"}
             return unified if unified and (builtin or controller in unified.controllers) else None
-        return next((h for h in self.hierarchies if controller in h.controllers), None)
+        found = next((h for h in self.hierarchies if controller in h.controllers), None)
+        return self.unified if found is None and self.unified and controller in self.unified.controllers else found
 
     def has(self, controller: str) -> bool:
         """Tell whether limits of `controller` can be set on this host."""

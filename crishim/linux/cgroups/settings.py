@@ -137,7 +137,11 @@ def plan_settings(
 
     degraded = []
     plan = _plan_v2 if layout.version == 2 else _plan_v1
-    for controller, file, value in plan(limits, now, swap=swap):
+    triples = plan(limits, now, swap=swap) + _hugepages(limits, layout)
+    if layout.version == 2:
+        # The unified map comes last: it is the most explicit, and overrides what was derived from other fields.
+        triples += [(key.partition(".")[0], key, value) for key, value in limits.unified.items()]
+    for controller, file, value in triples:
         add(controller, file, value)
     if limits.memory_swap_limit > limits.memory_limit > 0 and not swap:
         degraded.append("swap")
@@ -170,9 +174,6 @@ def _plan_v1(limits: Limits, now: Current, *, swap: bool) -> list[_Triple]:
     out += _memory_v1(limits, now, swap=swap)
     if limits.pids_limit:
         out.append(("pids", "pids.max", _max(limits.pids_limit)))
-    for size, limit in limits.hugepages:
-        out.append(("hugetlb", f"hugetlb.{size}.limit_in_bytes", str(limit)))
-        out.append(("hugetlb", f"hugetlb.{size}.rsvd.limit_in_bytes", str(limit)))
     return out
 
 
@@ -205,12 +206,17 @@ def _plan_v2(limits: Limits, now: Current, *, swap: bool) -> list[_Triple]:
         out.append(("memory", "memory.max", _max(limits.memory_limit)))
     if limits.pids_limit:
         out.append(("pids", "pids.max", _max(limits.pids_limit)))
-    for size, limit in limits.hugepages:
-        out.append(("hugetlb", f"hugetlb.{size}.max", str(limit)))
-        out.append(("hugetlb", f"hugetlb.{size}.rsvd.max", str(limit)))
-    # The unified map comes last: it is the most explicit, and overrides what was derived above.
-    out += [(key.partition(".")[0], key, value) for key, value in limits.unified.items()]
     return out
+
+
+def _hugepages(limits: Limits, layout: Layout) -> list[_Triple]:
+    """Limit what is used and what is reserved, so that a program learns it from mmap, not by SIGBUS (hugetlb.rst)."""
+    suffix = "max" if layout.hierarchy("hugetlb") is layout.unified else "limit_in_bytes"
+    return [
+        ("hugetlb", f"hugetlb.{size}.{part}{suffix}", str(limit))
+        for size, limit in limits.hugepages
+        for part in ("", "rsvd.")
+    ]
 
 
 def _cpuset(limits: Limits) -> list[_Triple]:

@@ -76,6 +76,11 @@ _V2_FILES = (
 _PRESSURE_FILES = ("cpu.pressure", "memory.pressure", "io.pressure")
 
 
+def files_per_group(layout: Layout) -> int:
+    """Return how many descriptors a `Reader` keeps open."""
+    return (len(_V2_FILES) if layout.version == 2 else len(_V1_FILES)) + (len(_PRESSURE_FILES) if layout.unified else 0)
+
+
 class Reader:
     """The open files of one group. `pressure` also reads the three pressure files where there is a v2 hierarchy."""
 

@@ -1,0 +1,428 @@
+"""The findings of `crishim check`: what this host can, what it lacks, what that means, and what to do about it.
+
+`look` reads what is not a fact of the kernel (disks, firewall, directories); `findings` judges, and is pure. Out of
+scope: printing, and the exit status, which is 1 if any finding is an error.
+
+Invariant: every finding that is not `ok` has a remedy. An error means that the daemon cannot serve pods; a warning
+that it serves, with the nearest thing that the host allows.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from crishim.config.model import Config
+from crishim.errors import InvalidArgumentError
+from crishim.linux import capabilities, rlimits
+from crishim.linux.cgroups.stats import files_per_group
+from crishim.linux.facts import HostFacts
+
+OK, WARN, ERROR = "ok", "warn", "error"
+MIN_KERNEL = (5, 14)
+NEEDED_CAPABILITIES = (
+    "CHOWN DAC_OVERRIDE FOWNER KILL MKNOD NET_ADMIN SETGID SETPCAP SETUID SYS_ADMIN SYS_CHROOT".split()  # noqa: SIM905
+)
+NEEDED_NAMESPACES = ("cgroup", "ipc", "mnt", "net", "pid", "uts")
+LOW_DISK = 2 << 30
+_DAEMON_FDS = 200
+_KEEPER_FDS = 2  # socket and pidfd
+_NO_UPPER = ("overlay", "nfs", "nfs4", "vfat", "fuse", "9p", "virtiofs")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the report; `level` is ok, warn or error, and the remedy is empty only for ok."""
+
+    name: str
+    level: str
+    detail: str
+    remedy: str = ""
+
+    @property
+    def ok(self) -> bool:
+        """Tell whether there is nothing to do."""
+        return self.level == OK
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What `look` saw. Sizes in bytes; None is "could not be found out".
+
+    Args:
+        root_fstype: file system of the root directory, or of the nearest directory above that exists.
+        root_free: free bytes there.
+        state_fstype: file system of the state directory.
+        forward_drop: the name of a firewall chain that drops forwarded packets by default, or "".
+        closed: directories above the state that others may not enter (o+x is missing).
+    """
+
+    root_fstype: str = ""
+    root_free: int | None = None
+    state_fstype: str = ""
+    forward_drop: str | None = ""
+    closed: tuple[str, ...] = ()
+
+
+def findings(facts: HostFacts, config: Config, around: Surroundings) -> list[Finding]:
+    """Return all findings, in the order in which a person should read them."""
+    return [
+        *_kernel(facts),
+        *_groups(facts),
+        *_files(facts, around, config),
+        *_processes(facts, config),
+        *_network(facts, config, around),
+        *_security(facts),
+    ]
+
+
+def cannot_serve(found: list[Finding]) -> bool:
+    """Tell whether one of the findings is an error."""
+    return any(finding.level == ERROR for finding in found)
+
+
+def pods_for_descriptors(limit: int, facts: HostFacts) -> int:
+    """Return for how many pods of one container the daemon's descriptors are enough."""
+    group = files_per_group(facts.layout) if facts.layout else 0
+    return max(limit - _DAEMON_FDS, 0) // (_KEEPER_FDS + 2 * group)
+
+
+def _kernel(facts: HostFacts) -> Iterator[Finding]:
+    version = ".".join(map(str, facts.kernel_version))
+    yield _judge(
+        "kernel",
+        facts.kernel_version >= MIN_KERNEL,
+        ERROR,
+        f"Linux {facts.kernel}",
+        f"Linux {version} is older than {MIN_KERNEL[0]}.{MIN_KERNEL[1]}",
+        "install a newer kernel",
+    )
+    yield _judge(
+        "machine",
+        facts.machine in {"x86_64", "aarch64"},
+        ERROR,
+        facts.machine,
+        f"{facts.machine} is not supported",
+        "use an x86-64 or arm64 machine",
+    )
+    missing = [name for name in NEEDED_CAPABILITIES if not capabilities.has(facts.effective, name)]
+    yield _judge(
+        "privileges",
+        not missing,
+        ERROR,
+        "all that the engine needs",
+        f"lacks {', '.join(missing)}",
+        "run as root with these capabilities",
+    )
+    absent = [name for name in NEEDED_NAMESPACES if name not in facts.namespaces]
+    yield _judge(
+        "namespaces",
+        not absent,
+        ERROR,
+        ", ".join(facts.namespaces),
+        f"the kernel has no {', '.join(absent)} namespaces",
+        "use a kernel with CONFIG_NAMESPACES and all its kinds",
+    )
+
+
+def _groups(facts: HostFacts) -> Iterator[Finding]:
+    layout = facts.layout
+    if layout is None:
+        yield Finding("cgroups", ERROR, "no control groups are mounted", "mount cgroup2 on /sys/fs/cgroup")
+        return
+    yield Finding("cgroups", OK, f"version {layout.version} ({layout.kind})")
+    yield _judge(
+        "devices",
+        layout.has("devices"),
+        ERROR,
+        "access can be limited",
+        "containers' access to devices cannot be limited",
+        "mount the v1 devices controller, or use cgroup v2",
+    )
+    lacking = [name for name in ("cpu", "memory", "pids", "cpuset") if not layout.has(name)]
+    yield _judge(
+        "controllers",
+        not lacking,
+        WARN,
+        "cpu, memory, pids, cpuset",
+        f"no {', '.join(lacking)}: containers with such limits are refused",
+        "enable them on the kernel's command line (cgroup_enable=…), or delegate them to crishim's unit",
+    )
+    yield _judge(
+        "swap limits",
+        facts.swap_accounting,
+        WARN,
+        "groups can limit swap" + ("" if facts.swap_total else " (the host has none)"),
+        "groups cannot limit swap: memory limits do not count it",
+        "boot with swapaccount=1, or switch swap off",
+    )
+    yield _judge(
+        "huge pages",
+        layout.has("hugetlb") or not facts.hugepage_sizes,
+        WARN,
+        ", ".join(facts.hugepage_sizes) or "the kernel has none",
+        "limits of huge pages are left out: no hugetlb controller",
+        "mount the hugetlb controller, or delegate it",
+    )
+    yield _judge(
+        "pressure",
+        facts.pressure,
+        WARN,
+        "stall information can be read",
+        "statistics come without pressure",
+        "boot with psi=1",
+    )
+
+
+def _files(facts: HostFacts, around: Surroundings, config: Config) -> Iterator[Finding]:
+    yield _judge(
+        "overlay",
+        facts.overlay,
+        ERROR,
+        "overlayfs can be mounted",
+        "overlayfs cannot be mounted",
+        "load the module (modprobe overlay), or use a kernel with CONFIG_OVERLAY_FS",
+    )
+    if facts.overlay:
+        yield _judge(
+            "deep images",
+            facts.overlay_lowerdir_plus,
+            WARN,
+            "any number of layers that the kernel can stack",
+            "layers are passed in one page of options: images of more than about 60 layers may be refused",
+            "use Linux 6.8 or later",
+        )
+    kind = around.root_fstype
+    yield _judge(
+        "root directory",
+        kind not in _NO_UPPER and not kind.startswith("fuse."),
+        ERROR,
+        f"{config.root} is on {kind or 'an unknown file system'}",
+        f"{config.root} is on {kind}, which cannot hold the upper layer of an overlay",
+        "choose --root on ext4, xfs, btrfs or tmpfs",
+    )
+    free = around.root_free
+    yield _judge(
+        "disk",
+        free is None or free >= LOW_DISK,
+        WARN,
+        "unknown" if free is None else f"{free >> 20} MiB free below {config.root}",
+        f"only {(free or 0) >> 20} MiB free below {config.root}",
+        "free some space, or choose another --root",
+    )
+    yield _judge(
+        "state directory",
+        around.state_fstype in {"tmpfs", "ramfs"},
+        WARN,
+        f"{config.state} is on {around.state_fstype}",
+        f"{config.state} is on {around.state_fstype or 'an unknown file system'}, so it survives a reboot: stale "
+        "sockets and journals are then found by the boot id alone",
+        "choose --state on a tmpfs (mount -t tmpfs tmpfs DIRECTORY)",
+    )
+    yield _judge(
+        "directories",
+        not around.closed,
+        WARN,
+        "open for containers in user namespaces",
+        f"others may not enter {', '.join(around.closed)}: containers in user namespaces cannot start",
+        "chmod o+x on these",
+    )
+
+
+def _processes(facts: HostFacts, config: Config) -> Iterator[Finding]:
+    hard = facts.hard_rlimit(rlimits.NUMBERS["NOFILE"])
+    pods = pods_for_descriptors(hard, facts) if hard >= 0 else 0
+    yield _judge(
+        "descriptors",
+        hard < 0 or pods >= 110,
+        WARN,
+        "no limit" if hard < 0 else f"{hard}, enough for {pods} pods",
+        f"{hard} are enough for {pods} pods; kubelet places up to 110",
+        "raise LimitNOFILE= of crishim's unit (or ulimit -Hn) to 65536",
+    )
+    lowered = _lowered_rlimits(facts, config)
+    yield _judge(
+        "resource limits",
+        not lowered,
+        WARN,
+        "containers get the configured ones",
+        f"containers get lower ones than configured: {', '.join(lowered)} (CAP_SYS_RESOURCE is missing)",
+        "give the daemon CAP_SYS_RESOURCE, raise its hard limits, or lower runtime.default_rlimits",
+    )
+    yield _judge(
+        "oom_score_adj",
+        facts.negative_oom_score_adj,
+        WARN,
+        "any value can be set",
+        "values below the daemon's own become its own, so critical pods are less protected from the OOM killer",
+        "give the daemon CAP_SYS_RESOURCE",
+    )
+    yield _judge(
+        "process ids",
+        facts.pid_max >= 32768,
+        WARN,
+        f"up to {facts.pid_max}",
+        f"only {facts.pid_max} processes are possible on this host",
+        "sysctl -w kernel.pid_max=4194304",
+    )
+    yield _judge(
+        "interpreter",
+        facts.memfd_exec,
+        WARN,
+        "runs from a sealed copy in memory",
+        "executable memfds are refused: the spawner runs from a read-only bind of its installation",
+        "sysctl -w vm.memfd_noexec=1",
+    )
+
+
+def _lowered_rlimits(facts: HostFacts, config: Config) -> tuple[str, ...]:
+    try:
+        wanted = rlimits.container(config.runtime.default_rlimits)
+    except InvalidArgumentError as error:
+        return (str(error),)
+    return rlimits.clamp(wanted, facts.hard_rlimit, may_raise=facts.may_raise_rlimits)[1]
+
+
+def _network(facts: HostFacts, config: Config, around: Surroundings) -> Iterator[Finding]:
+    if not config.network.enabled:
+        yield Finding("network", WARN, "network.enabled is false", "set it to true for pods with their own network")
+        return
+    yield _judge(
+        "nftables",
+        facts.nftables,
+        ERROR,
+        "the kernel answers",
+        "the kernel has no nf_tables, or refuses us",
+        "load the module (modprobe nf_tables) and run with CAP_NET_ADMIN, or set network.enabled = false",
+    )
+    wants_v6 = any(":" in subnet for subnet in config.network.subnets)
+    yield _judge(
+        "ipv6",
+        facts.ipv6 or not wants_v6,
+        ERROR,
+        "on" if facts.ipv6 else "off, and not configured",
+        "network.subnets names an IPv6 network, but the host has IPv6 switched off",
+        "sysctl -w net.ipv6.conf.all.disable_ipv6=0, or remove the network",
+    )
+    if around.forward_drop is None:
+        detail = "firewall rules cannot be read (no nft program)"
+        yield Finding("forwarding", WARN, detail, "install nftables to have this checked")
+        return
+    yield _judge(
+        "forwarding",
+        not around.forward_drop,
+        WARN,
+        "no chain drops it by default",
+        f"{around.forward_drop} drops forwarded packets by default: pods may not reach the outside",
+        f"allow the bridge in that chain: iptables -I FORWARD -i {config.network.bridge} -j ACCEPT, and the same with"
+        f" -o {config.network.bridge}",
+    )
+
+
+def _security(facts: HostFacts) -> Iterator[Finding]:
+    yield _judge(
+        "seccomp",
+        facts.seccomp,
+        ERROR,
+        "filters can be installed",
+        "the kernel has no seccomp filters",
+        "use a kernel with CONFIG_SECCOMP_FILTER",
+    )
+    missing = [name.removeprefix("CAP_") for name in capabilities.names(capabilities.ALL & ~facts.bounding)]
+    yield _judge(
+        "capabilities",
+        not missing,
+        WARN,
+        "privileged containers get all",
+        f"privileged containers come without {', '.join(missing)}",
+        "give the daemon the full bounding set (CapabilityBoundingSet= of its unit)",
+    )
+    modules = [name for name, active in (("AppArmor", facts.apparmor), ("SELinux", facts.selinux)) if active]
+    yield Finding("security modules", OK, ", ".join(modules) or "neither AppArmor nor SELinux is active")
+
+
+def _judge(name: str, good: bool, level: str, fine: str, bad: str, remedy: str) -> Finding:
+    return Finding(name, OK, fine) if good else Finding(name, level, bad, remedy)
+
+
+def look(config: Config) -> Surroundings:
+    """Look at disks, firewall and directories; changes nothing and never raises."""
+    root, state = _existing(config.root), _existing(config.state)
+    try:
+        disk = os.statvfs(root)
+        free: int | None = disk.f_bavail * disk.f_frsize
+    except OSError:
+        free = None
+    return Surroundings(_fstype(root), free, _fstype(state), _forward_drop(), _closed(state))
+
+
+def _existing(path: str) -> str:
+    while not os.path.isdir(path) and path != "/":
+        path = os.path.dirname(path) or "/"
+    return os.path.realpath(path)
+
+
+def _fstype(path: str) -> str:
+    """Return the type of the file system of a directory: of the longest mount point above it."""
+    best, kind = "", ""
+    try:
+        with open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as file:
+            for line in file:
+                left, _, right = line.partition(" - ")
+                point = left.split(" ")[4]
+                covers = path == point or path.startswith(point.rstrip("/") + "/")
+                if covers and len(point) >= len(best):
+                    best, kind = point, right.split(" ")[0]
+    except OSError:
+        return ""
+    return kind
+
+
+def _closed(path: str) -> tuple[str, ...]:
+    closed = []
+    while True:
+        try:
+            if not os.stat(path).st_mode & 0o001:
+                closed.append(path)
+        except OSError:
+            pass
+        if path == "/":
+            return tuple(reversed(closed))
+        path = os.path.dirname(path)
+
+
+def _forward_drop() -> str | None:
+    """Return the name of a chain that drops forwarded packets by default, "" if none does, None if unknown."""
+    if shutil.which("nft") is None:
+        return None
+    text = _run("nft", "-j", "list", "chains")
+    try:
+        items = json.loads(text)["nftables"] if text else []
+    except (ValueError, KeyError):
+        return None
+    for item in items:
+        chain = item.get("chain", {})
+        if chain.get("hook") == "forward" and chain.get("policy") == "drop":
+            return f"chain {chain.get('family')} {chain.get('table')} {chain.get('name')}"
+    return _legacy_forward_drop()
+
+
+def _legacy_forward_drop() -> str:
+    """Ask the old iptables only where its filter table exists already: asking would make it."""
+    try:
+        with open("/proc/net/ip_tables_names", encoding="ascii") as file:
+            if "filter" not in file.read().split():
+                return ""
+    except OSError:
+        return ""
+    return "chain FORWARD of iptables-legacy" if "-P FORWARD DROP" in _run("iptables-legacy", "-S", "FORWARD") else ""
+
+
+def _run(*command: str) -> str:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout if done.returncode == 0 else ""
