@@ -1,6 +1,7 @@
 """Resource limits → the ordered writes that put them in force, for cgroup v1 and v2. Pure: reads nothing.
 
-Out of scope: reading a group's present values (`update`), doing the writes (`apply`).
+Out of scope: which limits are right (`limits`), reading a group's present values (`update`), doing the writes
+(`apply`).
 
 Invariants: applying the writes in order never passes through a state that the kernel refuses; what isolates or
 protects is never left out silently: a limit whose controller the host lacks is a problem of `validate`, only swap
@@ -11,41 +12,15 @@ scheduler/sched-bwc.rst; the CRI's `LinuxContainerResources` for units and for w
 """
 
 import math
-import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 
-from crishim.linux.cgroups.devices import DeviceRule, compile_rules
+from crishim.linux.cgroups.devices import compile_rules
 from crishim.linux.cgroups.layout import Layout
+from crishim.linux.cgroups.limits import MAX_SHARES, MIN_SHARES, Limits, validate
+
+__all__ = ["Current", "Limits", "Settings", "Write", "plan_settings", "shares_to_weight", "validate"]
 
 DEFAULT_PERIOD = 100_000
-MIN_SHARES, MAX_SHARES = 2, 262_144
-_CPU_LIST = re.compile(r"\d+(-\d+)?(,\d+(-\d+)?)*")
-_PAGE_SIZE = re.compile(r"[1-9]\d*(KB|MB|GB)")
-_UNIFIED_KEY = re.compile(r"(?!cgroup\.)[a-z]+(\.[A-Za-z0-9_]+)+")
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What a group is limited to.
-
-    0, "" and empty mean "not given"; -1 means "no limit" for quota, memory, swap and pids. Times are µs, sizes bytes.
-    `memory_swap_limit` is memory and swap together, as in the CRI; not given beside a memory limit it equals it, so
-    that a container does not swap by default. `devices` None leaves the group's device access as it is; an empty
-    tuple allows none.
-    """
-
-    cpu_period: int = 0
-    cpu_quota: int = 0
-    cpu_shares: int = 0
-    memory_limit: int = 0
-    memory_swap_limit: int = 0
-    pids_limit: int = 0
-    cpuset_cpus: str = ""
-    cpuset_mems: str = ""
-    hugepages: tuple[tuple[str, int], ...] = ()
-    unified: Mapping[str, str] = field(default_factory=dict)
-    devices: tuple[DeviceRule, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,22 +72,6 @@ def shares_to_weight(shares: int) -> int:
     exponent = (log * log + 125 * log) / 612 - 7 / 34
     # The tiny subtraction keeps an exact power (1024 → 100) from being rounded up by float noise.
     return math.ceil(10**exponent - 1e-9)
-
-
-def merge(old: Limits, new: Limits) -> Limits:
-    """Return `old` with what `new` gives: the limits after an update. Devices always stay those of `old`."""
-    given = {
-        name: getattr(new, name)
-        for name in Limits.__dataclass_fields__
-        if name not in {"devices", "unified", "hugepages"} and getattr(new, name)
-    }
-    pages = tuple(({**dict(old.hugepages), **dict(new.hugepages)}).items())
-    return replace(old, **given, hugepages=pages, unified={**old.unified, **new.unified})
-
-
-def validate(limits: Limits, layout: Layout) -> list[tuple[str, str]]:
-    """Return all problems as (field, problem); fields have the CRI's names (`memory_limit_in_bytes`)."""
-    return [*_cpu_problems(limits, layout), *_memory_problems(limits, layout), *_other_problems(limits, layout)]
 
 
 def plan_settings(
@@ -233,65 +192,3 @@ def _swap_total(limits: Limits) -> int:
 
 def _max(value: int) -> str:
     return "max" if value < 0 else str(value)
-
-
-def _cpu_problems(limits: Limits, layout: Layout) -> list[tuple[str, str]]:
-    found = []
-    if limits.cpu_period and not 1000 <= limits.cpu_period <= 1_000_000:
-        found.append(("cpu_period", f"{limits.cpu_period} is not within 1000..1000000 µs"))
-    if limits.cpu_quota != -1 and limits.cpu_quota and limits.cpu_quota < 1000:
-        found.append(("cpu_quota", f"{limits.cpu_quota} is neither -1 (no limit) nor at least 1000 µs"))
-    if limits.cpu_shares and not MIN_SHARES <= limits.cpu_shares <= MAX_SHARES:
-        found.append(("cpu_shares", f"{limits.cpu_shares} is not within {MIN_SHARES}..{MAX_SHARES}"))
-    if limits.cpu_quota > 0 and not layout.has("cpu"):
-        found.append(("cpu_quota", "the host has no cpu controller; enable it or leave the limit out"))
-    for name in ("cpuset_cpus", "cpuset_mems"):
-        value = getattr(limits, name)
-        if not value:
-            continue
-        if not _CPU_LIST.fullmatch(value):
-            found.append((name, f"{value!r} is no list like 0-3,7"))
-        elif not layout.has("cpuset"):
-            found.append((name, "the host has no cpuset controller; enable it or leave the list out"))
-    return found
-
-
-def _memory_problems(limits: Limits, layout: Layout) -> list[tuple[str, str]]:
-    found = []
-    limit, total = limits.memory_limit, limits.memory_swap_limit
-    name, swap_name = "memory_limit_in_bytes", "memory_swap_limit_in_bytes"
-    if limit < -1:
-        found.append((name, f"{limit} is neither -1 (no limit) nor a size"))
-    elif limit > 0 and not layout.has("memory"):
-        found.append((name, "the host has no memory controller; enable it or leave the limit out"))
-    if total < -1:
-        found.append((swap_name, f"{total} is neither -1 (no limit) nor a size"))
-    elif total > 0 and limit <= 0:
-        found.append((swap_name, "needs memory_limit_in_bytes beside it; it is memory and swap together"))
-    elif 0 < total < limit:
-        found.append((swap_name, f"{total} is below memory_limit_in_bytes ({limit}); it is memory and swap together"))
-    return found
-
-
-def _other_problems(limits: Limits, layout: Layout) -> list[tuple[str, str]]:
-    found = []
-    if limits.pids_limit < -1:
-        found.append(("pids_limit", f"{limits.pids_limit} is neither -1 (no limit) nor a count"))
-    elif limits.pids_limit > 0 and not layout.has("pids"):
-        found.append(("pids_limit", "the host has no pids controller; enable it or leave the limit out"))
-    for index, (size, limit) in enumerate(limits.hugepages):
-        if not _PAGE_SIZE.fullmatch(size):
-            found.append((f"hugepage_limits[{index}].page_size", f"{size!r} is no size like 2MB or 1GB"))
-        if limit < 0:
-            found.append((f"hugepage_limits[{index}].limit", f"{limit} is negative"))
-    for key, value in limits.unified.items():
-        place = f"unified[{key!r}]"
-        if layout.version != 2:
-            found.append((place, "needs cgroup v2; this host's controllers are on v1"))
-        elif not _UNIFIED_KEY.fullmatch(key):
-            found.append((place, "is no file name of a controller, like memory.high"))
-        elif not layout.has(key.partition(".")[0]):
-            found.append((place, f"the host has no {key.partition('.')[0]} controller"))
-        if "\0" in value:
-            found.append((place, "the value holds a zero byte"))
-    return found

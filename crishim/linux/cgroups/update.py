@@ -41,7 +41,7 @@ def unreclaimable(layout: Layout, group: str) -> int:
 
 
 def plan_update(limits: Limits, layout: Layout, group: str, *, swap: bool = True) -> Settings:
-    """Return the writes that put `limits` (already merged, see `settings.merge`) in force in a running group.
+    """Return the writes that put `limits` (already merged with those in force) in force in a running group.
 
     Raises:
         InvalidArgumentError: a limit is not valid; all problems are named.
