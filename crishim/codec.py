@@ -24,7 +24,7 @@ class CodecError(ValueError):
     """A document does not fit its class; the message names the path."""
 
 
-def to_value(item: Any, *, full: bool = False) -> Any:  # noqa: PLR0911  one branch per kind of value
+def to_value(item: Any, *, full: bool = False) -> Any:
     """Return the JSON value of a dataclass (or of anything it may hold).
 
     Args:
@@ -45,7 +45,7 @@ def to_value(item: Any, *, full: bool = False) -> Any:  # noqa: PLR0911  one bra
         return {key: to_value(value, full=full) for key, value in item.items()}
     if dataclasses.is_dataclass(item):
         document: dict[str, Any] = {"type": type(item).__name__} if _is_tagged(type(item)) else {}
-        for name, default in _defaults(type(item)):
+        for name, default in _defaults(typing.cast("Any", type(item))):
             value = getattr(item, name)
             if full or default is dataclasses.MISSING or value != default:
                 document[name] = to_value(value, full=full)
@@ -59,7 +59,8 @@ def from_value(kind: type[T], value: Any) -> T:
     Raises:
         CodecError: the value does not fit; the message starts with the path of the field.
     """
-    result: T = _decoder(kind)(value, kind.__name__)
+    decode: Decoder = _decoder(typing.cast("Any", kind))
+    result: T = decode(value, kind.__name__)
     return result
 
 
@@ -89,7 +90,7 @@ def _is_tagged(kind: type) -> bool:
 
 
 @cache
-def _defaults(kind: type) -> tuple[tuple[str, Any], ...]:
+def _defaults(kind: Any) -> tuple[tuple[str, Any], ...]:
     result = []
     for field in dataclasses.fields(kind):
         default = field.default
@@ -103,7 +104,7 @@ Decoder = Callable[[Any, str], Any]
 
 
 @cache
-def _decoder(kind: Any) -> Decoder:  # noqa: C901, PLR0912  one branch per kind of type
+def _decoder(kind: Any) -> Decoder:
     origin = typing.get_origin(kind)
     args = typing.get_args(kind)
     if kind is Any:

@@ -69,5 +69,7 @@ def describe(step: str, error: BaseException) -> dict[str, object]:
         # calls.py puts "call object" where Python puts the error's own text
         text = what if what != os.strerror(number) else f"{error.filename or step}"
         path = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else ""
-        return {"error": {"step": step, "errno": number, "path": path, "message": f"{text}: {os.strerror(number).lower()}"}}
+        return {
+            "error": {"step": step, "errno": number, "path": path, "message": f"{text}: {os.strerror(number).lower()}"}
+        }
     return {"error": {"step": step, "errno": 0, "path": "", "message": f"{type(error).__name__}: {error}"}}

@@ -1,7 +1,7 @@
 """Users and groups of the image: names are looked up in its own /etc/passwd and /etc/group, by our own code.
 
 Never by pwd, grp or NSS: those would load the image's libraries into a process that is still root. The files are
-opened inside the root, must be regular and at most 1 MiB; only `\\n` ends a line (passwd(5), group(5)); malformed
+opened inside the root, must be regular and at most 1 MiB; only a newline ends a line (passwd(5), group(5)); malformed
 lines are skipped, as getpwent(3) does.
 """
 

@@ -85,7 +85,7 @@ class Devices:
 
 @dataclass(frozen=True, slots=True)
 class DeviceNode:
-    """One node; `kind` is `c` or `b`; mode holds permission bits only."""
+    """One node; `kind` is `c` or `b`; mode holds permission bits only; `access` is what its group allows."""
 
     path: str
     kind: str
@@ -94,6 +94,7 @@ class DeviceNode:
     mode: int = 0o666
     uid: int = 0
     gid: int = 0
+    access: str = "rwm"
 
 
 @tagged
@@ -132,9 +133,7 @@ class ReadonlyPaths:
     paths: tuple[str, ...]
 
 
-MountOperation = (
-    MountFs | Bind | PodShm | Devices | CgroupView | Terminal | MaskPaths | ReadonlyPaths
-)
+MountOperation = MountFs | Bind | PodShm | Devices | CgroupView | Terminal | MaskPaths | ReadonlyPaths
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,12 +253,14 @@ class ExecPlan:
 class PodPlan:
     """Everything about one pod's keeper.
 
+    `directory` is the pod's own below `<state>/pods`, `empty` an empty one on which roots are attached;
     `namespaces` is a subset of `net`, `ipc`, `uts`; `pin` is where the network namespace is bound ("" for none);
     `sysctls` are paths below /proc/sys with their values; `shm_size` in bytes, 0 for the host's /dev/shm.
     """
 
     pod_id: str
     directory: str
+    empty: str
     namespaces: tuple[str, ...]
     pin: str
     hostname: str

@@ -1,0 +1,260 @@
+"""The engine as the daemon sees it: start it, start and find pods' keepers, extract layers, remove a pod's objects.
+
+Only mechanism: which pod, when and why is decided in `pods/`. What a pod leaves in the kernel (control group, pin,
+directory) is removed by one function, whether its keeper ended as told, died, or never came to be.
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from crishim.codec import to_value
+from crishim.engine import interpreter, wire
+from crishim.engine.channel import Channel
+from crishim.engine.keeper import journal
+from crishim.engine.keepers import Exit, Keeper, Started, StartError, journalled
+from crishim.engine.plan.types import PodPlan
+from crishim.errors import CrishimError, InternalError, UnavailableError
+from crishim.linux import calls
+from crishim.linux.cgroups import apply as cgroups
+from crishim.linux.cgroups.layout import Layout
+from crishim.paths import Paths
+
+__all__ = ["Engine", "EngineSettings", "Exit", "Keeper", "StartError", "Started"]
+
+_BOOT = "from crishim.engine import spawner; spawner.main(int(sys.argv[1]), sys.argv[3:], int(sys.argv[2]))"
+_SOCKET = "keeper.sock"
+_JOURNAL = "journal"
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSettings:
+    """What the engine needs to know of the instance.
+
+    `keepers_group` is the control group of the spawner and all keepers, outside of the pods' groups.
+    """
+
+    paths: Paths
+    layout: Layout
+    keepers_group: str
+    greeting_deadline: float = 30.0
+
+
+class Engine:
+    """Owns the spawner."""
+
+    def __init__(self, settings: EngineSettings) -> None:
+        self._settings = settings
+        self._spawner: Channel | None = None
+        self._process: Any = None
+        self._ready: asyncio.Future[int] | None = None
+        self.spawner_pid = 0
+
+    async def start(self) -> None:
+        """Prepare the directories, start the spawner and wait until it is ready.
+
+        Raises:
+            InternalError: it did not come up; its stderr is the daemon's.
+        """
+        self._prepare_directories()
+        group = self._settings.layout.directories(self._settings.keepers_group)
+        cgroups.make(group)
+        await self._start_spawner(group)
+
+    async def close(self) -> None:
+        """Let the spawner end; keepers go on."""
+        if self._spawner is not None:
+            spawner, self._spawner = self._spawner, None
+            spawner.close()
+        if self._process is not None:
+            await asyncio.to_thread(self._process.wait)
+            self._process = None
+
+    async def start_pod(self, plan: PodPlan) -> Keeper:
+        """Fork a keeper that makes the pod's namespaces and control group.
+
+        Raises:
+            StartError: which step failed; nothing is left.
+        """
+        os.makedirs(plan.directory, 0o711, exist_ok=True)
+        ours, theirs = wire.pair()
+        keeper = Keeper(plan.pod_id, ours)
+        try:
+            await self._send({"op": "keeper", "plan": to_value(plan, full=True)}, (theirs.fileno(),))
+            theirs.close()
+            await keeper.greeted(self._settings.greeting_deadline)
+        except BaseException:
+            theirs.close()
+            await self._give_up(keeper, plan)
+            raise
+        return keeper
+
+    async def adopt(self, pod_id: str) -> Keeper | None:
+        """Meet the keeper of a pod that an earlier daemon started; None if no one answers."""
+        try:
+            sock = wire.connect(self._settings.paths.pod(pod_id), _SOCKET)
+        except OSError:
+            return None
+        keeper = Keeper(pod_id, sock)
+        try:
+            await keeper.greeted(self._settings.greeting_deadline)
+        except CrishimError:
+            keeper.detach()
+            return None
+        return keeper
+
+    def journal(self, pod_id: str) -> list[Exit]:
+        """Return the exits that a dead keeper left in its journal."""
+        return journalled(journal.read(f"{self._settings.paths.pod(pod_id)}/{_JOURNAL}"))
+
+    def pods_with_directories(self) -> list[str]:
+        """Return the ids of all pods that have a runtime directory."""
+        try:
+            return os.listdir(self._settings.paths.pods)
+        except FileNotFoundError:
+            return []
+
+    def remove_pod(self, pod_id: str, group: str) -> None:
+        """Remove what a pod has in the kernel and below `state`: processes, control group, pin, directory.
+
+        Idempotent; what is gone is fine. The network must have been detached before.
+
+        Raises:
+            OSError: something is still in use, and what.
+        """
+        directories = self._settings.layout.directories(group)
+        if any(map(os.path.isdir, directories)):
+            cgroups.kill(directories, self._settings.layout.version)
+            cgroups.remove(directories)
+        pin = self._settings.paths.pinned_netns(pod_id)
+        unmount(pin)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(pin)
+        with contextlib.suppress(FileNotFoundError):
+            os.rmdir(os.path.dirname(pin))
+        directory = self._settings.paths.pod(pod_id)
+        unmount(f"{directory}/shm")
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(directory)
+
+    async def extract(self, tar_fd: int, dest_fd: int, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Extract a tar stream into a directory by a locked-down child; return its report.
+
+        Args:
+            tar_fd: read end of a pipe with plain tar; the caller keeps and closes its own fd.
+            dest_fd: the directory.
+            options: see `engine.execute.extract`.
+        """
+        reading, writing = os.pipe2(os.O_CLOEXEC)
+        try:
+            await self._send({"op": "extract", "options": dict(options)}, (tar_fd, dest_fd, writing))
+        except BaseException:
+            os.close(reading)
+            raise
+        finally:
+            os.close(writing)
+        text = await _read_all(reading)
+        lines = [line for line in text.split(b"\n") if line]
+        if not lines:
+            raise InternalError("the extraction process ended without a report")
+        report: dict[str, Any] = json.loads(lines[-1])
+        return report
+
+    def _prepare_directories(self) -> None:
+        paths = self._settings.paths
+        for directory in (paths.state, paths.namespaces, paths.pods, paths.empty):
+            os.makedirs(directory, 0o711, exist_ok=True)
+        if not os.path.ismount(paths.namespaces):
+            # pins must stay in this mount namespace: a shared parent would copy each of them to its peers
+            calls.mount(paths.namespaces, paths.namespaces, "", calls.MS_BIND)
+            calls.mount("", paths.namespaces, "", calls.MS_PRIVATE)
+
+    async def _start_spawner(self, group: tuple[str, ...]) -> None:
+        ours, theirs = wire.pair()
+        fd = theirs.fileno()
+        os.set_inheritable(fd, True)
+        self._ready = asyncio.get_running_loop().create_future()
+        arguments = [str(fd), str(self._settings.layout.version), *group]
+        self._process = interpreter.start(_BOOT, arguments, (fd,))
+        theirs.close()
+        self._spawner = Channel(ours, "spawner", self._on_event, self._on_spawner_gone)
+        try:
+            async with asyncio.timeout(self._settings.greeting_deadline):
+                self.spawner_pid = await self._ready
+        except TimeoutError:
+            raise InternalError("the spawner does not come up") from None
+
+    def _on_event(self, message: wire.Message, fds: list[int]) -> None:
+        wire.close_all(fds)
+        if message.get("event") == "ready" and self._ready is not None and not self._ready.done():
+            self._ready.set_result(message["pid"])
+
+    def _on_spawner_gone(self) -> None:
+        if self._ready is not None and not self._ready.done():
+            self._ready.set_exception(InternalError("the spawner ended at its start; see its messages in the log"))
+
+    async def _send(self, message: wire.Message, fds: tuple[int, ...]) -> None:
+        """Send to the spawner; one that has died (which a memory shortage may do) is replaced once."""
+        if self._process is not None and (self._spawner is None or not self._spawner.open):
+            await asyncio.to_thread(self._process.wait)
+            await self._start_spawner(self._settings.layout.directories(self._settings.keepers_group))
+        if self._spawner is None:
+            raise UnavailableError("the engine is closed")
+        self._spawner.send(message, fds)
+
+    async def _give_up(self, keeper: Keeper, plan: PodPlan) -> None:
+        """Take back a pod whose keeper did not come up."""
+        await asyncio.shield(keeper.stop())
+        group = plan.cgroup.directories
+        with contextlib.suppress(OSError):
+            cgroups.kill(group, plan.cgroup.version)
+        with contextlib.suppress(OSError):
+            cgroups.remove(group)
+        if plan.pin:
+            unmount(plan.pin)
+            with contextlib.suppress(OSError):
+                os.unlink(plan.pin)
+            with contextlib.suppress(OSError):
+                os.rmdir(os.path.dirname(plan.pin))
+        unmount(f"{plan.directory}/shm")
+        shutil.rmtree(plan.directory, ignore_errors=True)
+
+
+def unmount(path: str) -> None:
+    """Unmount if something is mounted there."""
+    try:
+        calls.umount(path, calls.MNT_DETACH | calls.UMOUNT_NOFOLLOW)
+    except OSError as error:
+        if error.errno not in {2, 22}:  # ENOENT: no such path; EINVAL: not a mount
+            raise
+
+
+async def _read_all(fd: int) -> bytes:
+    """Read a pipe to its end without blocking the loop; closes it."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[None] = loop.create_future()
+    parts: list[bytes] = []
+    os.set_blocking(fd, False)
+
+    def on_readable() -> None:
+        try:
+            data = os.read(fd, 65536)
+        except BlockingIOError:
+            return
+        if data:
+            parts.append(data)
+        elif not done.done():
+            done.set_result(None)
+
+    loop.add_reader(fd, on_readable)
+    try:
+        await done
+    finally:
+        loop.remove_reader(fd)
+        os.close(fd)
+    return b"".join(parts)

@@ -1,0 +1,233 @@
+"""The last part of every container process: limits, ids, capabilities, seccomp, and execve(2).
+
+Runs in the finished root (of the container itself or of the one that an exec joined). The order is what security
+hangs on, and is this: bounding set → groups, gid, uid → no_new_privs → working directory → program found and all
+arguments built → seccomp → capabilities → exec. Without no_new_privs the filter needs CAP_SYS_ADMIN, so it goes in
+just before the capabilities drop; with it, after them. Python ignores SIGPIPE and SIGXFSZ and exec keeps that, so
+all signals are put back first (field case E8).
+"""
+
+import binascii
+import contextlib
+import errno
+import os
+import resource
+import signal
+from typing import Any, NoReturn
+
+from crishim.engine.execute import paths, terminal, user
+from crishim.engine.execute.report import Reporter, StepError
+from crishim.linux import calls
+
+_LAST_CAPABILITY = 63
+
+
+def prepare(plan: dict[str, Any]) -> None:
+    """Leave what must not be inherited; runs while the host's /proc is still in sight."""
+    adjustment = plan["oom_score_adj"]
+    if adjustment is not None:
+        with open("/proc/self/oom_score_adj", "wb", buffering=0) as file:
+            file.write(str(adjustment).encode())
+    os.setsid()
+    calls.join_session_keyring()
+    for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGCHLD, signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+
+
+def wire_stdio(stdin: int, stdout: int, stderr: int) -> None:
+    """Make the three fds 0, 1 and 2, and every other fd close-on-exec (CVE-2024-21626)."""
+    fds = [fd if fd > 2 else os.dup(fd) for fd in (stdin, stdout, stderr)]
+    for number, fd in enumerate(fds):
+        os.dup2(fd, number, inheritable=True)
+    calls.cloexec_from(3)
+
+
+def run(plan: dict[str, Any], reporter: Reporter, *, own_terminal: bool) -> NoReturn:
+    """Become the user's program; never returns. `own_terminal`: fd 0 is a terminal to take as controlling."""
+    root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    reporter.step = "user"
+    identity = user.resolve(plan["user"], root)
+    reporter.user(identity.uid, identity.gid, identity.groups)
+    environment = _environment(plan["env"], identity.home)
+    if own_terminal:
+        reporter.step = "terminal"
+        terminal.make_controlling(0)
+    _own_stdio(identity)
+    reporter.step = "rlimits"
+    for limit in plan["rlimits"]:
+        _set_rlimit(limit)
+    os.umask(plan["umask"])
+    cwd = plan["cwd"]
+    reporter.step = "working directory"
+    entered = _enter(root, cwd)
+    _drop_ids(plan["capabilities"], identity, reporter)
+    reporter.step = "working directory"
+    _check_entered(cwd, entered=entered)
+    reporter.step = "exec"
+    program = _find_program(plan["argv"][0], environment)
+    argv = plan["argv"]
+    _confine(plan, reporter)
+    reporter.step = "exec"
+    try:
+        os.execve(program, argv, environment)  # noqa: S606  this is what a runtime is for
+    except OSError as error:
+        raise StepError(f"exec {argv[0]}: {_reason(error, program)}", error.errno or 0, program) from None
+
+
+def _environment(entries: list[str], home: str) -> dict[bytes, bytes]:
+    """Return the environment; HOME comes from the image's passwd unless it was given, even if given empty."""
+    environment = {}
+    for entry in entries:
+        name, _, value = entry.encode("latin-1").partition(b"=")
+        environment[name] = value
+    environment.setdefault(b"HOME", os.fsencode(home))
+    return environment
+
+
+def _own_stdio(identity: user.Identity) -> None:
+    """Let a process that is not root reopen /dev/stdout: the pipe becomes its own; /dev/null stays root's."""
+    if identity.uid == 0:
+        return
+    for fd in (0, 1, 2):
+        status = os.fstat(fd)
+        if status.st_rdev == os.makedev(1, 3) or status.st_uid == identity.uid:
+            continue
+        with contextlib.suppress(OSError):
+            os.fchown(fd, identity.uid, -1)
+
+
+def _set_rlimit(limit: dict[str, int]) -> None:
+    try:
+        resource.setrlimit(limit["resource"], (limit["soft"], limit["hard"]))
+    except ValueError:
+        raise StepError(
+            f"rlimit {limit['resource']}={limit['soft']}:{limit['hard']} is above what this host allows", errno.EPERM
+        ) from None
+
+
+def _enter(root: int, cwd: str) -> bool:
+    """Enter the working directory as root, making it if it is missing; tell whether that worked."""
+    try:
+        os.chdir(cwd)
+    except FileNotFoundError:
+        os.close(paths.ensure(root, cwd, directory=True))
+        os.chdir(cwd)
+    except PermissionError:
+        return False  # it may be the user's own, and root may lack DAC_OVERRIDE: tried again with its ids
+    except NotADirectoryError:
+        raise StepError(f"working directory {cwd}: is a file", errno.ENOTDIR, cwd) from None
+    return True
+
+
+def _check_entered(cwd: str, *, entered: bool) -> None:
+    """Enter with the user's ids what root could not, and refuse a directory outside the root."""
+    if not entered:
+        try:
+            os.chdir(cwd)
+        except OSError as error:
+            raise StepError(
+                f"working directory {cwd}: {os.strerror(error.errno or 0).lower()}", error.errno or 0, cwd
+            ) from None
+    try:
+        inside = os.getcwd().startswith("/")
+    except OSError:
+        inside = False
+    if not inside:
+        raise StepError(f"working directory {cwd}: is outside the container's root", errno.EPERM, cwd)
+
+
+def _drop_ids(plan: dict[str, int], identity: user.Identity, reporter: Reporter) -> None:
+    """Take on groups, gid and uid, and lower the bounding set; the capabilities themselves drop later."""
+    reporter.step = "capabilities"
+    bounding = plan["bounding"]
+    for number in range(_LAST_CAPABILITY + 1):
+        if not bounding >> number & 1 and not _drop_bound(number):
+            break
+    reporter.step = "user"
+    calls.prctl(calls.PR_SET_KEEPCAPS, 1)
+    os.setgroups(identity.groups)
+    os.setresgid(identity.gid, identity.gid, identity.gid)
+    os.setresuid(identity.uid, identity.uid, identity.uid)
+    calls.prctl(calls.PR_SET_KEEPCAPS, 0)
+
+
+def _drop_bound(number: int) -> bool:
+    """Drop one capability from the bounding set; False beyond the last one the kernel knows."""
+    try:
+        calls.prctl(calls.PR_CAPBSET_DROP, number)
+    except OSError as error:
+        if error.errno == errno.EINVAL:
+            return False
+        raise
+    return True
+
+
+def _confine(plan: dict[str, Any], reporter: Reporter) -> None:
+    """Put no_new_privs, the filter and the final capabilities in force, in the order that each needs."""
+    sets = plan["capabilities"]
+    program = calls.seccomp_buffer(binascii.a2b_base64(plan["seccomp"])) if plan["seccomp"] else None
+    permitted = sets["permitted"]
+    if plan["no_new_privs"]:
+        reporter.step = "no_new_privs"
+        calls.prctl(calls.PR_SET_NO_NEW_PRIVS, 1)
+        reporter.step = "capabilities"
+        _set_capabilities(permitted, sets["ambient"])
+        reporter.step = "seccomp"
+        if program is not None:
+            calls.seccomp_filter(program)
+        return
+    reporter.step = "seccomp"
+    if program is not None:
+        # setresuid emptied the effective set; the permitted one still has all (PR_SET_KEEPCAPS)
+        calls.capset(permitted | _SYS_ADMIN | _SETPCAP, permitted | _SYS_ADMIN | _SETPCAP, 0)
+        calls.seccomp_filter(program)
+    reporter.step = "capabilities"
+    _set_capabilities(permitted, sets["ambient"])
+
+
+_SETPCAP = 1 << 8
+_SYS_ADMIN = 1 << 21
+
+
+def _set_capabilities(permitted: int, ambient: int) -> None:
+    calls.capset(permitted, permitted, ambient)
+    for number in range(_LAST_CAPABILITY + 1):
+        if ambient >> number & 1:
+            calls.prctl(calls.PR_CAP_AMBIENT, calls.PR_CAP_AMBIENT_RAISE, number)
+
+
+def _find_program(name: str, environment: dict[bytes, bytes]) -> str:
+    """Return the path to execute, searched in the container's PATH as execvp(3) does.
+
+    Raises:
+        StepError: ENOENT or EACCES, with the sentence that kubelet shows.
+    """
+    if "/" in name:
+        try:
+            os.stat(name)
+        except OSError as error:
+            raise StepError(f"exec {name}: {_reason(error, name)}", error.errno or 0, name) from None
+        return name
+    refused = False
+    search = os.fsdecode(environment.get(b"PATH", b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"))
+    for directory in search.split(":"):
+        candidate = f"{directory or '.'}/{name}"
+        if os.access(candidate, os.X_OK, effective_ids=False) and not os.path.isdir(candidate):
+            return candidate
+        refused = refused or os.path.isfile(candidate)
+    if refused:
+        raise StepError(f"exec {name}: permission denied (not executable)", errno.EACCES, name)
+    raise StepError(f"exec {name}: executable file not found in $PATH", errno.ENOENT, name)
+
+
+def _reason(error: OSError, program: str) -> str:
+    """Say what execve's errno means for the one who reads it."""
+    number = error.errno or 0
+    if number == errno.ENOENT and os.path.exists(program):
+        return "its interpreter (the #! line's, or the dynamic loader) does not exist in the image"
+    if number == errno.EACCES and os.path.isdir(program):
+        return "is a directory"
+    if number == errno.ENOEXEC:
+        return "exec format error (another architecture, or a script without #!)"
+    return os.strerror(number).lower()

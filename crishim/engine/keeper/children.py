@@ -1,0 +1,149 @@
+"""The keeper's children: containers' first processes, execs, the pod's own process 1; who they are and how they end.
+
+One place forks and one place reaps. A child that sets itself up talks through its `Setup` socket until it execs
+(see `execute.report`). Ends are collected after SIGCHLD by waitid(2); what no one knows (an orphan that fell to the
+keeper as the nearest subreaper) is just reaped.
+"""
+
+import _socket
+import json
+import os
+import signal
+from collections.abc import Callable
+from typing import Any
+
+from crishim.engine import wire
+from crishim.engine.keeper.loop import Loop
+from crishim.linux import calls
+
+_PF_FORKNOEXEC = 0x40  # linux/sched.h: forked but did not exec
+
+
+class Child:
+    """A running process of ours; `ended(status)` is called once with 0-255, or 128+signal.
+
+    `start_time` (clock ticks since boot) and `ran` (it has exec'd) are known after `inspect`, which must come while
+    the process is there, be it as a zombie.
+    """
+
+    __slots__ = ("ended", "inspected", "pid", "pidfd", "ran", "start_time")
+
+    def __init__(self, pid: int, pidfd: int, ended: Callable[[int], None]) -> None:
+        self.pid = pid
+        self.pidfd = pidfd
+        self.ended = ended
+        self.inspected = False
+        self.start_time = 0
+        self.ran = False
+
+    def inspect(self) -> None:
+        """Read what tells a program that ran from a copy of the keeper that never got so far (proc_pid_stat(5))."""
+        if self.inspected:
+            return
+        self.inspected = True
+        fd = os.open(f"/proc/{self.pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            text = os.read(fd, 4096)
+        finally:
+            os.close(fd)
+        fields = text[text.rindex(b")") + 2 :].split()
+        self.ran = not int(fields[6]) & _PF_FORKNOEXEC
+        self.start_time = int(fields[19])
+
+
+class Children:
+    """All children by pid."""
+
+    def __init__(self, loop: Loop) -> None:
+        self._known: dict[int, Child] = {}
+        loop.watch_children(self.reap)
+
+    def add(self, pid: int, pidfd: int, ended: Callable[[int], None]) -> Child:
+        """Watch over a child that was just forked."""
+        child = Child(pid, pidfd, ended)
+        self._known[pid] = child
+        return child
+
+    def reap(self) -> None:
+        """Collect every child that has ended."""
+        while True:
+            try:
+                result = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            except ChildProcessError:
+                return
+            if result is None:
+                return
+            child = self._known.pop(result.si_pid, None)
+            if child is not None:
+                child.inspect()
+            os.waitid(os.P_PID, result.si_pid, os.WEXITED)
+            if child is None:
+                continue
+            os.close(child.pidfd)
+            child.pidfd = -1
+            status = result.si_status if result.si_code == os.CLD_EXITED else 128 + result.si_status
+            child.ended(status)
+
+
+class Setup:
+    """The keeper's end of a child's report: collects what it says, and calls `done` at exec or failure.
+
+    `error` is the failed step's fields or None; `user` the ids; `terminal` the master's fd or -1 (the receiver owns
+    it).
+    """
+
+    __slots__ = ("_done", "_loop", "_sock", "error", "terminal", "user")
+
+    def __init__(self, loop: Loop, sock: _socket.socket, done: Callable[["Setup"], None]) -> None:
+        self._loop = loop
+        self._sock = sock
+        self._done = done
+        self.error: dict[str, Any] | None = None
+        self.user: list[Any] | None = None
+        self.terminal = -1
+        sock.setblocking(False)
+        loop.add(sock.fileno(), self._on_ready)
+
+    def _on_ready(self) -> None:
+        while True:
+            try:
+                message, fds = wire.receive(self._sock)
+            except BlockingIOError:
+                return
+            except (wire.ClosedError, json.JSONDecodeError):
+                break
+            self.error = message.get("error", self.error)
+            self.user = message.get("user", self.user)
+            if fds:
+                self.terminal = fds[0]
+        self._loop.remove(self._sock.fileno())
+        self._sock.close()
+        self._done(self)
+
+
+def send_signal(pidfd: int, number: int) -> bool:
+    """Send a signal by pidfd (pidfd_send_signal(2)); False if the process has ended (its pidfd is -1 then)."""
+    if pidfd < 0:
+        return False
+    try:
+        signal.pidfd_send_signal(pidfd, number)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def join_pid_namespace(pidfd: int) -> int:
+    """Let the next child be born in the PID namespace of `pidfd`'s process; return an fd to `leave_pid_namespace`."""
+    own = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        calls.setns(pidfd, calls.CLONE_NEWPID, "the container's PID namespace")
+    except OSError:
+        os.close(own)
+        raise
+    return own
+
+
+def leave_pid_namespace(own: int) -> None:
+    """Have children in the keeper's own PID namespace again."""
+    calls.setns(own, calls.CLONE_NEWPID, "the keeper's PID namespace")
+    os.close(own)

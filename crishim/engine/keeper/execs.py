@@ -1,0 +1,202 @@
+"""Further processes in running containers, for ExecSync: forked into the container's PID namespace.
+
+The daemon passes the process's stdio as fds, so its output never comes through the keeper. An exec belongs to the
+connection that asked for it: when that goes, its process tree is killed. The tree is what descends from the process
+or is in its session, looked up in the container's control group.
+"""
+
+import os
+from typing import Any
+
+from crishim.engine import wire
+from crishim.engine.execute import join as executor
+from crishim.engine.execute.report import Reporter
+from crishim.engine.keeper.children import (
+    Child,
+    Children,
+    Setup,
+    join_pid_namespace,
+    leave_pid_namespace,
+)
+from crishim.engine.keeper.connection import Connection
+from crishim.engine.keeper.containers import Container, Containers, unified
+from crishim.engine.keeper.loop import Loop
+from crishim.linux import calls
+from crishim.linux.cgroups import apply as cgroups
+
+_KILL_ROUNDS = 8
+
+
+class Exec:
+    """One exec and whom to tell."""
+
+    __slots__ = ("child", "connection", "container", "number", "reported", "request", "status")
+
+    def __init__(self, request: wire.Message, connection: Connection, container: Container) -> None:
+        self.number: int = request["exec"]
+        self.request = request
+        self.connection = connection
+        self.container = container
+        self.child: Child
+        self.status = -1
+        self.reported = False
+
+
+class Execs:
+    """All execs of the pod, by connection and the number that the daemon gave them."""
+
+    def __init__(self, loop: Loop, children: Children, containers: Containers) -> None:
+        self._loop = loop
+        self._children = children
+        self._containers = containers
+        self._running: list[Exec] = []
+
+    def start(self, connection: Connection, request: wire.Message, fds: list[int]) -> None:
+        """Start `request["plan"]` with fds as stdin, stdout, stderr; answer when it runs, send `exec_exit` at its end.
+
+        Raises:
+            OSError: the container does not run, or the process could not be made.
+        """
+        plan: dict[str, Any] = request["plan"]
+        container = self._containers.running(plan["container_id"])
+        if container is None or container.child.pidfd < 0:
+            raise ProcessLookupError(3, "the container does not run")
+        run = Exec(request, connection, container)
+        ours, theirs = wire.pair()
+        own = join_pid_namespace(container.child.pidfd)
+        try:
+            pid, pidfd = self._fork(plan, container, theirs, fds)
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            leave_pid_namespace(own)
+            theirs.close()
+        run.child = self._children.add(pid, pidfd, lambda status: self._ended(run, status))
+        container.execs += 1
+        self._running.append(run)
+        Setup(self._loop, ours, lambda result: self._set_up(run, result))
+
+    def kill(self, connection: Connection, number: int) -> None:
+        """SIGKILL one exec with what it started."""
+        for run in self._running:
+            if run.connection is connection and run.number == number:
+                self._kill_tree(run)
+
+    def connection_closed(self, connection: Connection) -> None:
+        """SIGKILL what belongs to a connection that is gone."""
+        for run in [r for r in self._running if r.connection is connection]:
+            self._kill_tree(run)
+
+    def _fork(self, plan: dict[str, Any], container: Container, theirs: Any, fds: list[int]) -> tuple[int, int]:
+        """Fork into the container's control group; where that has groups of its own on v2, into its process 1's."""
+        group = plan["cgroup"]
+        born_in = unified(group)
+        try:
+            try:
+                pid, pidfd = calls.clone3(0, born_in)
+            except OSError as error:
+                if error.errno != 16 or born_in < 0:
+                    raise
+                os.close(born_in)
+                mountpoint = _mountpoint(group["directories"][0])
+                leaf = cgroups.leaf(container.child.pid, mountpoint)
+                born_in = os.open(leaf, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                pid, pidfd = calls.clone3(0, born_in)
+            if pid == 0:
+                executor.run(
+                    plan,
+                    Reporter(theirs),
+                    (fds[0], fds[1], fds[2]),
+                    container.child.pidfd,
+                    own_cgroup_namespace=container.cgroup_namespace,
+                    born_unified=born_in >= 0,
+                )
+        finally:
+            if born_in >= 0:
+                os.close(born_in)
+        return pid, pidfd
+
+    def _set_up(self, run: Exec, result: Setup) -> None:
+        run.child.inspect()
+        run.reported = True
+        if result.terminal >= 0:
+            os.close(result.terminal)
+        if result.error is not None or not run.child.ran:
+            run.connection.answer(run.request, error=result.error or _killed())
+            if run.status >= 0:
+                self._forget(run)
+            return
+        run.connection.answer(run.request, pid=run.child.pid, user=result.user)
+        if run.status >= 0:
+            self._finish(run)
+
+    def _ended(self, run: Exec, status: int) -> None:
+        run.status = status
+        if not run.reported:
+            return
+        if run.child.ran:
+            self._finish(run)
+        else:
+            self._forget(run)
+
+    def _finish(self, run: Exec) -> None:
+        run.connection.send({"event": "exec_exit", "exec": run.number, "status": run.status})
+        self._forget(run)
+
+    def _forget(self, run: Exec) -> None:
+        self._running.remove(run)
+        self._containers.exec_ended(run.container)
+
+    def _kill_tree(self, run: Exec) -> None:
+        """Kill the process and what it started; those that set up a session of their own are found as descendants."""
+        directories = run.container.group["directories"]
+        for _ in range(_KILL_ROUNDS):
+            tree = _tree(run.child.pid, cgroups.pids(directories))
+            if run.child.pidfd >= 0:
+                tree.add(run.child.pid)
+            if not tree:
+                return
+            for pid in tree:
+                try:
+                    os.kill(pid, 9)
+                except ProcessLookupError:
+                    continue
+
+
+def _tree(root: int, pids: list[int]) -> set[int]:
+    """Return those of `pids` that are in the session of `root` or descend from such a process; zombies left out."""
+    parents: dict[int, int] = {}
+    tree: set[int] = set()
+    for pid in pids:
+        try:
+            with open(f"/proc/{pid}/stat", "rb") as file:
+                text = file.read()
+        except OSError:
+            continue
+        fields = text[text.rindex(b")") + 2 :].split()
+        if fields[0] in {b"Z", b"X"}:
+            continue
+        parents[pid] = int(fields[1])
+        if int(fields[3]) == root or pid == root:
+            tree.add(pid)
+    grown = True
+    while grown:
+        more = {pid for pid, parent in parents.items() if parent in tree and pid not in tree}
+        tree |= more
+        grown = bool(more)
+    return tree
+
+
+def _mountpoint(directory: str) -> str:
+    """Return the mount point of the v2 hierarchy that `directory` is in: the last one above with the same device."""
+    device = os.stat(directory).st_dev
+    while True:
+        above = os.path.dirname(directory)
+        if above == directory or os.stat(above).st_dev != device:
+            return directory
+        directory = above
+
+
+def _killed() -> dict[str, Any]:
+    return {"step": "exec", "errno": 0, "path": "", "message": "the process was killed before it ran its program"}

@@ -1,0 +1,231 @@
+"""CRI log files: `<RFC3339Nano> <stream> <P|F> <text>`, written by the keeper from the container's pipes or terminal.
+
+The hot path takes whole chunks: one read, one timestamp, the prefix put in by `bytes.replace`, one write. Only a
+The hot path takes whole chunks: one read, one timestamp, the prefix put in by `bytes.replace`, one write. Only a
+as `P` at the end of the stream, so that joining the records gives exactly the bytes that the container wrote (field
+cases F1, F2). A write that fails (disk full) drops the record, never blocks the container, and leaves only whole
+records in the file (F4); drops are counted and reported once a minute.
+"""
+
+import errno
+import fcntl
+import os
+import sys
+import time
+
+from crishim.engine.keeper.loop import Loop
+
+LINE_LIMIT = 16 * 1024
+_CHUNK = 64 * 1024
+_LARGE_CHUNK = 512 * 1024
+_FULL_READS = 4
+_WARN_EVERY = 60.0
+
+_second = 0
+_stamp = b""
+
+
+def timestamp() -> bytes:
+    """Return the present time as RFC3339Nano in UTC, like `2026-01-02T03:04:05.000000006Z`."""
+    global _second, _stamp  # noqa: PLW0603  the text changes once a second; formatting it costs more than the rest
+    now = time.time_ns()
+    second, nanoseconds = divmod(now, 1_000_000_000)
+    if second != _second:
+        parts = time.gmtime(second)
+        _stamp = b"%04d-%02d-%02dT%02d:%02d:%02d." % parts[:6]
+        _second = second
+    return _stamp + b"%09dZ" % nanoseconds
+
+
+class LogFile:
+    """One container's log file; both streams append to it. An empty path writes nowhere."""
+
+    __slots__ = ("_dropped", "_fd", "_path", "_warned")
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._fd = _open(path) if path else -1
+        self._dropped = 0
+        self._warned = -_WARN_EVERY
+
+    def reopen(self) -> None:
+        """Open the path anew (after rotation) and go on there.
+
+        Raises:
+            OSError: the new file cannot be made; the old one stays in use.
+        """
+        if not self._path:
+            return
+        fd = _open(self._path)
+        os.close(self._fd)
+        self._fd = fd
+
+    def write(self, records: bytes) -> None:
+        """Append whole records; what the disk does not take is dropped as a whole."""
+        if self._fd < 0:
+            return
+        try:
+            written = os.write(self._fd, records)
+            if written == len(records):
+                return
+            written += _write_rest(self._fd, records[written:])
+            if written == len(records):
+                return
+            self._take_back(written)
+            number = errno.ENOSPC
+        except OSError as error:
+            number = error.errno or 0
+        self._drop(len(records), number)
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def _take_back(self, written: int) -> None:
+        """Cut off what a short write left, so that the file holds whole records only."""
+        try:
+            os.ftruncate(self._fd, max(0, os.fstat(self._fd).st_size - written))
+        except OSError:
+            return
+
+    def _drop(self, size: int, number: int) -> None:
+        self._dropped += size
+        if time.monotonic() - self._warned >= _WARN_EVERY:
+            self._warned = time.monotonic()
+            sys.stderr.write(
+                f"crishim keeper: {self._path}: {os.strerror(number)}; {self._dropped} bytes of log dropped\n"
+            )
+
+
+def _open(path: str) -> int:
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    return os.open(path, flags, 0o640)
+
+
+def _write_rest(fd: int, rest: bytes) -> int:
+    """Write on after a short write; return how much was taken before the disk refused."""
+    written = 0
+    while written < len(rest):
+        try:
+            written += os.write(fd, rest[written:])
+        except OSError:
+            break
+    return written
+
+
+class Stream:
+    """One pipe or terminal whose bytes become records of `name` (stdout or stderr)."""
+
+    __slots__ = ("_file", "_full", "_head", "_loop", "_partial", "_pending", "_size", "fd")
+
+    def __init__(self, loop: Loop, fd: int, name: str, file: LogFile) -> None:
+        self.fd = fd
+        self._loop = loop
+        self._file = file
+        self._head = b" " + name.encode() + b" F "
+        self._partial = b" " + name.encode() + b" P "
+        self._pending = b""
+        self._size = _CHUNK
+        self._full = 0
+        os.set_blocking(fd, False)
+        loop.add(fd, self._on_ready)
+
+    def drain(self) -> None:
+        """Take everything that is there now, then close: called when the container has ended."""
+        while self.fd >= 0 and self._take():
+            continue
+        self.close()
+
+    def close(self) -> None:
+        """Write the tail and stop reading."""
+        if self.fd < 0:
+            return
+        self._loop.remove(self.fd)
+        os.close(self.fd)
+        self.fd = -1
+        if self._pending:
+            self._file.write(self._records(self._pending, timestamp(), self._partial))
+            self._pending = b""
+
+    def _on_ready(self) -> None:
+        self._take()
+
+    def _take(self) -> bool:
+        """Read one chunk; tell whether there may be more now."""
+        try:
+            data = os.read(self.fd, self._size)
+        except BlockingIOError:
+            return False
+        except OSError:  # EIO: the last slave of the terminal is closed
+            data = b""
+        if not data:
+            self.close()
+            return False
+        if len(data) == self._size or len(data) >= _CHUNK:
+            self._grow()
+        self.feed(data)
+        return True
+
+    def _grow(self) -> None:
+        """Give a stream that keeps its pipe full a larger one, so that fewer reads carry more."""
+        self._full += 1
+        if self._full == _FULL_READS:
+            try:
+                fcntl.fcntl(self.fd, fcntl.F_SETPIPE_SZ, _LARGE_CHUNK)
+                self._size = _LARGE_CHUNK
+            except OSError:
+                return
+
+    def feed(self, data: bytes) -> None:
+        """Turn bytes into records and write them."""
+        if self._pending:
+            data = self._pending + data
+        end = data.rfind(b"\n") + 1
+        stamp = timestamp()
+        if end:
+            records = self._lines(data[: end - 1], stamp)
+            self._pending = data[end:]
+        else:
+            records = b""
+            self._pending = data
+        if len(self._pending) > LINE_LIMIT:
+            keep = (len(self._pending) - 1) % LINE_LIMIT + 1
+            cut = len(self._pending) - keep
+            records += self._records(self._pending[:cut], stamp, self._partial)
+            self._pending = self._pending[cut:]
+        if records:
+            self._file.write(records)
+
+    def _lines(self, body: bytes, stamp: bytes) -> bytes:
+        """Return the records of complete lines; `body` lacks the last newline."""
+        if _has_long_line(body):
+            return b"".join([self._long(line, stamp) for line in body.split(b"\n")])
+        prefix = stamp + self._head
+        return prefix + body.replace(b"\n", b"\n" + prefix) + b"\n"
+
+    def _long(self, line: bytes, stamp: bytes) -> bytes:
+        """Return the records of one line of any length: P for all pieces but the last."""
+        rest = (len(line) - 1) % LINE_LIMIT + 1 if line else 0
+        cut = len(line) - rest
+        return self._records(line[:cut], stamp, self._partial) + stamp + self._head + line[cut:] + b"\n"
+
+    @staticmethod
+    def _records(data: bytes, stamp: bytes, head: bytes) -> bytes:
+        """Return records of at most LINE_LIMIT bytes each."""
+        prefix = stamp + head
+        return b"".join(
+            [prefix + data[start : start + LINE_LIMIT] + b"\n" for start in range(0, len(data), LINE_LIMIT)]
+        )
+
+
+def _has_long_line(body: bytes) -> bool:
+    """Tell whether a line is over the limit, looking at a few places instead of every line."""
+    start, end = 0, len(body)
+    while end - start > LINE_LIMIT:
+        newline = body.rfind(b"\n", start, start + LINE_LIMIT + 1)
+        if newline < 0:
+            return True
+        start = newline + 1
+    return False

@@ -1,0 +1,189 @@
+"""The keeper: one small process per pod that outlives the daemon.
+
+```
+daemon                                keeper
+  │ hello {pod}                 ─────►  │   (the first connection: a socket pair, greeted unasked)
+  │ ◄──── hello {version, pid, containers, exits}
+  │ start {plan} ───────────────────►   │  ◄── answer {started | error}
+  │ exec {exec, plan} + 3 fds ──────►   │  ◄── answer {pid | error},  later event exec_exit {exec, status}
+  │ signal, kill, exec_kill, reopen ►   │  ◄── answer {}
+  │ ◄──── event exit {seq, container, status, oom_kills, finished_at}
+  │ ack {seq} ──────────────────────►   │  (drops the journal entry; no answer)
+  │ stop ───────────────────────────►   │  kills what runs, answers, ends
+```
+Several connections may exist (an old daemon's that is not closed yet, a new one's); exits go to all of them. A
+request that fails is answered with `error`, never ends the keeper.
+"""
+
+import _socket
+import os
+import signal
+from typing import Any
+
+from crishim.engine import wire
+from crishim.engine.execute.report import StepError, describe
+from crishim.engine.keeper import pod as pods
+from crishim.engine.keeper.children import Children
+from crishim.engine.keeper.connection import Connection
+from crishim.engine.keeper.containers import Containers
+from crishim.engine.keeper.execs import Execs
+from crishim.engine.keeper.journal import Journal
+from crishim.engine.keeper.loop import Loop
+from crishim.linux import calls
+
+SOCKET = "keeper.sock"
+JOURNAL = "journal"
+_STOP_PATIENCE = 10.0
+
+
+def run(plan: dict[str, Any], control: _socket.socket) -> None:
+    """Be a pod's keeper until told to stop; `control` is the daemon's first connection."""
+    become(plan["pod_id"])
+    try:
+        pod = pods.make(plan)
+        keeper = Keeper(plan, pod)
+    except (OSError, StepError) as error:
+        wire.send(control, {"event": "failed", **describe("pod", error)})
+        return
+    keeper.serve(control)
+
+
+def become(pod_id: str) -> None:
+    """Take on a keeper's properties: own session, subreaper, nothing can look into it, quiet signals."""
+    os.setsid()
+    calls.set_name(f"crishim-{pod_id[:7]}")
+    calls.prctl(calls.PR_SET_CHILD_SUBREAPER, 1)
+    calls.prctl(calls.PR_SET_DUMPABLE, 0)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
+class Keeper:
+    """Serves connections and owns the pod's containers."""
+
+    def __init__(self, plan: dict[str, Any], pod: pods.Pod) -> None:
+        self._pod_id: str = plan["pod_id"]
+        self._group: dict[str, Any] = plan["cgroup"]
+        self._pod = pod
+        self._loop = Loop()
+        self._journal = Journal(f"{plan['directory']}/{JOURNAL}")
+        children = Children(self._loop)
+        self._containers = Containers(self._loop, children, pod.shm, plan["empty"], self._on_exit)
+        self._execs = Execs(self._loop, children, self._containers)
+        self._connections: list[Connection] = []
+        self._stopping: list[tuple[Connection, wire.Message]] = []
+        self._listener = wire.listen(plan["directory"], SOCKET)
+        self._listener.setblocking(False)
+        self._loop.add(self._listener.fileno(), self._accept)
+
+    def serve(self, control: _socket.socket) -> None:
+        """Greet the first connection and run."""
+        connection = self._connect(control)
+        self._greet(connection, fds=tuple(self._pod.hand_over()))
+        self._pod.close_network()
+        self._loop.run()
+
+    def _accept(self) -> None:
+        try:
+            fd, _ = self._listener._accept()  # type: ignore[attr-defined]  # noqa: SLF001  the C socket returns the bare fd
+        except BlockingIOError:
+            return
+        os.set_inheritable(fd, False)
+        self._greet(self._connect(_socket.socket(fileno=fd)))
+
+    def _connect(self, sock: _socket.socket) -> Connection:
+        connection = Connection(self._loop, sock, self._on_message, self._on_close)
+        self._connections.append(connection)
+        return connection
+
+    def _greet(self, connection: Connection, fds: tuple[int, ...] = ()) -> None:
+        hello = {
+            "event": "hello",
+            "version": wire.PROTOCOL_VERSION,
+            "pod": self._pod_id,
+            "pid": os.getpid(),
+            "containers": self._containers.describe(),
+            "exits": self._journal.pending(),
+        }
+        connection.send(hello, fds)
+
+    def _on_close(self, connection: Connection) -> None:
+        self._connections.remove(connection)
+        self._execs.connection_closed(connection)
+
+    def _on_message(self, connection: Connection, message: wire.Message, fds: list[int]) -> None:
+        handler = _HANDLERS.get(message.get("op", ""))
+        try:
+            if handler is None:
+                connection.answer(message, error=_unknown(message))
+            else:
+                handler(self, connection, message, fds)
+        except Exception as error:  # noqa: BLE001  whatever a request does wrong, the keeper serves on
+            connection.answer(message, **describe(str(message.get("op")), error))
+        finally:
+            wire.close_all(fds)
+
+    def _start(self, connection: Connection, message: wire.Message, _fds: list[int]) -> None:
+        self._containers.start(message["plan"], lambda **fields: connection.answer(message, **fields))
+
+    def _exec(self, connection: Connection, message: wire.Message, fds: list[int]) -> None:
+        self._execs.start(connection, message, fds)
+
+    def _exec_kill(self, connection: Connection, message: wire.Message, _fds: list[int]) -> None:
+        self._execs.kill(connection, message["exec"])
+        connection.answer(message)
+
+    def _signal(self, connection: Connection, message: wire.Message, _fds: list[int]) -> None:
+        connection.answer(message, sent=self._containers.signal(message["container"], message["signal"]))
+
+    def _kill(self, connection: Connection, message: wire.Message, _fds: list[int]) -> None:
+        self._containers.kill(message["container"])
+        connection.answer(message)
+
+    def _reopen(self, connection: Connection, message: wire.Message, _fds: list[int]) -> None:
+        container = self._containers.running(message["container"])
+        if container is None:
+            raise ProcessLookupError(3, "the container does not run")
+        container.log.reopen()
+        connection.answer(message)
+
+    def _ack(self, _connection: Connection, message: wire.Message, _fds: list[int]) -> None:
+        self._journal.acknowledge(message["seq"])
+
+    def _stop(self, connection: Connection, message: wire.Message, _fds: list[int]) -> None:
+        """End when no container is left; what still runs is killed."""
+        for container_id in list(self._containers.by_id):
+            self._containers.kill(container_id)
+        self._stopping.append((connection, message))
+        self._loop.later(_STOP_PATIENCE, self._loop.stop)
+        self._leave()
+
+    def _leave(self) -> None:
+        if not self._stopping or self._containers.by_id:
+            return
+        for connection, message in self._stopping:
+            connection.answer(message)
+        self._loop.stop()
+
+    def _on_exit(self, entry: dict[str, Any]) -> None:
+        numbered = self._journal.add(entry)
+        for connection in list(self._connections):
+            connection.send({"event": "exit", **numbered})
+        self._loop.later(0.0, self._leave)
+
+
+_HANDLERS = {
+    "start": Keeper._start,  # noqa: SLF001  the table of the class's own requests
+    "exec": Keeper._exec,  # noqa: SLF001
+    "exec_kill": Keeper._exec_kill,  # noqa: SLF001
+    "signal": Keeper._signal,  # noqa: SLF001
+    "kill": Keeper._kill,  # noqa: SLF001
+    "reopen": Keeper._reopen,  # noqa: SLF001
+    "ack": Keeper._ack,  # noqa: SLF001
+    "stop": Keeper._stop,  # noqa: SLF001
+}
+
+
+def _unknown(message: wire.Message) -> dict[str, Any]:
+    return {"step": "keeper", "errno": 0, "path": "", "message": f"unknown request {message.get('op')!r}"}

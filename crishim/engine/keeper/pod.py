@@ -1,0 +1,127 @@
+"""What a keeper makes before it serves: the pod's namespaces, its pin, shared memory, sysctls and control group.
+
+The keeper itself moves into the new network, IPC and UTS namespaces and stays there: its containers are born in
+them, so none has to join anything. In the host's mount namespace it leaves one mount, the network namespace's pin.
+The pod's /dev/shm is a detached tmpfs that only the keeper's fd keeps alive, cloned into each container.
+
+On failure nothing is taken back here: the daemon, which asked for it, undoes a half-made pod by the same code with
+which it removes a whole one (`engine.pods.remove_pod`).
+"""
+
+import _socket
+import os
+import stat
+from typing import Any
+
+from crishim.engine.execute.report import StepError
+from crishim.linux import calls
+from crishim.linux.cgroups import apply as cgroups
+
+_NAMESPACES = {"net": calls.CLONE_NEWNET, "ipc": calls.CLONE_NEWIPC, "uts": calls.CLONE_NEWUTS}
+_NETLINK_ROUTE = 0
+_AF_NETLINK = 16
+
+
+class Pod:
+    """The pod's kernel objects that the keeper holds."""
+
+    __slots__ = ("netlink", "netns", "shm")
+
+    def __init__(self) -> None:
+        self.netns = -1
+        self.netlink: _socket.socket | None = None
+        self.shm = -1
+
+    def hand_over(self) -> list[int]:
+        """Return the fds for the network set-up: the namespace, and a route socket made inside it."""
+        return [self.netns, self.netlink.fileno()] if self.netlink is not None else []
+
+    def close_network(self) -> None:
+        """Close what was handed over: only the pin and the processes hold the namespace from then on."""
+        if self.netlink is not None:
+            self.netlink.close()
+            os.close(self.netns)
+            self.netlink = None
+
+
+def make(plan: dict[str, Any]) -> Pod:
+    """Carry out a PodPlan in the keeper's process.
+
+    Raises:
+        OSError, StepError: the step that failed, by its text.
+    """
+    pod = Pod()
+    group = plan["cgroup"]
+    cgroups.make(group["directories"], parent=True)
+    cgroups.write_all((w["directory"], w["file"], w["value"]) for w in group["writes"])
+    flags = 0
+    for name in plan["namespaces"]:
+        flags |= _NAMESPACES[name]
+    if flags:
+        calls.unshare(flags)
+    if "uts" in plan["namespaces"] and plan["hostname"]:
+        calls.sethostname(plan["hostname"])
+    for key, value in plan["sysctls"].items():
+        _set_sysctl(key, value)
+    if plan["pin"]:
+        _pin(plan["pin"])
+    if "net" in plan["namespaces"]:
+        pod.netns = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        pod.netlink = _socket.socket(_AF_NETLINK, _socket.SOCK_RAW | _socket.SOCK_CLOEXEC, _NETLINK_ROUTE)
+    pod.shm = _shared_memory(plan)
+    return pod
+
+
+def _pin(path: str) -> None:
+    """Bind the network namespace, so that CNI plugins and nsenter find it (ip-netns(8))."""
+    os.makedirs(os.path.dirname(path), 0o711, exist_ok=True)
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o444))
+    calls.mount("/proc/self/ns/net", path, "", calls.MS_BIND)
+
+
+def _set_sysctl(key: str, value: str) -> None:
+    """Write one namespaced sysctl; the planner has checked the key, and the file must be a plain one of procfs."""
+    path = f"/proc/sys/{key}"
+    try:
+        fd = calls.openat2(
+            calls.AT_FDCWD, path, os.O_WRONLY, 0, calls.RESOLVE_NO_SYMLINKS | calls.RESOLVE_NO_MAGICLINKS
+        )
+    except OSError as error:
+        raise StepError(f"sysctl {key}: {os.strerror(error.errno or 0).lower()}", error.errno or 0, path) from None
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise StepError(f"sysctl {key}: is not a setting", 0, path)
+        os.write(fd, value.encode())
+    except OSError as error:
+        raise StepError(
+            f"sysctl {key}={value}: {os.strerror(error.errno or 0).lower()}", error.errno or 0, path
+        ) from None
+    finally:
+        os.close(fd)
+
+
+def _shared_memory(plan: dict[str, Any]) -> int:
+    """Return the mount behind the containers' /dev/shm: the pod's own tmpfs, or the host's for a host IPC pod."""
+    if not plan["shm_size"]:
+        return calls.open_tree(calls.AT_FDCWD, "/dev/shm", 0)
+    context = calls.fsopen("tmpfs")
+    calls.fsconfig(context, "mode", "1777")
+    calls.fsconfig(context, "size", str(plan["shm_size"]))
+    calls.fscreate(context, "/dev/shm")
+    attributes = calls.MOUNT_ATTR_NOSUID | calls.MOUNT_ATTR_NODEV | calls.MOUNT_ATTR_NOEXEC
+    mount = calls.fsmount(context, attributes, "/dev/shm")
+    os.close(context)
+    if not _can_clone(mount):
+        # Linux before 6.15 clones only mounts that are attached somewhere
+        place = f"{plan['directory']}/shm"
+        os.makedirs(place, 0o711, exist_ok=True)
+        calls.move_mount(mount, calls.AT_FDCWD, place, place)
+    return mount
+
+
+def _can_clone(mount: int) -> bool:
+    try:
+        os.close(calls.open_tree(mount, "", calls.OPEN_TREE_CLONE | calls.AT_EMPTY_PATH))
+    except OSError:
+        return False
+    return True

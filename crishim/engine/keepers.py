@@ -1,0 +1,308 @@
+"""The daemon's side of one keeper: start containers, exec, signal, reopen logs, hear of exits.
+
+The dialogue is drawn in `engine.keeper.main`. A keeper is known by its pidfd; its death is seen at once, even when
+the socket's buffers still hold messages, and after the journal has been read (`on_lost`).
+"""
+
+import _socket
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from crishim.codec import to_value
+from crishim.engine import wire
+from crishim.engine.capture import Capture
+from crishim.engine.channel import Channel
+from crishim.engine.plan.request import ResolvedUser
+from crishim.engine.plan.types import ContainerPlan, ExecPlan
+from crishim.errors import DeadlineExceededError, FailedPreconditionError, InternalError, UnavailableError
+
+START_DEADLINE = 120.0
+CALL_DEADLINE = 30.0
+_EXEC_END = 10.0
+
+
+class StartError(FailedPreconditionError):
+    """A container or exec could not be started: which step failed, with errno and the path concerned."""
+
+    def __init__(self, step: str, errno: int, path: str, message: str) -> None:
+        super().__init__(f"{step}: {message}" if not message.startswith(step) else message)
+        self.step = step
+        self.errno = errno
+        self.path = path
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """What is known of a container that runs its program; times in ns since the epoch, ticks since boot."""
+
+    pid: int
+    start_time: int
+    started_at: int
+    user: ResolvedUser | None
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """One journal entry: a container has ended with `exit_code` (status, or 128 + signal)."""
+
+    seq: int
+    container_id: str
+    exit_code: int
+    oom_killed: bool
+    finished_at: int
+
+
+class Keeper:
+    """One pod's keeper.
+
+    Attributes:
+        running: containers that run, by id, as the keeper said when it was met.
+        exits: journal entries that it had when it was met.
+        netns_fd, netlink_fd: handed over once, by a keeper that was just started, else -1; the owner closes them.
+        on_exit: gets each further Exit.
+        on_lost: called once when the keeper is gone without having been told to stop.
+    """
+
+    def __init__(self, pod_id: str, sock: _socket.socket) -> None:
+        self.pod_id = pod_id
+        self.pid = 0
+        self.pidfd = -1
+        self.start_time = 0
+        self.version = 0
+        self.netns_fd = -1
+        self.netlink_fd = -1
+        self.running: dict[str, Started] = {}
+        self.exits: list[Exit] = []
+        self.on_exit: Callable[[Exit], object] | None = None
+        self.on_lost: Callable[[], object] | None = None
+        self._stopped = False
+        self._greeted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._execs: dict[int, asyncio.Future[int]] = {}
+        self._next_exec = 1
+        self._gone = asyncio.Event()
+        self._channel = Channel(sock, f"keeper of pod {pod_id[:13]}", self._on_event, self._on_close)
+
+    async def greeted(self, deadline: float) -> None:
+        """Wait for the keeper's hello.
+
+        Raises:
+            StartError: its set-up failed, and why.
+            UnavailableError, DeadlineExceededError: it is gone or silent.
+        """
+        try:
+            async with asyncio.timeout(deadline):
+                await self._greeted
+        except TimeoutError:
+            raise DeadlineExceededError(f"the keeper of pod {self.pod_id[:13]} does not answer") from None
+
+    async def start_container(self, plan: ContainerPlan) -> Started:
+        """Start a planned container; return when it runs its program.
+
+        Raises:
+            StartError: which step failed.
+        """
+        answer = await self._call({"op": "start", "plan": to_value(plan, full=True)}, deadline=START_DEADLINE)
+        return _started(answer["started"])
+
+    async def signal(self, container_id: str, signum: int) -> None:
+        """Signal the container's first process; one that has ended is fine."""
+        await self._call({"op": "signal", "container": container_id, "signal": signum})
+
+    async def kill(self, container_id: str) -> None:
+        """SIGKILL everything in the container's control group."""
+        await self._call({"op": "kill", "container": container_id})
+
+    async def reopen_log(self, container_id: str) -> None:
+        """Open the log file anew; returns when the new file exists."""
+        await self._call({"op": "reopen", "container": container_id})
+
+    async def ack(self, seq: int) -> None:
+        """Let the keeper drop its journal entries up to `seq`: they are in the store."""
+        with contextlib.suppress(UnavailableError):
+            self._channel.send({"op": "ack", "seq": seq})
+
+    async def exec_sync(
+        self,
+        container_id: str,
+        plan: ExecPlan,
+        timeout: float,  # noqa: ASYNC109  the CRI's own argument
+        limit: int,
+    ) -> tuple[bytes, bytes, int]:
+        """Run a process in a container; return stdout, stderr and the exit code.
+
+        Args:
+            container_id: a container that runs.
+            plan: what to run.
+            timeout: seconds, 0 for none; then the process's tree is killed, as it is when the caller goes.
+            limit: bytes that are kept of both streams together; the rest is read and dropped.
+
+        Raises:
+            StartError: which step failed.
+            DeadlineExceededError: the timeout has passed.
+        """
+        number = self._next_exec
+        self._next_exec += 1
+        ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._execs[number] = ended
+        capture = Capture(limit)
+        try:
+            async with asyncio.timeout(timeout or None):
+                fds = capture.open()
+                try:
+                    request = {"op": "exec", "exec": number, "plan": to_value(plan, full=True)}
+                    await self._call(request, fds, deadline=START_DEADLINE)
+                finally:
+                    wire.close_all(fds)
+                status = await ended
+            capture.finish()
+        except TimeoutError:
+            await self._kill_exec(number, ended)
+            raise DeadlineExceededError(
+                f"command {' '.join(plan.process.argv)!r} in container {container_id[:13]} "
+                f"did not end within {timeout:g} s"
+            ) from None
+        except asyncio.CancelledError:
+            await self._kill_exec(number, ended)
+            raise
+        finally:
+            self._execs.pop(number, None)
+            capture.close()
+        return capture.stdout, capture.stderr, status
+
+    async def stop(self) -> None:
+        """Tell the keeper to kill what runs and to leave, and wait until it is gone; a dead one is fine."""
+        self._stopped = True
+        with contextlib.suppress(UnavailableError, DeadlineExceededError):
+            await self._channel.request({"op": "stop"}, timeout=15.0)
+        self.kill_keeper()
+        await self._gone.wait()
+
+    def kill_keeper(self) -> None:
+        """SIGKILL the keeper itself if it is still there (after a stop it is on its way out)."""
+        if self.pidfd >= 0:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+
+    def detach(self) -> None:
+        """Let go of the keeper without ending it: the daemon leaves, containers go on."""
+        self._stopped = True
+        self._channel.close()
+        self._release()
+
+    @property
+    def alive(self) -> bool:
+        """Whether the keeper can be talked to."""
+        return self._channel.open
+
+    async def _call(
+        self, message: wire.Message, fds: tuple[int, ...] | list[int] = (), *, deadline: float = CALL_DEADLINE
+    ) -> wire.Message:
+        answer = await self._channel.request(message, fds, timeout=deadline)
+        if "error" in answer:
+            raise start_error(answer["error"])
+        return answer
+
+    async def _kill_exec(self, number: int, ended: "asyncio.Future[int]") -> None:
+        """Kill an exec's tree and wait for its end, even if the caller is cancelled meanwhile."""
+        with contextlib.suppress(UnavailableError, DeadlineExceededError, StartError, TimeoutError):
+            await asyncio.shield(self._call({"op": "exec_kill", "exec": number}))
+            async with asyncio.timeout(_EXEC_END):
+                await asyncio.shield(ended)
+
+    def _on_event(self, message: wire.Message, fds: list[int]) -> None:
+        event = message.get("event")
+        if event == "hello":
+            self._on_hello(message, fds)
+            return
+        wire.close_all(fds)
+        if event == "exit" and self.on_exit is not None:
+            self.on_exit(_exit(message))
+        elif event == "exec_exit":
+            future = self._execs.get(message["exec"])
+            if future is not None and not future.done():
+                future.set_result(message["status"])
+        elif event == "failed" and not self._greeted.done():
+            self._stopped = True
+            self._greeted.set_exception(start_error(message["error"]))
+
+    def _on_hello(self, message: wire.Message, fds: list[int]) -> None:
+        version = message["version"]
+        if not wire.OLDEST_VERSION <= version <= wire.PROTOCOL_VERSION:
+            wire.close_all(fds)
+            self._greeted.set_exception(
+                InternalError(
+                    f"the keeper of pod {self.pod_id[:13]} speaks protocol {version}, which is not known here"
+                )
+            )
+            return
+        self.version = version
+        self.pid = message["pid"]
+        self.pidfd = os.pidfd_open(self.pid)
+        self.start_time = _process_start(self.pid)
+        asyncio.get_running_loop().add_reader(self.pidfd, self._on_death)
+        if fds:
+            self.netns_fd, self.netlink_fd = fds
+        self.running = {c["id"]: _started(c) for c in message["containers"]}
+        self.exits = [_exit(entry) for entry in message["exits"]]
+        if not self._greeted.done():
+            self._greeted.set_result(None)
+
+    def _on_death(self) -> None:
+        """The keeper's process has ended; if the daemon is its nearest subreaper, it is reaped here."""
+        with contextlib.suppress(ChildProcessError):
+            os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED | os.WNOHANG)
+        self._release()
+        self._channel.close()
+
+    def _release(self) -> None:
+        if self.pidfd >= 0:
+            asyncio.get_running_loop().remove_reader(self.pidfd)
+            os.close(self.pidfd)
+            self.pidfd = -1
+        self._gone.set()
+
+    def _on_close(self) -> None:
+        if not self._greeted.done():
+            self._greeted.set_exception(UnavailableError(f"the keeper of pod {self.pod_id[:13]} ended unexpectedly"))
+            self._gone.set()
+        for future in self._execs.values():
+            if not future.done():
+                future.set_result(137)
+        if self.pidfd < 0:
+            self._gone.set()
+        if not self._stopped and self.on_lost is not None:
+            self.on_lost()
+
+
+def start_error(fields: dict[str, Any]) -> StartError:
+    """Return the error that a keeper or its child reported."""
+    return StartError(fields["step"], fields["errno"], fields["path"], fields["message"])
+
+
+def _started(fields: dict[str, Any]) -> Started:
+    user = fields["user"]
+    resolved = ResolvedUser(user[0], user[1], tuple(user[2])) if user else None
+    return Started(fields["pid"], fields["start_time"], fields["started_at"], resolved)
+
+
+def _exit(fields: dict[str, Any]) -> Exit:
+    return Exit(fields["seq"], fields["container"], fields["status"], fields["oom_kills"] > 0, fields["finished_at"])
+
+
+def journalled(entries: list[dict[str, Any]]) -> list[Exit]:
+    """Return the exits in a journal whose keeper is gone."""
+    return [_exit(entry) for entry in entries]
+
+
+def _process_start(pid: int) -> int:
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            text = file.read()
+    except OSError:
+        return 0
+    return int(text[text.rindex(b")") + 2 :].split()[19])

@@ -1,0 +1,40 @@
+"""Resources of a container → its control group's plan. Pure."""
+
+from crishim.engine.plan.request import Resources
+from crishim.engine.plan.settings import PlanSettings
+from crishim.engine.plan.types import CgroupPlan, CgroupWrite
+from crishim.linux.cgroups.devices import DeviceRule
+from crishim.linux.cgroups.settings import Limits, plan_settings, validate
+
+
+def limits_of(resources: Resources, settings: PlanSettings, devices: tuple[DeviceRule, ...] | None) -> Limits:
+    """Return the limits that CRI resources ask for; `devices` None leaves device access as it is."""
+    return Limits(
+        cpu_period=resources.cpu_period,
+        cpu_quota=resources.cpu_quota,
+        cpu_shares=resources.cpu_shares,
+        memory_limit=resources.memory_limit_in_bytes,
+        memory_swap_limit=resources.memory_swap_limit_in_bytes,
+        pids_limit=settings.pids_limit,
+        cpuset_cpus=resources.cpuset_cpus,
+        cpuset_mems=resources.cpuset_mems,
+        hugepages=tuple((limit.page_size, limit.limit) for limit in resources.hugepage_limits),
+        unified=resources.unified,
+        devices=devices,
+    )
+
+
+def problems(limits: Limits, settings: PlanSettings) -> list[tuple[str, str]]:
+    """Return (field path, problem) for each limit that cannot be right."""
+    return [(f"config.linux.resources.{name}", problem) for name, problem in validate(limits, settings.layout)]
+
+
+def plan_cgroup(group: str, limits: Limits, settings: PlanSettings) -> CgroupPlan:
+    """Return the directories and writes of one group."""
+    planned = plan_settings(limits, settings.layout, group, swap=settings.swap)
+    return CgroupPlan(
+        settings.layout.version,
+        settings.layout.directories(group),
+        tuple(CgroupWrite(write.directory, write.file, write.value) for write in planned.writes),
+        planned.device_program,
+    )

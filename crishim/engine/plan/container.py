@@ -1,0 +1,151 @@
+"""Container request + image config + host facts → ContainerPlan. Pure: every problem is found before anything acts."""
+
+from collections.abc import Sequence
+from os.path import commonpath, normpath, relpath
+from typing import Protocol
+
+from crishim.engine.plan import cgroup, mounts, process
+from crishim.engine.plan.pod import container_group
+from crishim.engine.plan.request import ContainerConfig, ImageConfig, Mount, NamespaceMode, Resources, SandboxConfig
+from crishim.engine.plan.settings import PlanSettings
+from crishim.engine.plan.types import ContainerPlan, DeviceNode, OverlayRoot, StdioPlan
+from crishim.errors import InvalidArgumentError
+from crishim.linux.cgroups import devices
+
+MAX_LAYERS = 500  # fs/overlayfs/params.h, OVL_MAX_STACK
+
+
+class ContainerInput(Protocol):
+    """What is known of a container when it is planned; `pods.ports.ContainerInput` is one."""
+
+    @property
+    def id(self) -> str:
+        """The container's id."""
+
+    @property
+    def sandbox_id(self) -> str:
+        """Its pod's id."""
+
+    @property
+    def sandbox(self) -> SandboxConfig:
+        """The pod's request."""
+
+    @property
+    def config(self) -> ContainerConfig:
+        """The request."""
+
+    @property
+    def image(self) -> ImageConfig:
+        """What its image says."""
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Absolute paths of the layers, bottom first."""
+
+    @property
+    def mounts(self) -> tuple[Mount, ...]:
+        """The request's mounts, host paths resolved."""
+
+    @property
+    def log_path(self) -> str:
+        """Absolute path of the log file, "" for none."""
+
+    @property
+    def resources(self) -> Resources:
+        """Its limits now: the request's, or an update's."""
+
+    @property
+    def upper(self) -> str:
+        """Its read/write layer."""
+
+    @property
+    def work(self) -> str:
+        """The overlay's working directory beside it."""
+
+
+def plan_container(
+    wanted: ContainerInput, directories: frozenset[str], nodes: Sequence[DeviceNode], settings: PlanSettings
+) -> ContainerPlan:
+    """Return a container's plan.
+
+    Args:
+        wanted: the request and what was found for it.
+        directories: those of the mounts' host paths that are directories.
+        nodes: the device nodes that the request (or its privilege) asks for.
+        settings: of the instance.
+
+    Raises:
+        InvalidArgumentError: with every problem, each with its field's path.
+    """
+    config = wanted.config
+    found: list[tuple[str, str]] = []
+    group = container_group(wanted.id, wanted.sandbox_id, wanted.sandbox, settings)
+    limits = cgroup.limits_of(wanted.resources, settings, _device_rules(config, nodes))
+    found += cgroup.problems(limits, settings)
+    program, problems = process.plan_process(config, wanted.image, wanted.sandbox, settings)
+    found += problems + _mount_problems(wanted.mounts)
+    if len(wanted.layers) > MAX_LAYERS:
+        found.append(("config.image", f"has {len(wanted.layers)} layers; the kernel mounts at most {MAX_LAYERS}"))
+    if found:
+        raise invalid(found)
+    return ContainerPlan(
+        container_id=wanted.id,
+        pod_id=wanted.sandbox_id,
+        pid=_pid_mode(config),
+        cgroup_namespace=True,
+        cgroup=cgroup.plan_cgroup(group, limits, settings),
+        root=_root(wanted, settings),
+        mounts=mounts.plan_mounts(config, wanted.mounts, directories, wanted.sandbox_id, group, nodes, settings),
+        process=program,
+        stdio=StdioPlan(wanted.log_path, config.stdin, config.stdin_once, config.tty),
+    )
+
+
+def invalid(problems: Sequence[tuple[str, str]]) -> InvalidArgumentError:
+    """Return one error for all problems: the first one's field, every one's sentence."""
+    field, first = problems[0]
+    rest = [f"{name}: {problem}" for name, problem in problems[1:]]
+    return InvalidArgumentError(field, "; ".join([first, *rest]))
+
+
+def _device_rules(config: ContainerConfig, nodes: Sequence[DeviceNode]) -> tuple[devices.DeviceRule, ...]:
+    if config.security.privileged:
+        return devices.ALL
+    own = tuple(devices.DeviceRule(node.kind, node.major, node.minor, node.access) for node in nodes)
+    return devices.DEFAULT + own
+
+
+def _pid_mode(config: ContainerConfig) -> str:
+    options = config.security.namespaces
+    if options.pid is NamespaceMode.TARGET:
+        return f"container:{options.target_id}"
+    return {NamespaceMode.POD: "pod", NamespaceMode.CONTAINER: "new", NamespaceMode.NODE: "host"}[options.pid]
+
+
+def _root(wanted: ContainerInput, settings: PlanSettings) -> OverlayRoot:
+    layers = [normpath(layer) for layer in wanted.layers]
+    base = settings.paths.root
+    inside = [relpath(layer, base) if commonpath([layer, base]) == base else layer for layer in layers]
+    return OverlayRoot(
+        base=base,
+        lower=tuple(reversed(inside)),
+        upper=wanted.upper,
+        work=wanted.work,
+        readonly=wanted.config.security.readonly_rootfs,
+        append=settings.overlay_append,
+        options=("volatile",),
+    )
+
+
+def _mount_problems(wanted: Sequence[Mount]) -> list[tuple[str, str]]:
+    found = []
+    for number, mount in enumerate(wanted):
+        field = f"config.mounts[{number}].container_path"
+        path = normpath(mount.container_path) if mount.container_path else ""
+        if not path.startswith("/"):
+            found.append((field, f"{mount.container_path!r} is not an absolute path"))
+        elif path == "/":
+            found.append((field, "is the container's root; a path below it is wanted"))
+        elif path == "/proc" or path.startswith("/proc/"):
+            found.append((field, f"{path}: nothing may be mounted over procfs (it would hide what protects the host)"))
+    return found

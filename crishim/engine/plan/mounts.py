@@ -1,0 +1,134 @@
+"""The mounts of a container, in the order of their application. Pure.
+
+First what every container has (/proc, /dev, /dev/pts, /dev/shm, /dev/mqueue, /sys, /sys/fs/cgroup), then the pod's
+files, then the request's mounts in their given order, then masks. Sources: OCI runtime-spec config-linux.md (default
+file systems and devices), Kubernetes KEP-1769 for which files a pod's containers share.
+"""
+
+from collections.abc import Sequence
+from os.path import basename, normpath
+
+from crishim.engine.plan.request import ContainerConfig, Mount
+from crishim.engine.plan.settings import PlanSettings
+from crishim.engine.plan.types import (
+    Bind,
+    CgroupView,
+    DeviceNode,
+    Devices,
+    MaskPaths,
+    MountFs,
+    MountOperation,
+    PodShm,
+    ReadonlyPaths,
+    Terminal,
+)
+from crishim.linux.calls import MOUNT_ATTR_NODEV as NODEV
+from crishim.linux.calls import MOUNT_ATTR_NOEXEC as NOEXEC
+from crishim.linux.calls import MOUNT_ATTR_NOSUID as NOSUID
+from crishim.linux.calls import MOUNT_ATTR_RDONLY as RDONLY
+
+DEFAULT_NODES = (
+    DeviceNode("null", "c", 1, 3),
+    DeviceNode("zero", "c", 1, 5),
+    DeviceNode("full", "c", 1, 7),
+    DeviceNode("random", "c", 1, 8),
+    DeviceNode("urandom", "c", 1, 9),
+    DeviceNode("tty", "c", 5, 0),
+)
+_LINKS = (
+    ("pts/ptmx", "ptmx"),
+    ("/proc/self/fd", "fd"),
+    ("/proc/self/fd/0", "stdin"),
+    ("/proc/self/fd/1", "stdout"),
+    ("/proc/self/fd/2", "stderr"),
+    ("/proc/kcore", "core"),
+)
+_POD_FILES = (("hosts", "/etc/hosts"), ("hostname", "/etc/hostname"), ("resolv.conf", "/etc/resolv.conf"))
+
+
+def plan_mounts(
+    config: ContainerConfig,
+    mounts: Sequence[Mount],
+    directories: frozenset[str],
+    pod_id: str,
+    group: str,
+    nodes: Sequence[DeviceNode],
+    settings: PlanSettings,
+) -> tuple[MountOperation, ...]:
+    """Return all mount operations of a container.
+
+    Args:
+        config: the request.
+        mounts: its mounts with host paths resolved.
+        directories: those of the host paths that are directories (the rest are files, sockets, devices).
+        pod_id: whose files and shared memory it gets.
+        group: its control group, shown at /sys/fs/cgroup.
+        nodes: device nodes besides the default ones.
+        settings: of the instance.
+    """
+    privileged = config.security.privileged
+    taken = {normpath(mount.container_path) for mount in mounts}
+    operations = [*_base(privileged=privileged, taken=taken, nodes=nodes)]
+    if "/sys/fs/cgroup" not in taken and "/sys" not in taken:
+        operations.append(_cgroup_view(group, settings, readonly=not privileged))
+    if config.tty:
+        operations.append(Terminal())
+    pod = settings.paths.pod(pod_id)
+    operations += [
+        Bind(f"{pod}/{name}", target, directory=False, recursive=False, readonly=config.security.readonly_rootfs)
+        for name, target in _POD_FILES
+        if target not in taken
+    ]
+    operations += [_request_mount(mount, directory=mount.host_path in directories) for mount in mounts]
+    if not privileged:
+        if config.security.masked_paths:
+            operations.append(MaskPaths(config.security.masked_paths))
+        if config.security.readonly_paths:
+            operations.append(ReadonlyPaths(config.security.readonly_paths))
+    return tuple(operations)
+
+
+def _base(*, privileged: bool, taken: set[str], nodes: Sequence[DeviceNode]) -> list[MountOperation]:
+    """What every container has; a mount of the request over one of them (but /proc and /dev) takes its place."""
+    own = {node.path for node in nodes}
+    devices = (*(node for node in DEFAULT_NODES if node.path not in own), *nodes)
+    known: list[tuple[str, MountOperation]] = [
+        ("/proc", MountFs("/proc", "proc", NOSUID | NOEXEC | NODEV)),
+        ("/dev", MountFs("/dev", "tmpfs", NOSUID, (("mode", "755"), ("size", "64m")))),
+        ("/dev", Devices("/dev", devices, _LINKS, ("pts", "shm", "mqueue"))),
+        (
+            "/dev/pts",
+            MountFs("/dev/pts", "devpts", NOSUID | NOEXEC, (("ptmxmode", "0666"), ("mode", "0620"), ("gid", "5"))),
+        ),
+        ("/dev/shm", PodShm("/dev/shm")),
+        ("/dev/mqueue", MountFs("/dev/mqueue", "mqueue", NOSUID | NOEXEC | NODEV)),
+        ("/sys", MountFs("/sys", "sysfs", NOSUID | NOEXEC | NODEV | (0 if privileged else RDONLY))),
+    ]
+    return [operation for target, operation in known if target not in taken or target in {"/proc", "/dev"}]
+
+
+def _cgroup_view(group: str, settings: PlanSettings, *, readonly: bool) -> CgroupView:
+    layout = settings.layout
+    directories = layout.directories(group)
+    if layout.version == 2:
+        return CgroupView("/sys/fs/cgroup", readonly, (("", directories[0]),))
+    places = [*((layout.unified,) if layout.unified else ()), *layout.hierarchies]
+    named = [(basename(place.mountpoint), directory) for place, directory in zip(places, directories, strict=True)]
+    links = [
+        (basename(place.mountpoint), controller)
+        for place in layout.hierarchies
+        for controller in place.controllers
+        if controller != basename(place.mountpoint)
+    ]
+    return CgroupView("/sys/fs/cgroup", readonly, tuple(named), tuple(links))
+
+
+def _request_mount(mount: Mount, *, directory: bool) -> Bind:
+    return Bind(
+        source=mount.host_path,
+        target=mount.container_path,
+        directory=directory,
+        recursive=True,
+        readonly=mount.readonly,
+        readonly_recursive=mount.recursive_read_only,
+    )

@@ -1,0 +1,79 @@
+"""The planner of one instance.
+
+It looks up the few host facts that a request names (device nodes, kinds of host paths), and hands them to the pure
+functions.
+"""
+
+import os
+from collections.abc import Sequence
+
+from crishim.engine.plan.container import ContainerInput, plan_container
+from crishim.engine.plan.pod import container_group, plan_pod, pod_group
+from crishim.engine.plan.process import plan_exec
+from crishim.engine.plan.request import ContainerConfig, SandboxConfig
+from crishim.engine.plan.settings import PlanSettings
+from crishim.engine.plan.types import ContainerPlan, DeviceNode, ExecPlan, PodPlan
+from crishim.errors import InvalidArgumentError
+from crishim.linux import devices
+
+
+class Planner:
+    """Plans pods, containers and execs."""
+
+    def __init__(self, settings: PlanSettings) -> None:
+        self.settings = settings
+        self.layout = settings.layout
+        self.swap_accounting = settings.swap
+
+    def pod_group(self, pod_id: str, config: SandboxConfig) -> str:
+        """Return the name of a pod's control group, from the hierarchy's root."""
+        return pod_group(pod_id, config, self.settings)
+
+    def container_group(self, container_id: str, pod_id: str, config: SandboxConfig) -> str:
+        """Return the name of a container's control group; `config` is its sandbox's."""
+        return container_group(container_id, pod_id, config, self.settings)
+
+    def pod(self, pod_id: str, config: SandboxConfig) -> PodPlan:
+        """Return the pod's plan; see `plan_pod`."""
+        return plan_pod(pod_id, config, self.settings)
+
+    def container(self, wanted: ContainerInput) -> ContainerPlan:
+        """Return the container's plan; InvalidArgumentError names every problem."""
+        directories = frozenset(mount.host_path for mount in wanted.mounts if os.path.isdir(mount.host_path))
+        return plan_container(wanted, directories, _nodes(wanted.config), self.settings)
+
+    def exec(self, plan: ContainerPlan, command: Sequence[str]) -> ExecPlan:
+        """Return the plan of an exec in the container of `plan`, without a terminal."""
+        return plan_exec(plan, command)
+
+
+def _nodes(config: ContainerConfig) -> tuple[DeviceNode, ...]:
+    """Return the device nodes that a request asks for; a privileged container gets all of the host's."""
+    found: dict[str, DeviceNode] = {}
+    if config.security.privileged:
+        for device in devices.host_devices():
+            found[device.path] = _node(device, device.path, "rwm")
+    for number, wanted in enumerate(config.devices):
+        field = f"config.devices[{number}]"
+        if not set(wanted.permissions) <= set("rwm") or not wanted.permissions:
+            raise InvalidArgumentError(f"{field}.permissions", f"{wanted.permissions!r} is not a subset of rwm")
+        target = wanted.container_path or wanted.host_path
+        if not target.startswith("/dev/"):
+            raise InvalidArgumentError(f"{field}.container_path", f"{target!r} is not below /dev")
+        inside = target.removeprefix("/dev/")
+        try:
+            listed = devices.lookup(wanted.host_path)
+        except OSError as error:
+            raise InvalidArgumentError(
+                f"{field}.host_path", f"{wanted.host_path}: {os.strerror(error.errno or 0).lower()}"
+            ) from None
+        for device in listed:
+            path = os.path.normpath(f"{inside}/{device.path}" if device.path else inside)
+            if path.startswith(".."):
+                raise InvalidArgumentError(f"{field}.container_path", f"{target!r} leads out of /dev")
+            found[path] = _node(device, path, wanted.permissions)
+    return tuple(found.values())
+
+
+def _node(device: devices.Device, path: str, access: str) -> DeviceNode:
+    return DeviceNode(path, device.kind, device.major, device.minor, device.mode, device.uid, device.gid, access)
