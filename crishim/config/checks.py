@@ -55,7 +55,7 @@ def listen(value: str) -> str:
         return _address(host[1:-1], value)
     if ":" in host:
         return f"an IPv6 address needs brackets, like '[::1]:9539', is {value!r}"
-    return "" if not host or _HOST.fullmatch(host) else f"{host!r} is no host name or address"
+    return "" if _HOST.fullmatch(host) else f"needs a host name or address before the port, is {value!r}"
 
 
 def _address(text: str, value: str) -> str:

@@ -135,7 +135,7 @@ class RuntimeConfig:
     """What containers get where neither the request nor the image says otherwise."""
 
     default_rlimits: tuple[str, ...] = option(
-        ("nofile=1024:524288", "nproc=unlimited", "core=unlimited"),
+        ("nofile=1024:524288",),
         Spec(
             help="Resource limits of every container, NAME=SOFT or NAME=SOFT:HARD, names of getrlimit(2) in lower"
             " case. Limits that are not named here are the kernel's, not the daemon's.",
@@ -163,9 +163,10 @@ class RuntimeConfig:
         ),
     )
     keeper_seconds: int = option(
-        10,
+        30,
         Spec(
-            help="Seconds after which a keeper that does not answer is given up; its containers are then killed.",
+            help="Seconds that a pod's keeper gets to make the pod, and to answer when the daemon meets it again; one"
+            " that does not is given up and its containers are killed.",
             minimum=1,
             maximum=600,
         ),

@@ -1,7 +1,7 @@
 """The instance's directories: made with the modes that their use needs, and refused where others could write.
 
 `root` and `state` and what containers reach through them are 0711: processes of user namespaces pass, nobody lists.
-Blobs are 0700. Directories above them are the host's: a missing o+x there is reported, not changed.
+Blobs are 0700. Directories above them are the host's: a missing o+x there is `crishim check`'s to report.
 Out of scope: what stands below them, and the mounts (engine).
 """
 
@@ -15,8 +15,8 @@ PASSABLE = 0o711
 PRIVATE = 0o700
 
 
-def make(paths: Paths) -> list[str]:
-    """Make what is missing and set the modes; return sentences about what the host's administrator should change.
+def make(paths: Paths) -> None:
+    """Make what is missing and set the modes.
 
     Raises:
         FailedPreconditionError: a directory of ours could be written by others, is no directory or another user's.
@@ -36,18 +36,6 @@ def make(paths: Paths) -> list[str]:
         (paths.empty, PASSABLE),
     ):
         _ensure(path, mode)
-    return [text for path in (paths.root, paths.state) for text in impassable(path)]
-
-
-def impassable(path: str) -> list[str]:
-    """Return a sentence for each directory above `path` that other users cannot pass."""
-    found = []
-    above = os.path.dirname(path)
-    while above != "/":
-        if not os.stat(above).st_mode & stat.S_IXOTH:
-            found.append(f"{above} cannot be passed by others, as user namespaces need: use 'chmod o+x {above}'")
-        above = os.path.dirname(above)
-    return found
 
 
 def _make_all(path: str) -> None:

@@ -1,14 +1,13 @@
 """What the daemon asks of the kernel for its own process: descriptors enough, and to be the last one killed.
 
 Spawner and keepers inherit both; containers get their own values before exec (engine). Where the host does not
-allow a value, the nearest one is used and reported.
+allow a value, the one in force stays, and the caller reports it.
 """
 
 import os
 import resource
 
 from crishim.errors import KernelError
-from crishim.observe import Observer
 
 OOM_SCORE_ADJ = -999
 """Killed after everything else; -1000 would make the kernel never free our memory (proc(5), oom_score_adj)."""
@@ -24,8 +23,8 @@ def raise_descriptors() -> int:
     return hard
 
 
-def protect_from_oom(observer: Observer) -> int:
-    """Set our oom_score_adj to -999 or as near as is allowed; return what it is."""
+def protect_from_oom() -> int:
+    """Set our oom_score_adj to -999 where that is allowed; return what it is now."""
     with open(_OOM_FILE, encoding="ascii") as file:
         current = int(file.read())
     if current <= OOM_SCORE_ADJ:
@@ -34,7 +33,6 @@ def protect_from_oom(observer: Observer) -> int:
         with open(_OOM_FILE, "w", encoding="ascii") as file:
             file.write(str(OOM_SCORE_ADJ))
     except PermissionError:
-        observer.degraded("oom_score_adj")
         return current
     except OSError as error:
         raise KernelError(f"write {_OOM_FILE}={OOM_SCORE_ADJ}", error.errno or 0) from None

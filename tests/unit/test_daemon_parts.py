@@ -11,11 +11,10 @@ import pytest
 
 from crishim.config.load import load
 from crishim.config.model import Config
-from crishim.daemon import directories, limits, notify
+from crishim.daemon import directories, notify
 from crishim.daemon.dump import dump
 from crishim.daemon.lock import acquire
 from crishim.errors import FailedPreconditionError, KernelError
-from crishim.observe import NullObserver
 from crishim.paths import Paths
 
 
@@ -63,13 +62,6 @@ def test_directories_and_their_modes_whatever_the_umask(tmp_path: Path) -> None:
     directories.make(paths)
 
 
-def test_impassable_directories_above_are_named(tmp_path: Path) -> None:
-    above = tmp_path / "closed"
-    above.mkdir(mode=0o700)
-    found = directories.make(Paths(str(above / "root"), str(tmp_path / "state")))
-    assert any(text.startswith(f"{above} cannot be passed by others") for text in found)
-
-
 def test_directories_that_others_could_write_are_refused(tmp_path: Path) -> None:
     root = tmp_path / "root"
     root.mkdir()
@@ -87,21 +79,17 @@ def test_directory_that_is_a_file(tmp_path: Path) -> None:
 
 def test_descriptors_and_oom_score() -> None:
     code = (
-        "import resource; from crishim.daemon import limits; from crishim.observe import NullObserver\n"
+        "import resource; from crishim.daemon import limits\n"
         "hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]\n"
         "resource.setrlimit(resource.RLIMIT_NOFILE, (min(64, hard), hard))\n"
         "assert limits.raise_descriptors() == hard\n"
         "assert resource.getrlimit(resource.RLIMIT_NOFILE) == (hard, hard)\n"
-        "seen = []\n"
-        "class Observer(NullObserver):\n"
-        "    def degraded(self, what): seen.append(what)\n"
-        "now = limits.protect_from_oom(Observer())\n"
+        "before = int(open('/proc/self/oom_score_adj').read())\n"
+        "now = limits.protect_from_oom()\n"
         "assert now == int(open('/proc/self/oom_score_adj').read())\n"
-        "assert now == -999 or seen == ['oom_score_adj']\n"
+        "assert now in (-999, before)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
-    assert limits.OOM_SCORE_ADJ == -999
-    assert NullObserver().degraded("x") is None  # type: ignore[func-returns-value]
 
 
 @pytest.mark.parametrize("abstract", [False, True])

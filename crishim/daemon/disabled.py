@@ -1,0 +1,42 @@
+"""The network of an instance with `network.enabled = false`: there is none, and Status says so.
+
+Pods with the host's network run; a pod that wants a network of its own is refused.
+"""
+
+from collections.abc import Mapping
+
+from crishim.errors import FailedPreconditionError
+from crishim.network.model import Attachment, AttachRequest, PodNetns
+from crishim.pods.ports import Counters
+
+REASON = "NetworkDisabled"
+MESSAGE = "the configuration has network.enabled = false: only pods with the host's network can run"
+
+
+class DisabledNetwork:
+    """Implements `pods.ports.Network` by having nothing."""
+
+    async def start(self) -> None:
+        """Make nothing."""
+
+    async def attach(self, netns: PodNetns, request: AttachRequest) -> Attachment:  # noqa: ARG002  the protocol's
+        """Refuse."""
+        raise FailedPreconditionError(MESSAGE)
+
+    async def detach(self, pod_id: str, attachment: Attachment | None) -> None:
+        """Have nothing to release."""
+
+    async def reconcile(self, live: frozenset[str]) -> int:  # noqa: ARG002  the protocol's
+        """Have nothing that could be left over."""
+        return 0
+
+    def interface_stats(self) -> Mapping[str, Counters]:
+        """Know no interface."""
+        return {}
+
+    def ready(self) -> tuple[bool, str, str]:
+        """Return that there is no network, and why."""
+        return False, REASON, MESSAGE
+
+    async def shutdown(self, *, remove: bool) -> None:
+        """Have nothing to end."""

@@ -1,0 +1,206 @@
+"""The parts of one instance, built from its configuration, started in order, and each ended in the opposite order.
+
+```
+ start   engine (spawner) ► images ► network ► runtime (adopts, reconciles) ► metrics endpoint ► CRI server
+ end     CRI server (calls in flight) ► endpoint ► runtime ► network ► images ► engine ► what is left in the kernel
+```
+Invariant: whatever was started is ended, also when a later part cannot start, and a part that fails to end does not
+keep the others from it. The heavy imports (grpc, protobuf, prometheus-client) come while the spawner comes up.
+"""
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING
+
+from crishim.config.model import Config
+from crishim.daemon import placement
+from crishim.errors import CrishimError, FailedPreconditionError
+from crishim.log import get_logger
+from crishim.store.store import Store
+
+if TYPE_CHECKING:
+    from crishim.engine.client import Engine
+    from crishim.images.service import Images
+    from crishim.images.settings import ImageSettings
+    from crishim.linux.facts import HostFacts
+    from crishim.metrics.metrics import Metrics
+    from crishim.pods.ports import Network
+    from crishim.pods.runtime import Runtime
+    from crishim.server.service import Server
+
+Ready = Callable[[], tuple[bool, str]]
+
+log = get_logger("crishim.daemon")
+
+
+class Parts:
+    """What serves.
+
+    Args:
+        config: of the instance.
+        store: open; closed by whoever opened it.
+        ready: tells `/readyz` whether the daemon serves, and why not.
+    """
+
+    def __init__(self, config: Config, store: Store, ready: Ready) -> None:
+        self.config = config
+        self.server: Server | None = None
+        self._images: Images | None = None
+        self._store = store
+        self._ready = ready
+        self._ends = AsyncExitStack()
+
+    async def start(self) -> None:
+        """Start everything; raises a CrishimError that says which part cannot start and why. `end` is due then too."""
+        facts = host_facts()
+        assert facts.layout is not None
+        placement.enter_leaf(facts.layout, os.environ)
+        engine = self._engine(facts)
+        starting = asyncio.get_running_loop().create_task(engine.start(), name="engine start")
+        await asyncio.sleep(0)  # the spawner's process starts here, and comes up while we import
+        try:
+            metrics = self._metrics()
+            images, network = self._make_images(engine, metrics), self._network()
+            from crishim.server.service import Server
+        except BaseException:
+            starting.cancel()
+            raise
+        finally:
+            await asyncio.wait([starting])
+        await starting
+        await self._begin("images", images.start, images.close)
+        await self._begin("network", network.start, lambda: network.shutdown(remove=self._without_pods()))
+        runtime = self._runtime(facts, engine, images, network, metrics)
+        await self._begin("runtime", runtime.start, runtime.close)
+        metrics.watch(lambda: runtime.counts()[0], lambda: runtime.counts()[1], lambda: runtime.counts()[0]["READY"])
+        await self._serve_metrics(metrics)
+        server = self.server = Server(runtime, images, self.config.socket_path, metrics)
+        await self._begin("server", server.start, lambda: server.stop(float(self.config.limits.shutdown_seconds)))
+
+    async def end(self) -> None:
+        """End what was started."""
+        await self._ends.aclose()
+
+    def apply_images(self, config: Config) -> None:
+        """Take changed settings of images (SIGHUP)."""
+        if self._images is not None:
+            self._images.configure(image_settings(config))
+
+    def calls(self) -> list[str]:
+        """Return one line for each call in flight."""
+        return [] if self.server is None else self.server.calls.describe()
+
+    async def _begin(
+        self, name: str, start: Callable[[], Awaitable[object]], end: Callable[[], Awaitable[object]]
+    ) -> None:
+        """Start a part; from now on it is ended, even if it stops half-way through its start."""
+        self._push(name, end)
+        await start()
+
+    def _push(self, name: str, end: Callable[[], Awaitable[object]]) -> None:
+        async def guarded() -> None:
+            try:
+                await end()
+            except (CrishimError, OSError) as error:
+                log.warning("a part did not end cleanly", part=name, error=str(error))
+            except Exception:
+                log.exception("a part did not end cleanly", part=name)
+
+        self._ends.push_async_callback(guarded)
+
+    def _engine(self, facts: "HostFacts") -> "Engine":
+        from crishim.engine.client import Engine, EngineSettings
+
+        assert facts.layout is not None
+        layout, parent = facts.layout, self.config.cgroup_parent
+        group = placement.keepers_group(layout, parent, os.environ)
+        deadline = float(self.config.runtime.keeper_seconds)
+        engine = Engine(EngineSettings(self.config.paths, layout, group, greeting_deadline=deadline))
+
+        async def close() -> None:
+            await engine.close()
+            if self._without_pods():
+                placement.unmount_namespaces(self.config.paths)
+                placement.remove(layout, group, parent)
+
+        self._push("engine", close)
+        return engine
+
+    def _metrics(self) -> "Metrics":
+        from crishim.metrics.metrics import Metrics
+
+        return Metrics()
+
+    async def _serve_metrics(self, metrics: "Metrics") -> None:
+        from crishim.metrics.endpoint import Endpoint
+
+        endpoint = Endpoint(metrics, self.config.metrics_listen, self._ready)
+        await self._begin("metrics", endpoint.start, endpoint.close)
+
+    def _make_images(self, engine: "Engine", metrics: "Metrics") -> "Images":
+        from crishim.images.service import Images
+
+        self._images = Images(self._store, self.config.paths, image_settings(self.config), engine, metrics)
+        return self._images
+
+    def _network(self) -> "Network":
+        network = self.config.network
+        if not network.enabled:
+            from crishim.daemon.disabled import DisabledNetwork
+
+            return DisabledNetwork()
+        from crishim.network.embedded import EmbeddedNetwork
+        from crishim.network.settings import NetworkSettings
+
+        return EmbeddedNetwork(
+            NetworkSettings(bridge=network.bridge, subnets=network.subnets, mtu=network.mtu or None), self._store.leases
+        )
+
+    def _runtime(
+        self, facts: "HostFacts", engine: "Engine", images: "Images", network: "Network", metrics: "Metrics"
+    ) -> "Runtime":
+        from crishim.pods.planner import HostPlanner
+        from crishim.pods.runtime import Runtime
+        from crishim.pods.validate import Abilities
+
+        planner = HostPlanner(self.config, facts)
+        abilities = Abilities(apparmor="apparmor" in facts.lsms, selinux="selinux" in facts.lsms)
+        return Runtime(
+            self.config, self._store, engine, images, network, planner, metrics, abilities=abilities, host=facts
+        )
+
+    def _without_pods(self) -> bool:
+        """Whether no keeper is left: then nothing in the kernel has to survive the daemon."""
+        try:
+            return not os.listdir(self.config.paths.pods)
+        except FileNotFoundError:
+            return True
+
+
+def host_facts() -> "HostFacts":
+    """Return what the host can do; raises FailedPreconditionError where that is not enough to serve."""
+    from crishim.linux.facts import probe
+
+    facts = probe()
+    if facts.layout is None:
+        raise FailedPreconditionError(
+            "no cgroup hierarchy with controllers is mounted: mount cgroup2 on /sys/fs/cgroup, see 'crishim check'"
+        )
+    return facts
+
+
+def image_settings(config: Config) -> "ImageSettings":
+    """Return the settings of images that a configuration gives."""
+    from crishim.images.settings import ImageSettings
+
+    images = config.images
+    return ImageSettings(
+        certs_d=images.certs_d,
+        parallel_pulls=images.parallel_pulls,
+        parallel_layers=images.parallel_layers,
+        stall_seconds=images.stall_seconds,
+        max_layer_bytes=images.max_layer_bytes,
+        max_ratio=images.max_ratio,
+    )

@@ -1,0 +1,58 @@
+"""What the planner needs to know of this instance on this host: from the configuration and the facts to its settings.
+
+Where the host lacks an ability, the nearest allowed value goes into the settings and the observer is told. What
+isolates is never weakened here: a profile that cannot be read is an error.
+"""
+
+from crishim.config.model import Config
+from crishim.engine.plan.settings import PlanSettings
+from crishim.errors import FailedPreconditionError
+from crishim.linux import rlimits
+from crishim.linux.facts import HostFacts
+from crishim.linux.seccomp.default import default_profile
+from crishim.linux.seccomp.profile import Profile, load_profile
+from crishim.observe import Observer
+
+LOWEST_OOM_SCORE_ADJ = -1000
+
+
+def plan_settings(config: Config, facts: HostFacts, observer: Observer) -> PlanSettings:
+    """Return the planner's settings.
+
+    Raises:
+        FailedPreconditionError: the host has no control groups.
+        InvalidArgumentError, NotFoundError: runtime.seccomp_profile cannot be used.
+    """
+    if facts.layout is None:
+        raise FailedPreconditionError("no control groups are mounted: see 'crishim check'")
+    wanted = rlimits.container(config.runtime.default_rlimits)
+    limits, lowered = rlimits.clamp(wanted, facts.hard_rlimit, may_raise=facts.may_raise_rlimits)
+    if lowered:
+        observer.degraded("rlimits")
+    return PlanSettings(
+        paths=config.paths,
+        layout=facts.layout,
+        cgroup_parent=config.cgroup_parent,
+        kernel=facts.kernel_version,
+        bounding=facts.bounding,
+        rlimits=limits,
+        oom_score_floor=_oom_floor(facts, observer),
+        overlay_append=facts.overlay_lowerdir_plus,
+        swap=facts.swap_accounting,
+        pids_limit=config.runtime.pids_limit,
+        seccomp=_profile(config) if facts.seccomp else None,
+    )
+
+
+def _oom_floor(facts: HostFacts, observer: Observer) -> int:
+    """Return the lowest oom_score_adj that a container can get: without CAP_SYS_RESOURCE the daemon's own (proc(5))."""
+    if facts.negative_oom_score_adj:
+        return LOWEST_OOM_SCORE_ADJ
+    observer.degraded("oom_score_adj")
+    with open("/proc/self/oom_score_adj", encoding="ascii") as file:
+        return int(file.read())
+
+
+def _profile(config: Config) -> Profile:
+    path = config.runtime.seccomp_profile
+    return load_profile(path) if path else default_profile()
