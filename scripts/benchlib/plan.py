@@ -1,0 +1,112 @@
+"""Which groups of rows are run, in which order and with how many samples; a failing group does not stop the others."""
+
+import contextlib
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import grpc
+
+from scripts.benchlib import engines, lone, oci, pods, population
+from scripts.benchlib.measure import Samples
+from scripts.benchlib.peers import Peers
+from scripts.benchlib.registry import Registry
+from scripts.benchlib.rows import CONTAINERD, SUBJECT
+from scripts.benchlib.systems import Containerd, Crishim, System
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What a run has: the peers, the cache, a scratch directory, the systems asked for, and how thorough it is."""
+
+    peers: Peers
+    cache: str
+    scratch: str
+    systems: list[str] | None
+    quick: bool = False
+
+    def asked(self, name: str) -> bool:
+        """Tell whether a system is to be measured."""
+        return self.systems is None or name in self.systems
+
+    def times(self, full: int) -> int:
+        """Return how many samples to take where a full run takes `full`."""
+        return max(2, full // 5) if self.quick else full
+
+
+def run(wanted: Iterable[str], setting: Setting, samples: Samples) -> None:
+    """Measure every row of `wanted`."""
+    rows = frozenset(wanted)
+    with Registry(f"{setting.cache}/registry", setting.scratch) as registry:
+        small = oci.busybox(setting.scratch)
+        registry.push("busybox", small)
+        registry.push("pause", oci.pause(setting.scratch))
+        makers = _makers(setting, registry)
+        if rows & engines.ROWS:
+            with _survived("engine", samples):
+                engines.measure(setting, small, samples, rows)
+        if rows & pods.ROWS:
+            _pods(makers, setting, samples)
+        _one_by_one(rows, makers, setting, samples)
+        if rows & {"pull", "pull-cpu"}:
+            _pull(makers, registry, setting, samples)
+
+
+def _makers(setting: Setting, registry: Registry) -> dict[str, Callable[[], System]]:
+    makers: dict[str, Callable[[], System]] = {}
+    if setting.asked(SUBJECT):
+        makers[SUBJECT] = lambda: Crishim(registry)
+    if setting.asked(CONTAINERD) and setting.peers.containerd and setting.peers.runc:
+        makers[CONTAINERD] = lambda: Containerd(registry, setting.peers)
+    return makers
+
+
+def _pods(makers: dict[str, Callable[[], System]], setting: Setting, samples: Samples) -> None:
+    """All systems at once, so that their samples can be taken in turn."""
+    with contextlib.ExitStack() as stack:
+        systems = []
+        for name, make in makers.items():
+            with _survived(f"pods on {name}", samples):
+                systems.append(stack.enter_context(make()))
+        with _survived("pods", samples):
+            pods.measure(systems, samples, setting.times(25))
+
+
+def _one_by_one(
+    rows: frozenset[str], makers: dict[str, Callable[[], System]], setting: Setting, samples: Samples
+) -> None:
+    """Groups for which each system is alone on the machine, with a fresh instance."""
+    groups: list[tuple[frozenset[str], Callable[[System], None]]] = [
+        (population.ROWS, lambda system: population.measure(system, samples, setting.times(3), rows)),
+        (frozenset({"log"}), lambda system: lone.log(system, samples, setting.times(5))),
+        (frozenset({"restart"}), lambda system: lone.restart(system, samples, setting.times(5))),
+    ]
+    for members, measure in groups:
+        if not rows & members:
+            continue
+        for name, make in makers.items():
+            with _survived(f"{', '.join(sorted(rows & members))} on {name}", samples), make() as system:
+                measure(system)
+
+
+def _pull(makers: dict[str, Callable[[], System]], registry: Registry, setting: Setting, samples: Samples) -> None:
+    if not registry.holds("big"):
+        registry.push("big", oci.big())
+    for _ in range(setting.times(3)):
+        for name, make in makers.items():
+            with _survived(f"pull on {name}", samples):
+                lone.pull(make, registry.reference("big"), samples)
+
+
+@contextlib.contextmanager
+def _survived(what: str, samples: Samples) -> Iterator[None]:
+    """Turn a failure into a note, so that the rest of the run goes on."""
+    try:
+        yield
+    except grpc.RpcError as error:
+        samples.note(f"{what}: failed: {error.code().name}: {error.details()}")
+    except (OSError, RuntimeError, ValueError) as error:
+        samples.note(f"{what}: failed: {error}")
+    except Exception as error:  # noqa: BLE001  one group's fault must not cost the other figures
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        samples.note(f"{what}: failed: {type(error).__name__}: {error} ({place.filename}:{place.lineno})")

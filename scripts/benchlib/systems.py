@@ -1,0 +1,233 @@
+"""The runtimes as processes: a fresh private instance each, with root, state, socket, cgroup and network of its own.
+
+`System` knows how to start, kill, restart and end a daemon; `Crishim` and `Containerd` say with which command and
+configuration. Both get the same environment and the same cage. Out of scope: what is measured.
+Invariant: `stop` leaves no process, mount, control group or directory, whatever happened before.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from abc import ABC, abstractmethod
+from typing import Self
+
+from scripts.benchlib import memory, mounts
+from scripts.benchlib.cage import Cage, working_directories
+from scripts.benchlib.cri import Client, wait_listening
+from scripts.benchlib.peers import Peers
+from scripts.benchlib.registry import Registry, free_port
+
+CHECKOUT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+ANSWER = 30.0
+
+
+class System(ABC):
+    """One private instance of a runtime, started by `with`."""
+
+    name: str
+
+    def __init__(self, registry: Registry) -> None:
+        self.registry = registry
+        self.root, self.state = working_directories(self.name)
+        self.logs = os.path.join(self.root, "logs")
+        self.socket = os.path.join(self.state, "cri.sock")
+        self.cage = Cage(self.name.replace("+", "-"))
+        self.client = self._connect()
+        self.resident: set[int] = set()
+        self._daemon: subprocess.Popen[bytes] | None = None
+
+    @abstractmethod
+    def command(self) -> list[str]:
+        """Return the daemon's command, after writing the configuration it names."""
+
+    def environment(self) -> dict[str, str]:
+        """Return the daemon's environment."""
+        return {"PATH": PATH, "LC_ALL": "C.UTF-8"}
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+            self.client.pull(self.registry.reference("busybox"))
+        except BaseException:
+            self.stop()
+            raise
+        self.resident = self.cage.processes()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Start the daemon and wait for its first answer.
+
+        Raises:
+            RuntimeError: it does not answer; the message ends with its log's last lines.
+        """
+        with open(self.log, "ab") as log:
+            self._daemon = subprocess.Popen(
+                self.cage.enter(self.command()),
+                env=self.environment(),
+                cwd=CHECKOUT,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        try:
+            wait_listening(self.socket, ANSWER)
+            self.client.close()
+            self.client = self._connect()
+            self.client.version()
+        except Exception as error:
+            raise RuntimeError(f"{self.name} does not answer: {error}\n{self.tail()}") from error
+
+    @property
+    def log(self) -> str:
+        """The file with the daemon's output."""
+        return os.path.join(self.root, "daemon.log")
+
+    def tail(self) -> str:
+        """Return the end of the daemon's output."""
+        with contextlib.suppress(OSError), open(self.log, encoding="utf-8", errors="replace") as file:
+            return "".join(file.readlines()[-8:])
+        return ""
+
+    def kill(self) -> None:
+        """SIGKILL the daemon, and only it: its pods go on."""
+        if self._daemon is not None:
+            self._daemon.send_signal(signal.SIGKILL)
+            self._daemon.wait()
+
+    def per_pod(self) -> set[int]:
+        """Return the processes that pods brought, without the daemon's own and without the user's programs."""
+        return {pid for pid in self.cage.processes() - self.resident if memory.command(pid) not in {"sh", "sleep"}}
+
+    def stop(self) -> None:
+        """End all processes, then take away mounts, groups and directories."""
+        self.client.close()
+        if self._daemon is not None:
+            self._daemon.send_signal(signal.SIGKILL)
+        self.cage.close()
+        if self._daemon is not None:
+            self._daemon.wait()
+        for directory in (self.root, self.state):
+            mounts.detach_below(directory)
+            shutil.rmtree(directory, ignore_errors=True)
+
+    def _connect(self) -> Client:
+        return Client(self.socket, self.registry.reference("busybox"), self.cage.pods, self.logs)
+
+
+class Crishim(System):
+    """This checkout's daemon."""
+
+    name = "crishim"
+
+    def command(self) -> list[str]:
+        """See System."""
+        paths = ["--root", f"{self.root}/data", "--state", f"{self.state}/run", "--socket", self.socket]
+        network = ["--bridge", "cbench0", "--subnet", "10.201.0.0/16"]
+        listen = ["--metrics-listen", f"127.0.0.1:{free_port()}"]
+        return [
+            sys.executable, "-m", "crishim", "serve", *paths, *network, *listen, "--cgroup-parent", self.cage.own,
+        ]  # fmt: skip
+
+
+class Containerd(System):
+    """containerd with runc, as the Kubernetes world runs it: CRI plugin, overlay snapshots, CNI's bridge plugin."""
+
+    name = "containerd+runc"
+
+    def __init__(self, registry: Registry, peers: Peers) -> None:
+        self.peers = peers
+        super().__init__(registry)
+
+    def environment(self) -> dict[str, str]:
+        """The cache's programs first; decompression in the daemon itself, as everywhere without pigz installed."""
+        path = f"{self.peers.directory}:{PATH}"
+        return super().environment() | {"PATH": path, "CONTAINERD_DISABLE_PIGZ": "1", "CONTAINERD_DISABLE_IGZIP": "1"}
+
+    def command(self) -> list[str]:
+        """See System."""
+        network = os.path.join(self.state, "net.d")
+        os.makedirs(network, exist_ok=True)
+        with open(os.path.join(network, "10-bench.conflist"), "w", encoding="utf-8") as file:
+            json.dump(_network(self.state), file)
+        config = os.path.join(self.state, "config.toml")
+        text = _CONFIG_2X if "containerd/v2 " in self.peers.versions.get("containerd", "") else _CONFIG_1X
+        values = {
+            "root": self.root,
+            "state": self.state,
+            "socket": self.socket,
+            "plugins": self.peers.plugins or "",
+            "runc": self.peers.runc or "runc",
+            "pause": self.registry.reference("pause"),
+        }
+        with open(config, "w", encoding="utf-8") as file:
+            file.write(text.format(**values))
+        return [str(self.peers.containerd), "--config", config]
+
+
+def _network(state: str) -> dict[str, object]:
+    ranges = [[{"subnet": "10.202.0.0/16"}]]
+    ipam = {"type": "host-local", "ranges": ranges, "routes": [{"dst": "0.0.0.0/0"}], "dataDir": f"{state}/ipam"}
+    # without the per-pod masquerade rules of ipMasq, which cost 20-70 ms a pod: in containerd's favour
+    bridge = {"type": "bridge", "bridge": "cbench1", "isGateway": True, "ipMasq": False, "hairpinMode": True}
+    plugins = [bridge | {"ipam": ipam}, {"type": "portmap", "capabilities": {"portMappings": True}}]
+    return {"cniVersion": "1.0.0", "name": "bench", "plugins": plugins}
+
+
+_CONFIG_2X = """\
+version = 3
+root = '{root}/data'
+state = '{state}/run'
+disabled_plugins = ['io.containerd.nri.v1.nri', 'io.containerd.snapshotter.v1.devmapper',
+  'io.containerd.snapshotter.v1.btrfs', 'io.containerd.snapshotter.v1.zfs', 'io.containerd.snapshotter.v1.erofs']
+[grpc]
+address = '{socket}'
+[ttrpc]
+address = '{socket}.ttrpc'
+[plugins.'io.containerd.cri.v1.images'.pinned_images]
+sandbox = '{pause}'
+[plugins.'io.containerd.cri.v1.runtime']
+restrict_oom_score_adj = true
+[plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc]
+runtime_type = 'io.containerd.runc.v2'
+[plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc.options]
+BinaryName = '{runc}'
+SystemdCgroup = false
+[plugins.'io.containerd.cri.v1.runtime'.cni]
+bin_dirs = ['{plugins}']
+conf_dir = '{state}/net.d'
+[plugins.'io.containerd.internal.v1.opt']
+path = '{state}/opt'
+[plugins.'io.containerd.shim.v1.manager']
+socket_dir = '{state}/s'
+"""
+
+_CONFIG_1X = """\
+version = 2
+root = '{root}/data'
+state = '{state}/run'
+disabled_plugins = ['io.containerd.nri.v1.nri', 'io.containerd.snapshotter.v1.devmapper',
+  'io.containerd.snapshotter.v1.btrfs', 'io.containerd.snapshotter.v1.zfs']
+[grpc]
+address = '{socket}'
+[plugins.'io.containerd.grpc.v1.cri']
+sandbox_image = '{pause}'
+restrict_oom_score_adj = true
+[plugins.'io.containerd.grpc.v1.cri'.cni]
+bin_dir = '{plugins}'
+conf_dir = '{state}/net.d'
+[plugins.'io.containerd.grpc.v1.cri'.containerd.runtimes.runc]
+runtime_type = 'io.containerd.runc.v2'
+[plugins.'io.containerd.grpc.v1.cri'.containerd.runtimes.runc.options]
+BinaryName = '{runc}'
+[plugins.'io.containerd.internal.v1.opt']
+path = '{state}/opt'
+"""
