@@ -46,7 +46,10 @@ def serve(config: Config, path: str | None = None, overrides: Mapping[str, Any] 
     prepare(config)
     with ExitStack() as stack:
         directories.make(config.paths)
-        for place, what in ((config.paths.lock, f"the root {config.root}"), (f"{config.state}/lock", config.state)):
+        for place, what in (
+            (config.paths.lock, f"the root {config.root}"),
+            (f"{config.state}/lock", f"the state {config.state}"),
+        ):
             stack.callback(acquire(place, what).release)
         store = Store.open(config.paths.database)
         stack.callback(store.close)

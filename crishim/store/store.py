@@ -13,6 +13,7 @@ import os
 from contextlib import AbstractContextManager
 from typing import Self
 
+from crishim.errors import KernelError
 from crishim.store import migrate, salvage
 from crishim.store.database import Database, checkpoint, flush
 from crishim.store.objects import Objects, Quarantine
@@ -48,7 +49,7 @@ class Store:
 
         Raises:
             FailedPreconditionError: the file is of a newer version.
-            InternalError, ResourceExhaustedError: the file cannot be opened or written.
+            InternalError, KernelError, ResourceExhaustedError: the file cannot be opened or written.
         """
         emptied = os.path.exists(path) and os.path.getsize(path) == 0
         database, broken, found = _sound(path)
@@ -60,7 +61,6 @@ class Store:
         except BaseException:
             database.close()
             raise
-        os.chmod(path, 0o600)
         store = cls(database)
         if broken:
             store.problems.append(f"{path} was corrupt ({found}): moved to {broken}, {saved} rows of it were kept")
@@ -113,7 +113,7 @@ class Store:
 
 def _sound(path: str) -> tuple[Database, str, str]:
     """Open a database that works; return it, where a corrupt one was moved to, and what was wrong with that."""
-    database = Database(path)
+    database = _database(path)
     try:
         found = salvage.corruption(database)
     except BaseException:
@@ -123,4 +123,14 @@ def _sound(path: str) -> tuple[Database, str, str]:
         return database, "", ""
     database.close()
     broken = salvage.move_aside(path)
-    return Database(path), broken, found
+    return _database(path), broken, found
+
+
+def _database(path: str) -> Database:
+    """Open a file that only root can read: SQLite gives the log and its index the same mode."""
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        os.chmod(path, 0o600)
+    except OSError as error:
+        raise KernelError(f"open {path}", error.errno or 0) from None
+    return Database(path)

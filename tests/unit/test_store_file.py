@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from crishim.errors import DataLossError, FailedPreconditionError, InternalError
+from crishim.errors import DataLossError, FailedPreconditionError, InternalError, KernelError
 from crishim.store import migrate
 from crishim.store import store as store_module
 from crishim.store.database import Database
@@ -25,8 +25,12 @@ def filled(path: str, count: int) -> None:
 
 def test_settings_of_the_file(tmp_path: Path) -> None:
     path = str(tmp_path / "state.db")
-    Store.open(path).close()
-    assert os.stat(path).st_mode & 0o777 == 0o600
+    store = Store.open(path)
+    store.images.put("a", b"{}")
+    for name in os.listdir(tmp_path):
+        assert os.stat(tmp_path / name).st_mode & 0o777 == 0o600, name
+    assert len(os.listdir(tmp_path)) == 3
+    store.close()
     with sqlite3.connect(path) as other:
         assert other.execute("PRAGMA journal_mode").fetchone() == ("wal",)
         assert other.execute("PRAGMA user_version").fetchone() == (len(migrate.migrations()),)
@@ -189,5 +193,5 @@ def test_damage_while_serving_is_an_error_that_says_so(tmp_path: Path) -> None:
 
 
 def test_a_directory_that_is_missing(tmp_path: Path) -> None:
-    with pytest.raises(InternalError, match="unable to open database file"):
+    with pytest.raises(KernelError, match=r"open .*/none/state.db: No such file"):
         Store.open(str(tmp_path / "none" / "state.db"))
