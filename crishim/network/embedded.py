@@ -12,17 +12,17 @@ published port is struck out only when its map element is gone.
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import structlog
 
 from crishim.errors import AlreadyExistsError, CrishimError, FailedPreconditionError, ResourceExhaustedError
-from crishim.linux.netlink.monitor import LinkMonitor
 from crishim.network.counters import InterfaceCounters, read_counters
 from crishim.network.ipam import Ipam, Leases
 from crishim.network.kernel import HostState, Kernel
+from crishim.network.links import Background, PodLinks
 from crishim.network.model import Attachment, AttachRequest, PodNetns
 from crishim.network.plan import (
     INTERFACE,
@@ -58,14 +58,11 @@ class EmbeddedNetwork:
         self._kernel = Kernel(settings, self._subnets)
         self._ipam = Ipam(self._subnets, leases)
         self._ports = PortTable()
-        self._links: dict[str, str] = {}  # link → pod id, of attached pods
-        self._present: set[str] = set()  # pod links that the kernel has
+        self._attached: dict[str, str] = {}  # link → pod id
         self._attaching: set[str] = set()  # links that are being made: reconcile leaves them alone
-        self._draining: dict[str, str] = {}  # link → pod id, whose address waits for the link's end
-        self._timers: dict[str, asyncio.TimerHandle] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._background = Background()
+        self._links = PodLinks(self._delete_link, self._release, settings.release_seconds, self._background)
         self._freed = asyncio.Event()
-        self._monitor: LinkMonitor | None = None
         self._worker: ThreadPoolExecutor | None = None
         self._mtu = 0
         self._failure = "the network is not started"
@@ -85,26 +82,25 @@ class EmbeddedNetwork:
                 self._adopt(await self._open())
             except CrishimError as error:
                 self._failure = str(error)
+                self._checked = asyncio.get_running_loop().time()
                 self._log.warning("network not ready", reason=self._failure)
 
     async def _open(self) -> HostState:
         if self._worker is None:
             self._worker = ThreadPoolExecutor(1, thread_name_prefix="crishim-network")
-        if self._monitor is None:
-            self._monitor = LinkMonitor()
-            asyncio.get_running_loop().add_reader(self._monitor.fileno(), self._on_links)
+        self._links.watch(self._on_other_link, lambda: self._background.spawn(self._look()))
         return await self._work(self._kernel.start)
 
     def _adopt(self, state: HostState) -> None:
         self._mtu = state.bridge.mtu
-        self._present = set(state.links)
+        self._links.present = set(state.links)
         for owner, rule in state.ports:
             if rule not in self._ports.rules(owner.pod_id):
                 self._ports.enter(owner, [rule])
         for pod_id in self._ipam.owners():
             link = link_name(self._settings.bridge, pod_id)
-            if link not in self._draining:
-                self._links[link] = pod_id
+            if link not in self._links.draining:
+                self._attached[link] = pod_id
         self._failure = ""
         self._checked = asyncio.get_running_loop().time()
         for change in state.bridge.changes:
@@ -122,9 +118,9 @@ class EmbeddedNetwork:
         check_ports(request.ports, [subnet.version for subnet in self._subnets])
         await self._require()
         link = link_name(self._settings.bridge, request.pod_id)
-        if link in self._links or link in self._draining:
+        if link in self._attached or link in self._links.draining:
             raise AlreadyExistsError(f"pod {request.pod_id[:13]} already has network interface {link}")
-        self._links[link] = request.pod_id
+        self._attached[link] = request.pod_id
         self._attaching.add(link)
         try:
             addresses = await self._take(request.pod_id)
@@ -138,10 +134,11 @@ class EmbeddedNetwork:
             )
             owner = Owner(request.pod_id, f"{request.namespace}/{request.name}" if request.name else "")
             self._ports.claim(owner, plan.rules)
-            self._present.add(link)
+            self._links.present.add(link)
             await self._work(self._kernel.connect, plan, netns, owner)
-        except BaseException:
-            self._forget(link, request.pod_id)
+        except BaseException as error:
+            # A task of its own: a caller that is cancelled once more must not leave half of it.
+            await asyncio.wait([self._background.spawn(self._give_back(link, request.pod_id, error))])
             raise
         finally:
             self._attaching.discard(link)
@@ -160,42 +157,37 @@ class EmbeddedNetwork:
         Returns without waiting for the link. A port that the kernel does not give back is an error, and stays booked.
         """
         link = link_name(self._settings.bridge, pod_id)
-        if self._ports.rules(pod_id):
-            await self._unpublish(pod_id)
-        if link in self._draining:
+        await self._unpublish(pod_id)
+        if link in self._links.draining:
             return
-        self._links.pop(link, None)
-        if link in self._present:
-            self._drain(link, pod_id)
+        self._attached.pop(link, None)
+        if link in self._links.present:
+            self._links.drain(link, pod_id)
         else:
-            self._ipam.release(pod_id)
+            self._release(pod_id)
 
     async def reconcile(self, live: frozenset[str]) -> int:
         """Remove links, published ports and leases of pods that are not in `live`; return how many things went."""
         await self._require()
         bridge = self._settings.bridge
-        keep = {link_name(bridge, pod_id) for pod_id in live} | self._attaching | self._draining.keys()
+        keep = {link_name(bridge, pod_id) for pod_id in live} | self._attaching | self._links.draining.keys()
         removed = 0
         for link in sorted(await self._work(self._kernel.pod_links) - keep):
-            removed += await self._work(self._kernel.delete_link, link)
-            self._present.discard(link)
+            removed += await self._delete_link(link)
+            self._links.gone(link)
         for pod_id in sorted(self._ports.pods() | self._ipam.owners()):
             if link_name(bridge, pod_id) in keep:
                 continue
-            if rules := self._ports.rules(pod_id):
-                await self._unpublish(pod_id)
-                removed += len(rules)
+            removed += len(self._ports.rules(pod_id))
+            await self._unpublish(pod_id)
             removed += self._ipam.release(pod_id)
-            self._links.pop(link_name(bridge, pod_id), None)
-        for pod_id in live:
-            link = link_name(bridge, pod_id)
-            if link in self._present:
-                self._links[link] = pod_id
+            self._attached.pop(link_name(bridge, pod_id), None)
+        self._attached |= {link_name(bridge, pod_id): pod_id for pod_id in live}
         return removed
 
     def interface_stats(self) -> dict[str, InterfaceCounters]:
         """Return pod id → counters of its `eth0`, by one read for all pods; never waits for the rtnl lock."""
-        return read_counters(self._links, INTERFACE)
+        return read_counters(self._attached, INTERFACE)
 
     def usage(self) -> Mapping[str, tuple[int, int]]:
         """Return subnet → (addresses in use, addresses in all)."""
@@ -209,21 +201,16 @@ class EmbeddedNetwork:
         now = asyncio.get_running_loop().time()
         if self._worker is not None and now - self._checked >= _REPAIR_SECONDS:
             self._checked = now
-            self._spawn(self.start() if self._failure else self._repair())
+            self._background.spawn(self.start() if self._failure else self._repair())
         return (False, "NetworkNotReady", self._failure) if self._failure else (True, "", "")
 
     async def shutdown(self, *, remove: bool) -> None:
         """Close sockets and end the worker; with `remove` and no pod left also delete bridge and table."""
-        loop = asyncio.get_running_loop()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
-        for timer in self._timers.values():
-            timer.cancel()
-        self._timers.clear()
-        if self._monitor is not None:
-            loop.remove_reader(self._monitor.fileno())
-            self._monitor.close()
-            self._monitor = None
+        await self._background.finish()
+        if remove:
+            for link in list(self._links.draining):
+                await self._links.delete(link)
+        self._links.close()
         if self._worker is not None:
             try:
                 if remove and not self._failure and not await self._work(self._kernel.pod_links):
@@ -258,7 +245,7 @@ class EmbeddedNetwork:
         deadline = loop.time() + _EXHAUSTED_SECONDS
         patience = _PATIENCE_SECONDS
         while (taken := self._ipam.take(pod_id)) is None:
-            if not self._draining or loop.time() >= deadline:
+            if not self._links.draining or loop.time() >= deadline:
                 full = ", ".join(f"{pool.subnet.text} ({pool.size} addresses)" for pool in self._ipam.full())
                 raise ResourceExhaustedError(
                     f"no free pod address in {full}; remove pods or give the instance a larger subnet"
@@ -268,85 +255,53 @@ class EmbeddedNetwork:
                 await asyncio.wait_for(self._freed.wait(), patience)
             except TimeoutError:
                 patience = deadline - loop.time()
-                for link in list(self._draining):
-                    await self._delete(link)
+                for link in list(self._links.draining):
+                    await self._links.delete(link)
         return taken
 
-    def _forget(self, link: str, pod_id: str) -> None:
-        """Strike a pod whose attach failed out of all books; the kernel has nothing of it."""
-        self._links.pop(link, None)
-        self._present.discard(link)
-        self._ports.release(pod_id)
-        self._release(pod_id)
+    async def _give_back(self, link: str, pod_id: str, error: BaseException) -> None:
+        """Take back all that a failed attach made; what does not go now is noted on `error` and tried again."""
+        self._attached.pop(link, None)
+        try:
+            await self._unpublish(pod_id)
+        except CrishimError as fault:
+            error.add_note(f"clean-up: take ports back: {fault}")
+        if link in self._links.present:
+            self._links.drain(link, pod_id)
+            await self._links.delete(link)
+        else:
+            self._release(pod_id)
 
     async def _unpublish(self, pod_id: str) -> None:
-        await self._work(self._kernel.unpublish, self._ports.rules(pod_id))
-        self._ports.release(pod_id)
+        if rules := self._ports.rules(pod_id):
+            await self._work(self._kernel.unpublish, rules)
+            self._ports.release(pod_id)
 
-    def _drain(self, link: str, pod_id: str) -> None:
-        self._draining[link] = pod_id
-        self._timers[link] = asyncio.get_running_loop().call_later(
-            self._settings.release_seconds, lambda: self._spawn(self._delete(link))
-        )
-
-    async def _delete(self, link: str) -> None:
-        """Delete a link whose namespace someone still holds."""
-        if link not in self._draining:
-            return
-        try:
-            await self._work(self._kernel.delete_link, link)
-        except CrishimError as error:
-            self._log.warning("network: a link outlives its pod", link=link, error=str(error))
-            self._timers[link] = asyncio.get_running_loop().call_later(
-                _REPAIR_SECONDS, lambda: self._spawn(self._delete(link))
-            )
-            return
-        self._gone(link)
-
-    def _on_links(self) -> None:
-        assert self._monitor is not None
-        names, lost = self._monitor.read()
-        for name in names:
-            if name in self._present:
-                self._gone(name)
-            elif name == self._settings.bridge:
-                self._checked = asyncio.get_running_loop().time()
-                self._spawn(self._repair())
-        if lost:
-            self._spawn(self._look())
-
-    def _gone(self, link: str) -> None:
-        self._present.discard(link)
-        timer = self._timers.pop(link, None)
-        if timer is not None:
-            timer.cancel()
-        pod_id = self._draining.pop(link, None)
-        if pod_id is not None:
-            self._release(pod_id)
+    def _on_other_link(self, name: str) -> None:
+        if name == self._settings.bridge and not self._failure:
+            self._background.spawn(self._repair())
 
     def _release(self, pod_id: str) -> None:
         self._ipam.release(pod_id)
         self._freed.set()
 
+    async def _delete_link(self, link: str) -> bool:
+        return await self._work(self._kernel.delete_link, link)
+
     async def _look(self) -> None:
-        """News were lost: compare with what is there."""
-        there = await self._work(self._kernel.pod_links)
-        for link in sorted(self._draining.keys() - there):
-            self._gone(link)
-        self._present &= there | self._attaching
+        """News of links were lost: look what is there."""
+        try:
+            self._links.compare(await self._work(self._kernel.pod_links), self._attaching)
+        except CrishimError as error:
+            self._log.warning("network: cannot list links", error=str(error))
 
     async def _repair(self) -> None:
         ports = self._ports.all()
         try:
-            made = await self._work(self._kernel.repair, ports, tuple(self._links))
+            made = await self._work(self._kernel.repair, ports, tuple(self._attached))
         except CrishimError as error:
             self._failure = str(error)
             self._log.warning("network not ready", reason=self._failure)
             return
         for what in made:
             self._log.warning("network: someone had removed it, made again", what=what)
-
-    def _spawn(self, job: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.ensure_future(job)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)

@@ -11,7 +11,9 @@ table inet crishim-<bridge>
 `raw` stands before route_localnet is set on the bridge (pods must not reach services on the host's loopback, nor
 pretend to be it). A pod's source address stays as it is for outside → host port. Masquerading what went through a
 published port and comes back out of the bridge makes the answer take the same way back: a pod that calls itself, or
-its neighbour, by the host's address. Out of scope: other tables' policies (a FORWARD policy of drop is the host's).
+its neighbour, by the host's address. `::1` is left out: the kernel
+would not route it to a pod, and a refused connection makes `localhost` try 127.0.0.1 at once. Out of scope: other
+tables' policies (a FORWARD policy of drop is the host's).
 """
 
 import ipaddress
@@ -34,6 +36,7 @@ _SOURCE_OFFSET = {4: 12, 6: 8}
 _DESTINATION_OFFSET = {4: 16, 6: 24}
 _ADDRESS_LENGTH = {4: 4, 6: 16}
 _PORT_OFFSET = 2
+_LOOPBACK6 = ipaddress.IPv6Address(1).packed
 
 MAPS = ("given4", "any4", "given6", "any6")
 
@@ -130,6 +133,8 @@ def _dnat_rules() -> list[list[bytes]]:
         nat = e.dnat(_NFPROTO[version], 0, words)
         given = [destination, *_load_port(words), e.lookup(f"given{version}", 0, 0), nat]
         local = [*e.local_destination(), *_load_port(0), e.lookup(f"any{version}", 0, 0), nat]
+        if version == 6:
+            local = [destination, e.differ(_LOOPBACK6), *local]
         rules += [[*_of_version(version), *given], [*_of_version(version), *local]]
     return rules
 

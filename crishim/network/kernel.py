@@ -1,15 +1,15 @@
 """All blocking work of one instance's network: one object, used by one thread at a time.
 
-Out of scope: books and decisions (`embedded`, `plan`). Invariant: a call that fails leaves nothing of what it made;
-a call that takes away succeeds if there was nothing.
+Out of scope: books and decisions (`embedded`, `plan`). Invariant: a call that takes away succeeds if there was
+nothing; what a call made partly, `unpublish` and `delete_link` take back.
 """
 
 import errno
 import socket
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from crishim.errors import CrishimError, FailedPreconditionError, KernelError
+from crishim.errors import FailedPreconditionError, KernelError
 from crishim.linux.netlink import address as addresses
 from crishim.linux.netlink import conntrack, wire
 from crishim.linux.netlink import link as links
@@ -65,32 +65,23 @@ class Kernel:
         self._route = self._netfilter = None
 
     def connect(self, plan: PodPlan, netns: PodNetns, owner: Owner) -> None:
-        """Make a pod's link, addresses, routes and published ports.
+        """Make a pod's link, addresses, routes and published ports; after a failure the caller takes all back.
 
         Raises:
-            KernelError: names the step; nothing is left.
+            KernelError: names the step.
         """
-        route = self._routes()
-        route.request(
-            [
-                links.add_veth(
-                    plan.link,
-                    master=self._bridge_index(),
-                    mtu=plan.mtu,
-                    peer_name=INTERFACE,
-                    peer_mac=plan.mac,
-                    peer_netns_fd=netns.netns_fd,
-                )
-            ]
+        make = links.add_veth(
+            plan.link,
+            master=self._bridge_index(),
+            mtu=plan.mtu,
+            peer_name=INTERFACE,
+            peer_mac=plan.mac,
+            peer_netns_fd=netns.netns_fd,
         )
-        try:
-            route.request([links.set_hairpin(plan.link)])
-            with Connection(fd=netns.netlink_fd) as inside:
-                _configure(inside, plan)
-            self.publish(owner, plan.rules)
-        except BaseException as error:
-            _note(error, f"delete link {plan.link}", lambda: self.delete_link(plan.link))
-            raise
+        self._routes().request([make, links.set_hairpin(plan.link)])
+        with Connection(fd=netns.netlink_fd) as inside:
+            _configure(inside, plan)
+        self.publish(owner, plan.rules)
 
     def publish(self, owner: Owner, rules: Sequence[PortRule]) -> None:
         """Put a pod's ports into the maps, and forget UDP flows that were tracked without them."""
@@ -206,11 +197,3 @@ def _configure(inside: Connection, plan: PodPlan) -> None:
         requests.append(addresses.add_address(index, given.address, given.subnet.prefix))
         requests.append(addresses.add_default_route(index, given.subnet.gateway))
     inside.request(requests)
-
-
-def _note(error: BaseException, what: str, step: Callable[[], object]) -> None:
-    """Run a clean-up step; its failure is noted on the error that made it necessary."""
-    try:
-        step()
-    except CrishimError as fault:
-        error.add_note(f"clean-up: {what}: {fault}")

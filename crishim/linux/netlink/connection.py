@@ -39,11 +39,7 @@ class Connection:
             KernelError: the kernel has no such protocol.
         """
         try:
-            self._socket = (
-                socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
-                if fd is None
-                else socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, protocol, fileno=os.dup(fd))
-            )
+            self._socket = _open(protocol) if fd is None else _duplicate(fd, protocol)
             self._socket.setsockopt(_SOL_NETLINK, _CAP_ACK, 1)
             self._socket.setsockopt(_SOL_NETLINK, _EXT_ACK, 1)
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("@ll", _REPLY_SECONDS, 0))
@@ -146,6 +142,19 @@ class Connection:
             self._socket.setsockopt(socket.SOL_SOCKET, force, max(_SEND_BUFFER, size * 2))
         except OSError as error:
             raise KernelError(f"set the netlink send buffer to {size} bytes", error.errno or errno.EIO) from None
+
+
+def _open(protocol: int) -> socket.socket:
+    return socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
+
+
+def _duplicate(fd: int, protocol: int) -> socket.socket:
+    mine = os.dup(fd)
+    try:
+        return socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, protocol, fileno=mine)
+    except OSError:
+        os.close(mine)
+        raise
 
 
 def failure_of(message: wire.Message, what: str) -> KernelError | None:

@@ -44,6 +44,7 @@ class LinkMonitor:
             )
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RECEIVE_BUFFER)
             _attach_filter(self._socket)
+            self._socket.bind((0, 0))  # without a port id of its own a socket is passed over by multicasts
             self._socket.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP, _LINK_GROUP)
         except OSError as error:
             raise KernelError("watch deleted links by netlink", error.errno or errno.EIO) from None
