@@ -1,5 +1,6 @@
 """The command line: what it prints, and how it ends when something is wrong."""
 
+import json
 import os
 import subprocess
 import sys
@@ -115,3 +116,21 @@ def test_plan_of_verbose_info() -> None:
     assert plan_of({"info": '{"pid":3,"plan":{"a":1}}'}, "x") == {"a": 1}
     with pytest.raises(NotFoundError, match="knows no plan of container x"):
         plan_of({"info": "{}"}, "x")
+
+
+def test_check_names_what_is_lacking_with_its_remedy(tmp_path: Path) -> None:
+    done = crishim("check", "--json", "--state", str(tmp_path / "state"), "--root", str(tmp_path / "root"))
+    found = json.loads(done.stdout)
+    assert {row["level"] for row in found} <= {"ok", "warn", "error"}
+    assert all(row["remedy"] for row in found if row["level"] != "ok")
+    assert done.returncode == (1 if any(row["level"] == "error" for row in found) else 0)
+    text = crishim("check", "--state", str(tmp_path / "state"), "--root", str(tmp_path / "root"))
+    assert text.stdout.rstrip().split("\n")[-1].startswith("this host can")
+    for row in found:
+        assert f"{row['level']:5} {row['name']} " in text.stdout
+    assert os.listdir(tmp_path) == []
+
+
+def test_check_with_a_wrong_flag() -> None:
+    done = crishim("check", "--root", "relative")
+    assert (done.returncode, done.stderr) == (2, "crishim: --root: must be an absolute path, is 'relative'\n")
