@@ -28,8 +28,10 @@ CODES: dict[type[errors.CrishimError], StatusCode] = {
     errors.KernelError: StatusCode.INTERNAL,
 }
 
-MAX_DETAILS = 2000
-"""Longest message in characters: it travels percent-encoded in a trailer, and peers limit trailers to 8-16 KiB."""
+MAX_DETAILS = 4000
+"""Longest message in bytes on the wire: it travels percent-encoded in a trailer, and peers limit trailers to 8 KiB."""
+_MOST_BYTES = 12
+"""A character's longest form on the wire: four bytes, three characters each."""
 
 
 class Refusal(Exception):  # noqa: N818  a status on its way to the client, not a fault
@@ -63,6 +65,12 @@ def refusal(error: Exception) -> Refusal:
 
 def printable(text: str) -> str:
     """Return `text` short enough for a trailer and without what UTF-8 cannot hold (surrogates of odd file names)."""
-    if len(text) > MAX_DETAILS:
-        text = text[: MAX_DETAILS - 1] + "…"
-    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")
+    clean = text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")
+    if len(clean) * _MOST_BYTES <= MAX_DETAILS:
+        return clean
+    size = 0
+    for index, character in enumerate(clean):
+        size += 1 if " " <= character <= "~" and character != "%" else 3 * len(character.encode())
+        if size > MAX_DETAILS:
+            return clean[:index] + "…"
+    return clean

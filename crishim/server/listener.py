@@ -10,7 +10,7 @@ import os
 import socket
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import grpc.aio
 
@@ -18,6 +18,7 @@ from crishim.errors import AlreadyExistsError, FailedPreconditionError, KernelEr
 
 MAX_PATH = 107
 UMASK = 0o177
+MODE = 0o600
 DIRECTORY_MODE = 0o711
 """Others may pass through (user namespaces need it), not look around."""
 
@@ -28,6 +29,7 @@ class Listener:
     def __init__(self, path: str) -> None:
         self.path = path
         self._directory = -1
+        self._bound: tuple[int, int] | None = None
 
     def bind(self, server: grpc.aio.Server) -> None:
         """Make the directory, clear a stale socket away, bind.
@@ -48,25 +50,26 @@ class Listener:
             ensure_free(self.path, address)
             with umask(UMASK):
                 server.add_insecure_port(f"unix:{address}")
-            mode = os.stat(name, dir_fd=self._directory).st_mode
+            found = os.stat(name, dir_fd=self._directory, follow_symlinks=False)
         except OSError as error:
             raise KernelError(f"bind {self.path}", error.errno or 0) from error
         except RuntimeError as error:  # grpc's own error holds a dump of its call sites
             raise FailedPreconditionError(f"cannot bind {self.path}: {str(error).splitlines()[0]}") from error
-        if stat.S_IMODE(mode) != 0o600:
-            os.chmod(name, 0o600, dir_fd=self._directory)
+        self._bound = (found.st_dev, found.st_ino)
+        if stat.S_IMODE(found.st_mode) != MODE:
+            raise FailedPreconditionError(f"{self.path} has mode {stat.S_IMODE(found.st_mode):o} instead of {MODE:o}")
 
     def close(self) -> None:
-        """Let go of the directory and remove the socket if it is still there."""
+        """Let go of the directory; remove the socket if it is ours and grpc has not done so."""
         if self._directory < 0:
             return
-        try:
-            os.unlink(os.path.basename(self.path), dir_fd=self._directory)
-        except FileNotFoundError:
-            pass  # grpc has done it
-        finally:
-            os.close(self._directory)
-            self._directory = -1
+        name = os.path.basename(self.path)
+        with suppress(FileNotFoundError):
+            found = os.stat(name, dir_fd=self._directory, follow_symlinks=False)
+            if (found.st_dev, found.st_ino) == self._bound:
+                os.unlink(name, dir_fd=self._directory)
+        os.close(self._directory)
+        self._directory = -1
 
 
 @contextmanager

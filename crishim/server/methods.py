@@ -15,6 +15,7 @@ import grpc.aio
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
+from structlog.contextvars import bind_contextvars
 
 from crishim.errors import InvalidArgumentError, UnimplementedError
 from crishim.ids import short
@@ -90,6 +91,8 @@ def _present(method: MethodDescriptor, function: Method) -> Handler:
             raise InvalidArgumentError("", f"the request is no valid {method.input_type.full_name}") from None
         for field, name in asked:
             call.subject[name] = short(getattr(message, field))
+        if asked:
+            bind_contextvars(**call.subject)
         answer = await function(message)
         if isinstance(answer, bytes):
             return answer

@@ -1,0 +1,474 @@
+"""The real grpc server on a real socket, with a runtime and images that need no kernel behind it."""
+
+import asyncio
+import os
+import re
+import socket
+import stat
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+import structlog
+
+from crishim import errors
+from crishim._proto.runtime.v1 import api_pb2 as pb
+from crishim._proto.runtime.v1 import api_pb2_grpc as rpc
+from crishim.engine.plan.request import Resources
+from crishim.images.model import Credentials
+from crishim.server.image_service import ImageService
+from crishim.server.methods import snake
+from crishim.server.runtime_service import RuntimeService
+from crishim.server.service import MAX_MESSAGE, Server
+from crishim.server.unimplemented import SENTENCES
+from tests.fakes.cri_backend import (
+    IMAGE_ID,
+    NOW,
+    FakeImages,
+    FakeObserver,
+    FakeRuntime,
+    container_view,
+    sandbox_view,
+)
+
+SIZES = [("grpc.max_receive_message_length", MAX_MESSAGE), ("grpc.max_send_message_length", MAX_MESSAGE)]
+CODE = grpc.StatusCode
+
+
+async def raw(
+    channel: grpc.aio.Channel, path: str, request: bytes, *, streaming: bool = False, timeout: float = 20
+) -> bytes:
+    if not streaming:
+        unary = channel.unary_unary(path, request_serializer=bytes, response_deserializer=bytes)
+        answer: bytes = await unary(request, timeout=timeout)
+        return answer
+    stream = channel.unary_stream(path, request_serializer=bytes, response_deserializer=bytes)
+    return b"".join([part async for part in stream(request, timeout=timeout)])
+
+
+class World:
+    """A server with its fakes and two stubs."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = str(path / "run" / "cri.sock")
+        self.runtime = FakeRuntime([sandbox_view(n) for n in (1, 2)], [container_view(n) for n in (1, 2)])
+        self.images = FakeImages()
+        self.observer = FakeObserver()
+        self.server = Server(self.runtime, self.images, self.path, self.observer)
+        self.channel: grpc.aio.Channel
+
+    @property
+    def cri(self) -> "rpc.RuntimeServiceAsyncStub":
+        return rpc.RuntimeServiceStub(self.channel)
+
+    @property
+    def img(self) -> "rpc.ImageServiceAsyncStub":
+        return rpc.ImageServiceStub(self.channel)
+
+    async def error(self, method: str, request: Any, timeout: float = 20) -> grpc.aio.AioRpcError:
+        service = "ImageService" if method in IMAGE_METHODS else "RuntimeService"
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await raw(self.channel, f"/runtime.v1.{service}/{method}", request.SerializeToString(), timeout=timeout)
+        return caught.value
+
+
+IMAGE_METHODS = {method.name for method in pb.DESCRIPTOR.services_by_name["ImageService"].methods}
+
+
+@asynccontextmanager
+async def serving(path: Path) -> AsyncIterator[World]:
+    world = World(path)
+    await world.server.start()
+    try:
+        async with grpc.aio.insecure_channel(f"unix:{world.path}", options=SIZES) as world.channel:
+            yield world
+    finally:
+        await world.server.stop(0)
+
+
+async def test_socket_and_directory_modes(tmp_path: Path) -> None:
+    async with serving(tmp_path) as world:
+        mode = os.stat(world.path)
+        assert stat.S_ISSOCK(mode.st_mode)
+        assert stat.S_IMODE(mode.st_mode) == 0o600
+        assert stat.S_IMODE(os.stat(os.path.dirname(world.path)).st_mode) == 0o711
+    assert not os.path.exists(world.path)
+
+
+async def test_the_umask_is_put_back(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        async with serving(tmp_path):
+            assert os.umask(0o027) == 0o027
+    finally:
+        os.umask(before)
+
+
+async def test_version_and_authority_localhost(tmp_path: Path) -> None:
+    async with serving(tmp_path) as world:
+        options = [("grpc.default_authority", "localhost")]
+        async with grpc.aio.insecure_channel(f"unix:{world.path}", options=options) as channel:
+            answer = await rpc.RuntimeServiceStub(channel).Version(pb.VersionRequest())
+        assert (answer.version, answer.runtime_name, answer.runtime_api_version) == ("0.1.0", "crishim", "v1")
+
+
+async def test_status_is_verbose_on_request(tmp_path: Path) -> None:
+    async with serving(tmp_path) as world:
+        plain = await world.cri.Status(pb.StatusRequest())
+        verbose = await world.cri.Status(pb.StatusRequest(verbose=True))
+        assert [item.status for item in plain.status.conditions] == [True, False]
+        assert plain.status.conditions[1].reason == "NoBridge"
+        assert not plain.info
+        assert "stateDir" in verbose.info["config"]
+        config = await world.cri.RuntimeConfig(pb.RuntimeConfigRequest())
+        assert config.linux.cgroup_driver == pb.CGROUPFS
+
+
+async def test_life_of_a_pod(tmp_path: Path) -> None:
+    async with serving(tmp_path) as world:
+        sandbox = pb.PodSandboxConfig(metadata=pb.PodSandboxMetadata(name="a", uid="u", namespace="n"))
+        made = await world.cri.RunPodSandbox(pb.RunPodSandboxRequest(config=sandbox))
+        assert made.pod_sandbox_id == "f" * 64
+        config = pb.ContainerConfig(metadata=pb.ContainerMetadata(name="c"), image=pb.ImageSpec(image="i"))
+        request = pb.CreateContainerRequest(pod_sandbox_id="p", config=config, sandbox_config=sandbox)
+        assert (await world.cri.CreateContainer(request)).container_id == "e" * 64
+        await world.cri.StartContainer(pb.StartContainerRequest(container_id="c"))
+        await world.cri.ReopenContainerLog(pb.ReopenContainerLogRequest(container_id="c"))
+        limits = pb.LinuxContainerResources(cpu_shares=9)
+        update = pb.UpdateContainerResourcesRequest(container_id="c", linux=limits, annotations={"a": "b"})
+        await world.cri.UpdateContainerResources(update)
+        ran = await world.cri.ExecSync(pb.ExecSyncRequest(container_id="c", cmd=["a", "b"], timeout=3))
+        assert (ran.stdout, ran.stderr, ran.exit_code) == (b"out", b"err", 3)
+        await world.cri.StopContainer(pb.StopContainerRequest(container_id="c", timeout=5))
+        await world.cri.RemoveContainer(pb.RemoveContainerRequest(container_id="c"))
+        await world.cri.StopPodSandbox(pb.StopPodSandboxRequest(pod_sandbox_id="p"))
+        await world.cri.RemovePodSandbox(pb.RemovePodSandboxRequest(pod_sandbox_id="p"))
+        calls = world.runtime.calls
+        assert [call[0] for call in calls] == [
+            "run_sandbox",
+            "create_container",
+            "start_container",
+            "reopen_log",
+            "update_container",
+            "exec_sync",
+            "stop_container",
+            "remove_container",
+            "stop_sandbox",
+            "remove_sandbox",
+        ]
+        assert calls[1][3] == calls[0][1]
+        assert calls[4] == ("update_container", "c", Resources(cpu_shares=9), {"a": "b"})
+        assert calls[5] == ("exec_sync", "c", ("a", "b"), 3)
+        assert calls[6] == ("stop_container", "c", 5)
+
+
+async def test_without_sandbox_config_none_is_passed(tmp_path: Path) -> None:
+    async with serving(tmp_path) as world:
+        config = pb.ContainerConfig(metadata=pb.ContainerMetadata(name="c"), image=pb.ImageSpec(image="i"))
+        await world.cri.CreateContainer(pb.CreateContainerRequest(pod_sandbox_id="p", config=config))
+        assert world.runtime.calls[0][3] is None
+
+
+async def test_lists_and_statuses(tmp_path: Path) -> None:
+    async with serving(tmp_path) as world:
+        pods = await world.cri.ListPodSandbox(pb.ListPodSandboxRequest())
+        assert [item.metadata.name for item in pods.items] == ["pod-1", "pod-2"]
+        ready = pb.PodSandboxFilter(state=pb.PodSandboxStateValue(state=pb.SANDBOX_NOTREADY))
+        assert not (await world.cri.ListPodSandbox(pb.ListPodSandboxRequest(filter=ready))).items
+        containers = await world.cri.ListContainers(pb.ListContainersRequest())
+        assert [item.image_id for item in containers.containers] == [IMAGE_ID, IMAGE_ID]
+        request = pb.PodSandboxStatusRequest(pod_sandbox_id=f"{1:064x}", verbose=True)
+        pod = await world.cri.PodSandboxStatus(request)
+        assert (pod.status.network.ip, dict(pod.info)) == ("10.0.0.1", {"info": "{}"})
+        one = await world.cri.ContainerStatus(pb.ContainerStatusRequest(container_id="c"))
+        assert (one.status.started_at, dict(one.info)) == (NOW + 2, {})
+
+
+async def test_stats(tmp_path: Path) -> None:
+    async with serving(tmp_path) as world:
+        pods = await world.cri.ListPodSandboxStats(pb.ListPodSandboxStatsRequest())
+        assert [item.linux.containers[0].cpu.usage_nano_cores.value for item in pods.stats] == [1_500_000, 1_500_000]
+        pod = await world.cri.PodSandboxStats(pb.PodSandboxStatsRequest(pod_sandbox_id=f"{2:064x}"))
+        assert pod.stats.attributes.metadata.name == "pod-2"
+        containers = await world.cri.ListContainerStats(pb.ListContainerStatsRequest())
+        assert len(containers.stats) == 2
+        one = await world.cri.ContainerStats(pb.ContainerStatsRequest(container_id="c"))
+        assert one.stats.memory.working_set_bytes.value == 1_000_000
+
+
+async def test_images(tmp_path: Path) -> None:
+    async with serving(tmp_path) as world:
+        spec = pb.ImageSpec(image="docker.io/library/busybox:latest")
+        auth = pb.AuthConfig(username="u", password="p")
+        pulled = await world.img.PullImage(pb.PullImageRequest(image=spec, auth=auth))
+        shown = await world.img.ImageStatus(pb.ImageStatusRequest(image=spec, verbose=True))
+        assert pulled.image_ref == shown.image.id == IMAGE_ID
+        assert (shown.image.uid.value, dict(shown.info)) == (1003, {"info": "{}"})
+        absent = await world.img.ImageStatus(pb.ImageStatusRequest(image=pb.ImageSpec(image="absent")))
+        assert not absent.HasField("image")
+        assert [item.id for item in (await world.img.ListImages(pb.ListImagesRequest())).images] == [IMAGE_ID]
+        wanted = pb.ImageFilter(image=pb.ImageSpec(image="absent"))
+        assert not (await world.img.ListImages(pb.ListImagesRequest(filter=wanted))).images
+        await world.img.RemoveImage(pb.RemoveImageRequest(image=spec))
+        usage = await world.img.ImageFsInfo(pb.ImageFsInfoRequest())
+        assert usage.image_filesystems[0] == usage.container_filesystems[0]
+        assert (usage.image_filesystems[0].fs_id.mountpoint, usage.image_filesystems[0].used_bytes.value) == ("/", 5000)
+        assert world.images.calls == [("pull", spec.image, Credentials("u", "p")), ("remove", spec.image)]
+
+
+BAD_REQUESTS: list[tuple[str, Any, str]] = [
+    ("RunPodSandbox", pb.RunPodSandboxRequest(), "config: is missing"),
+    (
+        "RunPodSandbox",
+        pb.RunPodSandboxRequest(
+            config=pb.PodSandboxConfig(metadata=pb.PodSandboxMetadata(name="a")), runtime_handler="kata"
+        ),
+        "runtime_handler: 'kata' is not known",
+    ),
+    ("StopPodSandbox", pb.StopPodSandboxRequest(), "pod_sandbox_id: is missing"),
+    ("RemovePodSandbox", pb.RemovePodSandboxRequest(), "pod_sandbox_id: is missing"),
+    ("PodSandboxStatus", pb.PodSandboxStatusRequest(), "pod_sandbox_id: is missing"),
+    ("PodSandboxStats", pb.PodSandboxStatsRequest(), "pod_sandbox_id: is missing"),
+    ("CreateContainer", pb.CreateContainerRequest(pod_sandbox_id="p"), "config: is missing"),
+    ("StartContainer", pb.StartContainerRequest(), "container_id: is missing"),
+    ("StopContainer", pb.StopContainerRequest(container_id="c", timeout=-1), "timeout: must be"),
+    ("RemoveContainer", pb.RemoveContainerRequest(), "container_id: is missing"),
+    ("ContainerStatus", pb.ContainerStatusRequest(), "container_id: is missing"),
+    ("ContainerStats", pb.ContainerStatsRequest(), "container_id: is missing"),
+    ("UpdateContainerResources", pb.UpdateContainerResourcesRequest(container_id="c"), "linux: is missing"),
+    ("ReopenContainerLog", pb.ReopenContainerLogRequest(), "container_id: is missing"),
+    ("ExecSync", pb.ExecSyncRequest(container_id="c"), "cmd: is missing"),
+    ("PullImage", pb.PullImageRequest(), "image.image: is missing"),
+    ("ImageStatus", pb.ImageStatusRequest(), "image.image: is missing"),
+    ("RemoveImage", pb.RemoveImageRequest(), "image.image: is missing"),
+]
+
+
+@pytest.mark.parametrize(
+    ("method", "request_", "message"), BAD_REQUESTS, ids=[f"{n}{b[0]}" for n, b in enumerate(BAD_REQUESTS)]
+)
+async def test_bad_requests(tmp_path: Path, method: str, request_: Any, message: str) -> None:
+    async with serving(tmp_path) as world:
+        error = await world.error(method, request_)
+        assert error.code() is CODE.INVALID_ARGUMENT
+        assert str(error.details()).startswith(message)
+        assert not world.runtime.calls
+        assert world.observer.finished == [(method, "INVALID_ARGUMENT")]
+
+
+async def test_errors_of_the_runtime_keep_code_and_sentence(tmp_path: Path) -> None:
+    async with serving(tmp_path) as world:
+        for fault, code in (
+            (errors.NotFoundError("no sandbox x"), CODE.NOT_FOUND),
+            (errors.AlreadyExistsError("taken"), CODE.ALREADY_EXISTS),
+            (errors.FailedPreconditionError("not ready"), CODE.FAILED_PRECONDITION),
+            (errors.DeadlineExceededError("too slow"), CODE.DEADLINE_EXCEEDED),
+            (errors.KernelError("mount /data", 2), CODE.INTERNAL),
+            (errors.NotFoundError("odd \udcff name"), CODE.NOT_FOUND),
+        ):
+            world.runtime.faults["start_container"] = fault
+            error = await world.error("StartContainer", pb.StartContainerRequest(container_id="c"))
+            assert error.code() is code
+            assert error.details() == str(fault).replace("\udcff", "\\udcff")
+
+
+async def test_a_very_long_sentence_still_arrives(tmp_path: Path) -> None:
+    async with serving(tmp_path) as world:
+        world.runtime.faults["start_container"] = errors.InternalError("ä" * 50_000)
+        error = await world.error("StartContainer", pb.StartContainerRequest(container_id="c"))
+        assert error.code() is CODE.INTERNAL
+        assert str(error.details()).startswith("ää")
+
+
+async def test_a_bug_is_hidden_behind_an_incident_and_logged_once(tmp_path: Path) -> None:
+    with structlog.testing.capture_logs() as lines:
+        async with serving(tmp_path) as world:
+            world.runtime.faults["start_container"] = ZeroDivisionError("inner detail")
+            error = await world.error("StartContainer", pb.StartContainerRequest(container_id="c" * 64))
+            answer = await world.cri.Version(pb.VersionRequest())
+            assert answer.runtime_name == "crishim"
+    assert error.code() is CODE.INTERNAL
+    match = re.fullmatch(r"internal error, see the log \(id ([0-9a-f]{8})\)", str(error.details()))
+    assert match is not None
+    (line,) = [line for line in lines if line["log_level"] == "error"]
+    assert (line["incident"], line["container"]) == (match[1], "c" * 13)
+    assert isinstance(line["exc_info"], ZeroDivisionError)
+
+
+async def test_failures_of_the_cleanup_are_logged_with_the_error(tmp_path: Path) -> None:
+    fault = errors.UnavailableError("the keeper is gone")
+    fault.add_note("undo of sandbox: release address: busy")
+    with structlog.testing.capture_logs() as lines:
+        async with serving(tmp_path) as world:
+            world.runtime.faults["stop_sandbox"] = fault
+            await world.error("StopPodSandbox", pb.StopPodSandboxRequest(pod_sandbox_id="p"))
+    (line,) = [line for line in lines if line["event"] == "the keeper is gone"]
+    assert (line["log_level"], line["notes"]) == ("error", fault.__notes__)
+
+
+async def test_lists_are_logged_at_debug_and_changes_at_info(tmp_path: Path) -> None:
+    with structlog.testing.capture_logs() as lines:
+        async with serving(tmp_path) as world:
+            await world.cri.ListContainers(pb.ListContainersRequest())
+            await world.cri.StopContainer(pb.StopContainerRequest(container_id="c"))
+    assert [line["log_level"] for line in lines if line["event"] == "done"] == ["debug", "info"]
+
+
+async def test_an_answer_that_cannot_be_encoded_is_an_internal_error(tmp_path: Path) -> None:
+    async with serving(tmp_path) as world:
+        world.runtime.members = [container_view(1)]
+        object.__setattr__(world.runtime.members[0], "reason", "bad \udcff")
+        error = await world.error("ContainerStatus", pb.ContainerStatusRequest(container_id="c"))
+        assert error.code() is CODE.INTERNAL
+        assert str(error.details()).startswith("internal error, see the log")
+
+
+async def test_bytes_that_are_no_message(tmp_path: Path) -> None:
+    async with serving(tmp_path) as world:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await raw(world.channel, "/runtime.v1.RuntimeService/StopContainer", b"\xff\xff")
+        assert caught.value.code() is CODE.INVALID_ARGUMENT
+        assert caught.value.details() == "the request is no valid runtime.v1.StopContainerRequest"
+
+
+async def test_unimplemented_rpcs_say_what_to_use(tmp_path: Path) -> None:
+    async with serving(tmp_path) as world:
+        for service in pb.DESCRIPTOR.services_by_name.values():
+            for method in service.methods:
+                if method.name not in SENTENCES:
+                    continue
+                path = f"/{service.full_name}/{method.name}"
+                with pytest.raises(grpc.aio.AioRpcError) as caught:
+                    await raw(world.channel, path, b"", streaming=method.server_streaming)
+                assert (caught.value.code(), caught.value.details()) == (CODE.UNIMPLEMENTED, SENTENCES[method.name])
+
+
+def test_every_rpc_is_either_served_or_explained() -> None:
+    for name, servicer in (("RuntimeService", RuntimeService), ("ImageService", ImageService)):
+        for method in pb.DESCRIPTOR.services_by_name[name].methods:
+            assert hasattr(servicer, snake(method.name)) != (method.name in SENTENCES), method.name
+
+
+async def test_messages_up_to_16_mib(tmp_path: Path) -> None:
+    async with serving(tmp_path) as world:
+        config = pb.ContainerConfig(metadata=pb.ContainerMetadata(name="c"), image=pb.ImageSpec(image="i"))
+        config.annotations["big"] = "x" * (15 * 1024 * 1024)
+        made = await world.cri.CreateContainer(pb.CreateContainerRequest(pod_sandbox_id="p", config=config))
+        assert made.container_id == "e" * 64
+        config.annotations["bigger"] = "x" * (2 * 1024 * 1024)
+        options = [("grpc.max_send_message_length", -1)]
+        async with grpc.aio.insecure_channel(f"unix:{world.path}", options=options) as world.channel:
+            error = await world.error("CreateContainer", pb.CreateContainerRequest(pod_sandbox_id="p", config=config))
+        assert error.code() is CODE.RESOURCE_EXHAUSTED
+
+
+RUN = pb.RunPodSandboxRequest(config=pb.PodSandboxConfig(metadata=pb.PodSandboxMetadata(name="a")))
+
+
+async def test_a_callers_deadline_cancels_the_wait_and_is_counted(tmp_path: Path) -> None:
+    async with serving(tmp_path) as world:
+        world.runtime.gate = asyncio.Event()
+        error = await world.error("RunPodSandbox", RUN, timeout=0.2)
+        assert error.code() is CODE.DEADLINE_EXCEEDED
+        await asyncio.wait_for(world.runtime.cancelled.wait(), 10)
+        for _ in range(200):
+            if world.observer.finished:
+                break
+            await asyncio.sleep(0.01)
+        assert world.observer.finished == [("RunPodSandbox", "DEADLINE_EXCEEDED")]
+        assert len(world.server.calls) == 0
+
+
+async def test_a_caller_that_leaves_is_counted_as_cancelled(tmp_path: Path) -> None:
+    async with serving(tmp_path) as world:
+        world.runtime.gate = asyncio.Event()
+        call = world.cri.RunPodSandbox(RUN)
+        await wait_for_calls(world, 1)
+        call.cancel()
+        await asyncio.wait_for(world.runtime.cancelled.wait(), 10)
+        await wait_for_calls(world, 0)
+        assert world.observer.finished == [("RunPodSandbox", "CANCELLED")]
+
+
+async def wait_for_calls(world: World, number: int) -> None:
+    for _ in range(500):
+        if len(world.server.calls) == number:
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError(world.server.calls.describe())
+
+
+async def test_calls_in_flight_are_shown_and_finish_in_the_grace_period(tmp_path: Path) -> None:
+    async with serving(tmp_path) as world:
+        world.runtime.gate = asyncio.Event()
+        call = asyncio.ensure_future(world.cri.RunPodSandbox(RUN, timeout=60))
+        await wait_for_calls(world, 1)
+        (line,) = world.server.calls.describe()
+        assert re.fullmatch(r"RunPodSandbox: \d+\.\d s, \d+\.\d s left", line)
+        stopping = asyncio.ensure_future(world.server.stop(30))
+        await asyncio.sleep(0.05)
+        world.runtime.gate.set()
+        assert (await call).pod_sandbox_id == "f" * 64
+        await stopping
+        await world.server.calls.wait_idle()
+        assert not os.path.exists(world.path)
+
+
+async def test_calls_that_outlast_the_grace_period_are_cancelled(tmp_path: Path) -> None:
+    async with serving(tmp_path) as world:
+        world.runtime.gate = asyncio.Event()
+        call = asyncio.ensure_future(world.error("RunPodSandbox", RUN, timeout=60))
+        await wait_for_calls(world, 1)
+        await world.server.stop(0.1)
+        assert (await call).code() in {CODE.CANCELLED, CODE.UNAVAILABLE}
+        await asyncio.wait_for(world.runtime.cancelled.wait(), 10)
+        await world.server.stop(0.1)
+
+
+async def test_a_stale_socket_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    with socket.socket(socket.AF_UNIX) as left:
+        left.bind(str(tmp_path / "run" / "cri.sock"))
+    async with serving(tmp_path) as world:
+        assert (await world.cri.Version(pb.VersionRequest())).runtime_name == "crishim"
+
+
+async def test_a_living_server_is_left_alone(tmp_path: Path) -> None:
+    async with serving(tmp_path) as world:
+        with pytest.raises(errors.AlreadyExistsError, match="another server answers there"):
+            await World(tmp_path).server.start()
+        assert (await world.cri.Version(pb.VersionRequest())).runtime_name == "crishim"
+
+
+async def test_a_file_at_the_sockets_path_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "cri.sock").write_text("precious")
+    with pytest.raises(errors.FailedPreconditionError, match="is no socket"):
+        await World(tmp_path).server.start()
+    assert (tmp_path / "run" / "cri.sock").read_text() == "precious"
+
+
+async def test_a_path_beyond_the_kernels_limit(tmp_path: Path) -> None:
+    deep = tmp_path / ("d" * 100)
+    world = World(deep)
+    await world.server.start()
+    try:
+        directory = os.open(os.path.dirname(world.path), os.O_PATH)
+        async with grpc.aio.insecure_channel(f"unix:/proc/self/fd/{directory}/cri.sock") as channel:
+            answer = await rpc.RuntimeServiceStub(channel).Version(pb.VersionRequest())
+        os.close(directory)
+        assert answer.runtime_name == "crishim"
+    finally:
+        await world.server.stop(0)
+    assert not os.path.exists(world.path)
+
+
+async def test_the_directorys_other_bits_stay(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir(mode=0o750)
+    os.chmod(tmp_path / "run", 0o750)
+    async with serving(tmp_path):
+        assert stat.S_IMODE(os.stat(tmp_path / "run").st_mode) == 0o751
