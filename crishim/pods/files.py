@@ -1,12 +1,11 @@
 """The files that a pod's containers see as /etc/hosts, /etc/hostname and /etc/resolv.conf.
 
 They are written to `<state>/pods/<id>/` once the pod has its addresses; the content is `crishim.network.names`'s.
-Each is written whole before anything can mount it. Out of scope: mounting them (planner).
+Each is written whole before anything can mount it. Out of scope: mounting them (planner), and their end (engine).
 """
 
 import errno
 import os
-import shutil
 
 from crishim.errors import KernelError
 from crishim.network import names
@@ -42,11 +41,6 @@ def write(paths: Paths, spec: SandboxSpec, hostname: str, attachment: Attachment
         _write(f"{directory}/resolv.conf", resolver)
     except OSError as error:
         raise KernelError(f"write the files of pod {spec.id} in {directory}", error.errno or errno.EIO) from None
-
-
-def remove(paths: Paths, pod_id: str) -> None:
-    """Remove a pod's runtime directory; a missing one is fine."""
-    shutil.rmtree(paths.pod(pod_id), ignore_errors=True)
 
 
 def _host_file(path: str) -> str:

@@ -8,6 +8,7 @@ Out of scope: how a death is noticed (engine: pidfd), and the network, which Sto
 """
 
 import asyncio
+import contextlib
 import dataclasses
 from collections.abc import Sequence
 
@@ -56,13 +57,15 @@ async def _acknowledge(keeper: Keeper, seq: int) -> None:
 
 async def lost(context: Context, sandbox: Sandbox) -> None:
     """End what a dead keeper left: its containers, and the sandbox's readiness."""
-    if sandbox.status.stage is not Stage.READY:
-        return
-    log.error("the keeper of a sandbox ended unexpectedly", pod=sandbox.id)
+    if sandbox.ready:
+        log.error("the keeper of a sandbox ended unexpectedly", pod=sandbox.id)
     replay(context, sandbox, context.engine.journal(sandbox.id))
     running = [container for container in sandbox.containers.values() if container.running]
     await asyncio.gather(*(bury(context, container) for container in running))
-    if sandbox.status.stage is Stage.READY:
+    group = context.planner.layout.directories(context.planner.pod_group(sandbox.id, sandbox.spec.config))
+    with contextlib.suppress(OSError):  # what was half started; stop removes the group, and reports what resists
+        apply.kill(group, context.planner.layout.version)
+    if sandbox.ready:
         sandbox.change(dataclasses.replace(sandbox.status, stage=Stage.NOTREADY, reason=exits.KEEPER_LOST))
 
 

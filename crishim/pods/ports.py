@@ -66,22 +66,26 @@ class Exit(Protocol):
 
 
 class Keeper(Protocol):
-    """The process that keeps one pod: see `crishim.engine.client.Keeper`."""
+    """The process that keeps one pod: see `crishim.engine.client.Keeper`.
+
+    `running` and `exits` are what it said when it was met: containers that run, and journal entries that no daemon
+    has acknowledged. The fds are -1 but for a new keeper, which hands them over once; their taker closes them.
+    """
 
     pid: int
     start_time: int
     netns_fd: int
     netlink_fd: int
-    on_exit: Callable[[Any], object] | None
+    on_exit: Callable[[Any], object] | None  # Any: the engine's own Exit class satisfies Exit
     on_lost: Callable[[], object] | None
 
     @property
     def running(self) -> Mapping[str, Started]:
-        """Of an adopted keeper: the containers that run, by id."""
+        """Containers that ran when the keeper was met, by id."""
 
     @property
-    def pending(self) -> Sequence[Exit]:
-        """Of an adopted keeper: the journal's entries that no daemon has acknowledged, oldest first."""
+    def exits(self) -> Sequence[Exit]:
+        """Journal entries that no daemon had acknowledged then, oldest first."""
 
     async def start_container(self, plan: ContainerPlan) -> Started:
         """Start a planned container; `StartError` says which step failed."""
@@ -93,7 +97,11 @@ class Keeper(Protocol):
         """SIGKILL everything in the container's cgroup, thawed first."""
 
     async def exec_sync(
-        self, container_id: str, plan: ExecPlan, timeout: float, limit: int
+        self,
+        container_id: str,
+        plan: ExecPlan,
+        timeout: float,  # noqa: ASYNC109  enforced by the keeper
+        limit: int,
     ) -> tuple[bytes, bytes, int]:
         """Run a planned exec; timeout in seconds (0: none), at most `limit` bytes of each stream are kept."""
 
@@ -102,6 +110,9 @@ class Keeper(Protocol):
 
     async def stop(self) -> None:
         """End the pod: the keeper leaves, its namespaces go."""
+
+    def detach(self) -> None:
+        """Let go of the keeper without ending it."""
 
     async def ack(self, seq: int) -> None:
         """Journal entries up to `seq` are in the store."""
@@ -118,6 +129,13 @@ class Engine(Protocol):
 
     def journal(self, pod_id: str) -> Sequence[Exit]:
         """Return what a keeper that is dead had journalled and no daemon acknowledged, oldest first."""
+
+    def remove_pod(self, pod_id: str, group: str) -> None:
+        """Remove what a pod without keeper has in the kernel and below `state`; blocks, is idempotent.
+
+        Raises:
+            OSError: something is still in use.
+        """
 
 
 class Counters(Protocol):

@@ -10,81 +10,68 @@ Invariant: nothing that a row owns is touched. A part that resists is logged and
 import asyncio
 import os
 
+from crishim.engine.plan.request import Metadata, SandboxConfig
 from crishim.errors import CrishimError
 from crishim.ids import is_id
-from crishim.linux.cgroups import apply
-from crishim.pods import leftovers
 from crishim.pods.context import Context, log
 from crishim.pods.states import Stage
+
+NOBODY = SandboxConfig(Metadata(""))
+"""The configuration of a pod without a record: its control group is looked for below the instance's parent."""
 
 
 async def reconcile(context: Context) -> None:
     """Remove what no row owns."""
     for sandbox in [s for s in context.registry.sandboxes if s.status.stage is Stage.CREATING]:
-        await _take_down(context, sandbox.id)
-        context.registry.sandboxes.delete(sandbox)
-        context.observer.leak_reclaimed("sandbox")
+        if await _take_down(context, sandbox.id, sandbox.spec.config):
+            context.registry.sandboxes.delete(sandbox)
+            context.observer.leak_reclaimed("sandbox")
     owned = frozenset(sandbox.id for sandbox in context.registry.sandboxes)
-    for pod_id in sorted(set(_ids(context.paths.pods)) - owned):
-        await _take_down(context, pod_id)
-        context.observer.leak_reclaimed("keeper")
-    await asyncio.to_thread(_sweep_pins, context, owned)
-    await asyncio.to_thread(_sweep_groups, context, owned)
+    for kind, found in (
+        ("keeper", _ids(context.paths.pods)),
+        ("netns", _ids(context.paths.namespaces)),
+        ("cgroup", _groups(context)),
+    ):
+        for pod_id in sorted(found - owned):
+            if await _take_down(context, pod_id, NOBODY):
+                context.observer.leak_reclaimed(kind)
     _sweep_layers(context)
-    live = frozenset(sandbox.id for sandbox in context.registry.sandboxes if sandbox.status.network_held)
-    removed = await context.network.reconcile(live)
-    if removed:
-        context.observer.leak_reclaimed("link", removed)
+    await _sweep_network(context)
     context.layers.sweep()
 
 
-async def _take_down(context: Context, pod_id: str) -> None:
-    """End a pod without a row: by its keeper if that answers, by force if not."""
+async def _take_down(context: Context, pod_id: str, config: SandboxConfig) -> bool:
+    """End a pod that nobody knows: by its keeper if that answers, by force if not; tell whether it is gone."""
     log.warning("a pod without a record is removed", pod=pod_id)
     try:
         keeper = await context.engine.adopt(pod_id)
         if keeper is not None:
             await keeper.stop()
         await context.network.detach(pod_id, None)
-    except CrishimError as error:
+        await asyncio.to_thread(context.engine.remove_pod, pod_id, context.planner.pod_group(pod_id, config))
+    except (CrishimError, OSError) as error:
         log.error("a pod without a record resists", pod=pod_id, error=str(error))
-    await asyncio.to_thread(_remove, context, pod_id)
-
-
-def _remove(context: Context, pod_id: str) -> None:
-    sandbox = context.registry.sandboxes.find(pod_id)
-    if sandbox is not None:
-        group = context.planner.pod_group(pod_id, sandbox.spec.config)
-        _kill_group(context, context.planner.layout.directories(group))
-    leftovers.remove_pin(context.paths, pod_id)
-    leftovers.remove_directory(context.paths, pod_id)
-
-
-def _sweep_pins(context: Context, owned: frozenset[str]) -> None:
-    for pod_id in set(_ids(context.paths.namespaces)) - owned:
-        leftovers.remove_pin(context.paths, pod_id)
-        context.observer.leak_reclaimed("netns")
-
-
-def _sweep_groups(context: Context, owned: frozenset[str]) -> None:
-    """Remove groups of pods below the instance's own parent; kubelet's parents hold more than ours."""
-    layout = context.planner.layout
-    found: set[str] = set()
-    for directory in layout.directories(context.config.cgroup_parent):
-        found.update(_ids(directory))
-    for pod_id in found - owned:
-        if _kill_group(context, layout.directories(f"{context.config.cgroup_parent}/{pod_id}")):
-            context.observer.leak_reclaimed("cgroup")
-
-
-def _kill_group(context: Context, directories: tuple[str, ...]) -> bool:
-    try:
-        apply.kill(directories, context.planner.layout.version)
-        apply.remove(directories, patience=5.0)
-    except OSError as error:
-        log.error("a control group without owner cannot be removed", group=directories[0], error=str(error))
         return False
     return True
+
+
+def _groups(context: Context) -> set[str]:
+    """Return the pods that have a group below the instance's own parent; kubelet's parents hold more than ours."""
+    found: set[str] = set()
+    for directory in context.planner.layout.directories(context.config.cgroup_parent):
+        found |= _ids(directory)
+    return found
+
+
+async def _sweep_network(context: Context) -> None:
+    live = frozenset(sandbox.id for sandbox in context.registry.sandboxes if sandbox.status.network_held)
+    try:
+        removed = await context.network.reconcile(live)
+    except CrishimError as error:  # NetworkReady says the same; the next start tries again
+        log.error("the network cannot be reconciled", error=str(error))
+        return
+    if removed:
+        context.observer.leak_reclaimed("link", removed)
 
 
 def _sweep_layers(context: Context) -> None:
@@ -101,8 +88,8 @@ def _sweep_layers(context: Context) -> None:
         context.observer.leak_reclaimed("container_dir")
 
 
-def _ids(directory: str) -> list[str]:
+def _ids(directory: str) -> set[str]:
     try:
-        return [name for name in os.listdir(directory) if is_id(name)]
+        return {name for name in os.listdir(directory) if is_id(name)}
     except FileNotFoundError:
-        return []
+        return set()

@@ -114,7 +114,7 @@ async def _adopt(context: Context, sandbox: Sandbox) -> None:
 async def _take_over(context: Context, sandbox: Sandbox, keeper: Keeper) -> None:
     """Bring the containers' records up to what the keeper knows."""
     running = dict(keeper.running)
-    pending = list(keeper.pending)
+    pending = list(keeper.exits)
     keepers.listen(context, sandbox, keeper)
     for identifier, started in running.items():
         container = sandbox.containers.get(identifier)

@@ -131,6 +131,10 @@ class Runtime:
         await context.makes.drain()
         await context.ends.drain()
         await context.drain()
+        for sandbox in context.registry.sandboxes:
+            if sandbox.keeper is not None:
+                sandbox.keeper.detach()
+                sandbox.keeper = None
         context.bus.close()
         context.stats.close()
         await context.layers.drain()

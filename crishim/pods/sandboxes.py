@@ -5,7 +5,7 @@ its undo, last first; if even an undo fails, the sandbox stays listed NOTREADY a
 nothing that is held is ever forgotten (field case H1).
 
 Stop: let nobody in → kill the containers → release the network → end the keeper → NOTREADY. Remove: stop, remove
-the containers, the files, the row. Both are idempotent, and finish what an interrupted earlier call left.
+the containers, the row. Both are idempotent, and finish what an interrupted earlier call left.
 
 Out of scope: who may call when (`runtime` gives each call its flight), and recovery (`reconcile`).
 """
@@ -16,10 +16,10 @@ import os
 
 from crishim import clock
 from crishim.engine.plan.request import NamespaceMode, SandboxConfig
-from crishim.errors import UnavailableError
+from crishim.errors import KernelError, UnavailableError
 from crishim.ids import new_id
 from crishim.network.model import Attachment, AttachRequest, HostPort, PodNetns
-from crishim.pods import containers, files, keepers, leftovers, stopping
+from crishim.pods import containers, files, keepers, stopping
 from crishim.pods.context import Context
 from crishim.pods.events import EventType
 from crishim.pods.objects import Sandbox
@@ -45,10 +45,9 @@ async def run(context: Context, config: SandboxConfig, handler: str) -> str:
     sandbox = context.registry.new_sandbox(spec)
     async with Undo(f"sandbox {spec.id}") as undo:
         undo.push("forget the sandbox", lambda: _forget(context, sandbox, undo))
-        undo.push("remove the files", lambda: files.remove(context.paths, spec.id))
         began = clock.monotonic()
         keeper = await context.engine.start_pod(plan)
-        undo.push("end the keeper", lambda: _end_keeper(context, sandbox, keeper))
+        undo.push("end the keeper", lambda: _end_keeper(context, sandbox))
         keepers.listen(context, sandbox, keeper)
         began = _phase(context, "keeper", began)
         attachment = None
@@ -99,16 +98,12 @@ async def stop(context: Context, sandbox: Sandbox) -> None:
         except BaseException:
             _not_ready(context, sandbox, network=True, kernel=True)
             raise
-    keeper, sandbox.keeper = sandbox.keeper, None
-    if keeper is not None:
+    if sandbox.status.kernel_held:
         try:
-            await keeper.stop()
+            await _end_keeper(context, sandbox)
         except BaseException:
-            sandbox.keeper = keeper
             _not_ready(context, sandbox, network=False, kernel=True)
             raise
-    elif sandbox.status.kernel_held:
-        await _clean(context, sandbox)
     _not_ready(context, sandbox, network=False, kernel=False)
 
 
@@ -117,16 +112,9 @@ async def remove(context: Context, sandbox: Sandbox) -> None:
     await stop_once(context, sandbox)
     for container in tuple(sandbox.containers.values()):
         await containers.remove(context, container)
-    files.remove(context.paths, sandbox.id)
     context.registry.sandboxes.delete(sandbox)
     context.makes.forget(sandbox.name)
     context.tell(EventType.DELETED, sandbox, clock.now())
-
-
-async def _clean(context: Context, sandbox: Sandbox) -> None:
-    """Remove what a keeper that died left in the kernel."""
-    plan = context.planner.pod(sandbox.id, sandbox.spec.config)
-    await asyncio.to_thread(leftovers.remove_pod, plan, context.paths)
 
 
 def own_network(config: SandboxConfig) -> bool:
@@ -178,12 +166,16 @@ def _not_ready(context: Context, sandbox: Sandbox, *, network: bool, kernel: boo
         context.tell(EventType.STOPPED, sandbox, clock.now())
 
 
-async def _end_keeper(context: Context, sandbox: Sandbox, keeper: Keeper) -> None:
-    if sandbox.keeper is None:  # it died meanwhile
-        await _clean(context, sandbox)
-        return
-    sandbox.keeper = None
-    await keeper.stop()
+async def _end_keeper(context: Context, sandbox: Sandbox) -> None:
+    """End the keeper, if it lives, and remove what it made; in a thread, since the kernel takes its time."""
+    keeper, sandbox.keeper = sandbox.keeper, None
+    if keeper is not None:
+        await keeper.stop()
+    group = context.planner.pod_group(sandbox.id, sandbox.spec.config)
+    try:
+        await asyncio.to_thread(context.engine.remove_pod, sandbox.id, group)
+    except OSError as error:
+        raise KernelError(f"sandbox {sandbox.id}: {error.strerror} {error.filename}", error.errno or 0) from None
 
 
 def _forget(context: Context, sandbox: Sandbox, undo: Undo) -> None:

@@ -1,0 +1,484 @@
+"""Every move of a sandbox and a container over fakes: what happens, what is told, what is left."""
+
+import asyncio
+import os
+from pathlib import Path
+
+import pytest
+
+from crishim.engine.plan.request import (
+    ContainerSecurity,
+    ImageSpec,
+    NamespaceMode,
+    NamespaceOptions,
+    PortMapping,
+    SandboxSecurity,
+)
+from crishim.errors import (
+    AlreadyExistsError,
+    CrishimError,
+    DeadlineExceededError,
+    FailedPreconditionError,
+    InternalError,
+    InvalidArgumentError,
+    NotFoundError,
+)
+from crishim.pods import stopping
+from crishim.pods.events import EventType
+from crishim.pods.views import ContainerFilter, ContainerState, SandboxFilter, SandboxState
+from tests.fakes.daemon import NOTHING, Daemon, app, pod, running
+from tests.fakes.engine import Program
+from tests.fakes.images import IMAGE
+
+CREATED, RUNNING, EXITED = ContainerState.CREATED, ContainerState.RUNNING, ContainerState.EXITED
+
+
+async def _started(daemon: Daemon, name: str = "web") -> tuple[str, str]:
+    pod_id = await daemon.runtime.run_sandbox(pod(name, log_directory=f"{daemon.directory}/logs"), "")
+    container_id = await daemon.runtime.create_container(pod_id, app(log_path="app/0.log"), None)
+    await daemon.runtime.start_container(container_id)
+    return pod_id, container_id
+
+
+async def test_whole_life(tmp_path: Path) -> None:
+    async with running(tmp_path) as daemon:
+        runtime = daemon.runtime
+        events = runtime.events()
+        request = pod(
+            labels={"app": "web"}, annotations={"a": "1"}, attempt=2, port_mappings=(PortMapping(host_port=80),)
+        )
+        pod_id = await runtime.run_sandbox(request, "")
+        view = runtime.sandbox(pod_id)
+        assert (view.state, view.metadata.attempt, view.ips) == (SandboxState.READY, 2, ("10.0.0.3",))
+        assert (view.labels, view.annotations) == ({"app": "web"}, {"a": "1"})
+        assert [(p.protocol, p.host_port) for p in daemon.network.attached[pod_id].ports] == [("tcp", 80)]
+        assert Path(daemon.paths.pod(pod_id), "hosts").read_text().endswith(f"10.0.0.3\t{os.uname().nodename}\n")
+
+        container_id = await runtime.create_container(pod_id, app(labels={"tier": "x"}), request)
+        view2 = runtime.container(container_id)
+        assert (view2.state, view2.image_id, view2.stop_signal) == (CREATED, IMAGE.id, "SIGQUIT")
+        assert view2.config.labels == {"tier": "x"}  # never the image's (C7)
+        assert daemon.images.holds == {container_id: IMAGE.id}
+        assert os.path.isdir(f"{daemon.paths.container(container_id)}/upper")
+        assert '"argv":["/bin/app"]' in Path(daemon.paths.container(container_id), "plan.json").read_text()
+
+        await runtime.start_container(container_id)
+        view3 = runtime.container(container_id)
+        assert view3.state is RUNNING
+        assert view3.user is not None
+        assert view3.started_at >= view3.created_at > 0
+        assert view3 is runtime.container(container_id)  # cached until something changes
+
+        await runtime.stop_container(container_id, 5)
+        assert daemon.process(pod_id).signals == [(container_id, 3)]
+        view4 = runtime.container(container_id)
+        assert (view4.state, view4.exit_code, view4.reason) == (EXITED, 131, "Error")
+        assert view4.finished_at >= view4.started_at
+        await asyncio.sleep(0)
+        assert daemon.process(pod_id).journal == []  # acknowledged after the commit
+
+        await runtime.remove_container(container_id)
+        await runtime.stop_sandbox(pod_id)
+        assert runtime.sandbox(pod_id).state is SandboxState.NOTREADY
+        assert (daemon.network.attached, daemon.engine.kernel) == ({}, set())
+        await runtime.remove_sandbox(pod_id)
+        assert daemon.left() == NOTHING
+        events.close()
+        told = [(event.kind.name, event.id) async for event in events]
+        assert told == [
+            ("CREATED", pod_id),
+            ("STARTED", pod_id),
+            ("CREATED", container_id),
+            ("STARTED", container_id),
+            ("STOPPED", container_id),
+            ("DELETED", container_id),
+            ("STOPPED", pod_id),
+            ("DELETED", pod_id),
+        ]
+        assert daemon.observer.phases == ["keeper", "network", "commit", "create", "start"]
+
+
+async def test_unknown_and_ambiguous_ids(tmp_path: Path) -> None:
+    async with running(tmp_path) as daemon:
+        runtime = daemon.runtime
+        await runtime.stop_sandbox("nope")
+        await runtime.remove_sandbox("nope")
+        await runtime.stop_container("nope", 0)
+        await runtime.remove_container("nope")
+        for ask in (runtime.sandbox, runtime.sandbox_stats, runtime.sandbox_info):
+            with pytest.raises(NotFoundError, match="sandbox 'nope' does not exist"):
+                ask("nope")
+        for ask2 in (runtime.container, runtime.container_stats, runtime.container_info):
+            with pytest.raises(NotFoundError, match="container 'nope' does not exist"):
+                ask2("nope")
+        with pytest.raises(NotFoundError):
+            await runtime.create_container("nope", app(), None)
+        with pytest.raises(NotFoundError):
+            await runtime.start_container("nope")
+        with pytest.raises(InvalidArgumentError, match="sandbox_id: is empty"):
+            runtime.sandbox("")
+        ids = [await runtime.run_sandbox(pod(f"p{n}"), "") for n in range(17)]  # two share a first digit
+        first = next(i[0] for n, i in enumerate(ids) if i[0] in {j[0] for j in ids[:n]})
+        with pytest.raises(InvalidArgumentError, match="is ambiguous"):
+            runtime.sandbox(first)
+        assert runtime.sandbox(ids[3][:20]).id == ids[3]
+        await runtime.stop_sandbox(ids[3][:20])
+        assert runtime.sandbox(ids[3]).state is SandboxState.NOTREADY
+
+
+async def test_filters(tmp_path: Path) -> None:
+    async with running(tmp_path) as daemon:
+        runtime = daemon.runtime
+        one = await runtime.run_sandbox(pod("one", labels={"a": "1", "b": "2"}), "")
+        two = await runtime.run_sandbox(pod("two", labels={"a": "1"}), "")
+        await runtime.stop_sandbox(two)
+
+        def pods(**fields: object) -> list[str]:
+            return [view.id for view in runtime.sandboxes(SandboxFilter(**fields))]  # type: ignore[arg-type]
+
+        assert pods() == [two, one]
+        assert pods(labels={"a": "1"}) == [two, one]
+        assert pods(labels={"a": "1", "b": "2"}) == [one]
+        assert pods(state=SandboxState.READY) == [one]
+        assert pods(id=one[:12]) == [one]
+        assert pods(id=one, state=SandboxState.NOTREADY) == []
+
+        x = await runtime.create_container(one, app("x", labels={"k": "v"}), None)
+        y = await runtime.create_container(one, app("y"), None)
+        await runtime.start_container(y)
+
+        def inside(**fields: object) -> list[str]:
+            return [view.id for view in runtime.containers(ContainerFilter(**fields))]  # type: ignore[arg-type]
+
+        assert inside() == [y, x]
+        assert inside(state=RUNNING) == [y]
+        assert inside(labels={"k": "v"}) == [x]
+        assert inside(sandbox_id=one[:10]) == [y, x]
+        assert inside(sandbox_id=two) == []
+        assert inside(id=x[:12]) == [x]
+        assert runtime.counts() == (
+            {"READY": 1, "NOTREADY": 1},
+            {"CREATED": 1, "RUNNING": 1, "EXITED": 0, "UNKNOWN": 0},
+        )
+
+
+async def test_names_are_reserved(tmp_path: Path) -> None:
+    async with running(tmp_path) as daemon:
+        runtime = daemon.runtime
+        pod_id = await runtime.run_sandbox(pod(), "")
+        with pytest.raises(AlreadyExistsError, match=pod_id):
+            await runtime.run_sandbox(pod(), "")
+        again = await runtime.run_sandbox(pod(attempt=1), "")
+        assert again != pod_id
+        container_id = await runtime.create_container(pod_id, app(), None)
+        with pytest.raises(AlreadyExistsError, match=container_id):
+            await runtime.create_container(pod_id, app(), None)
+        await runtime.create_container(again, app(), None)
+        await runtime.remove_container(container_id)
+        await runtime.create_container(pod_id, app(), None)
+
+
+async def test_start_and_stop_twice(tmp_path: Path) -> None:
+    async with running(tmp_path) as daemon:
+        runtime = daemon.runtime
+        pod_id, container_id = await _started(daemon)
+        with pytest.raises(FailedPreconditionError, match="is RUNNING; only a CREATED one"):
+            await runtime.start_container(container_id)
+        await runtime.stop_container(container_id, 1)
+        await runtime.stop_container(container_id, 1)
+        with pytest.raises(FailedPreconditionError, match="is EXITED"):
+            await runtime.start_container(container_id)
+        with pytest.raises(FailedPreconditionError, match="EXITED, not RUNNING"):
+            await runtime.exec_sync(container_id, ["true"], 0)
+        with pytest.raises(FailedPreconditionError, match="only a running one writes a log"):
+            await runtime.reopen_log(container_id)
+        await runtime.stop_sandbox(pod_id)
+        await runtime.stop_sandbox(pod_id)
+        with pytest.raises(FailedPreconditionError, match="is not ready"):
+            await runtime.create_container(pod_id, app("late"), None)
+        await runtime.remove_sandbox(pod_id)
+        await runtime.remove_sandbox(pod_id)
+        assert daemon.left() == NOTHING
+
+
+async def test_remove_sandbox_takes_running_containers_along(tmp_path: Path) -> None:
+    async with running(tmp_path) as daemon:
+        pod_id, _ = await _started(daemon)
+        for n in range(3):
+            container_id = await daemon.runtime.create_container(pod_id, app(f"more{n}"), None)
+            if n:
+                await daemon.runtime.start_container(container_id)
+        await daemon.runtime.remove_sandbox(pod_id)
+        assert daemon.left() == NOTHING
+
+
+async def test_remove_kills_a_running_container(tmp_path: Path) -> None:
+    async with running(tmp_path) as daemon:
+        pod_id, container_id = await _started(daemon)
+        await daemon.runtime.remove_container(container_id)
+        assert daemon.runtime.containers(ContainerFilter()) == []
+        assert daemon.process(pod_id).running == {}
+        assert daemon.images.holds == {}
+
+
+async def test_host_network_pod_has_no_attachment(tmp_path: Path) -> None:
+    async with running(tmp_path) as daemon:
+        security = SandboxSecurity(namespaces=NamespaceOptions(network=NamespaceMode.NODE))
+        pod_id = await daemon.runtime.run_sandbox(pod(security=security), "")
+        assert daemon.runtime.sandbox(pod_id).ips == ()
+        assert daemon.network.attached == {}
+        assert Path(daemon.paths.pod(pod_id), "hosts").read_text() == Path("/etc/hosts").read_text()
+        await daemon.runtime.remove_sandbox(pod_id)
+        assert "network.detach" not in daemon.faults.reached
+        assert daemon.left() == NOTHING
+
+
+@pytest.mark.parametrize(
+    ("exit_code", "oom", "reason"),
+    [
+        (0, False, "Completed"),
+        (7, False, "Error"),
+        (137, True, "OOMKilled"),
+        (137, False, "Error"),
+        (0, True, "Completed"),
+        (143, True, "Error"),
+    ],
+)
+async def test_exit_reasons(tmp_path: Path, exit_code: int, oom: bool, reason: str) -> None:
+    async with running(tmp_path) as daemon:
+        pod_id, container_id = await _started(daemon)
+        process = daemon.process(pod_id)
+        process.end(container_id, exit_code, oom_killed=oom)
+        view = daemon.runtime.container(container_id)
+        assert (view.state, view.exit_code, view.reason) == (EXITED, exit_code, reason)
+        finished = view.finished_at
+        entry = process.journal[0]
+        process.tell(entry)  # an entry seen twice changes nothing
+        assert daemon.runtime.container(container_id).finished_at == finished
+
+
+async def test_container_that_ends_before_its_start_is_committed(tmp_path: Path) -> None:
+    async with running(tmp_path) as daemon:
+        daemon.engine.program = Program(ends_with=5)
+        pod_id, container_id = await _started(daemon)
+        view = daemon.runtime.container(container_id)
+        assert (view.state, view.exit_code, view.reason) == (EXITED, 5, "Error")
+        assert view.finished_at >= view.started_at > 0
+        await asyncio.sleep(0)
+        assert daemon.process(pod_id).journal == []
+
+
+async def test_failed_start(tmp_path: Path) -> None:
+    async with running(tmp_path) as daemon:
+        runtime = daemon.runtime
+        pod_id = await runtime.run_sandbox(pod(), "")
+        container_id = await runtime.create_container(pod_id, app(), None)
+        daemon.faults.fail("keeper.start_container", InternalError("exec /bin/nope: no such file or directory"))
+        with pytest.raises(InternalError, match="exec /bin/nope"):
+            await runtime.start_container(container_id)
+        view = runtime.container(container_id)
+        assert (view.state, view.exit_code, view.reason) == (EXITED, 128, "StartError")
+        assert view.message == "exec /bin/nope: no such file or directory"
+        assert view.finished_at >= view.started_at > 0
+        await runtime.remove_container(container_id)
+        await runtime.remove_sandbox(pod_id)
+        assert daemon.left() == NOTHING
+
+
+async def test_stop_kills_what_does_not_mind_the_signal(tmp_path: Path) -> None:
+    async with running(tmp_path) as daemon:
+        daemon.engine.program = Program(minds_term=False)
+        _, container_id = await _started(daemon)
+        slow = asyncio.create_task(daemon.runtime.stop_container(container_id, 3600))
+        await asyncio.sleep(0.01)
+        assert daemon.runtime.container(container_id).state is RUNNING
+        await daemon.runtime.stop_container(container_id, 0)  # shortens the grace of both
+        await slow
+        assert daemon.runtime.container(container_id).exit_code == 137
+        assert daemon.faults.reached.count("keeper.signal") == 1
+        assert daemon.faults.reached.count("keeper.kill") == 1
+
+
+async def test_unkillable_container_stays_running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stopping, "KILL_WAIT", 0.01)
+    async with running(tmp_path) as daemon:
+        daemon.engine.program = Program(minds_term=False, minds_kill=False)
+        pod_id, container_id = await _started(daemon)
+        runtime = daemon.runtime
+        for call in (
+            runtime.stop_container(container_id, 0),
+            runtime.remove_container(container_id),
+            runtime.stop_sandbox(pod_id),
+            runtime.remove_sandbox(pod_id),
+        ):
+            with pytest.raises(DeadlineExceededError, match="did not end within"):
+                await call
+        assert runtime.container(container_id).state is RUNNING
+        assert runtime.sandbox(pod_id).state is SandboxState.READY
+        other = await runtime.create_container(pod_id, app("other"), None)  # the pod goes on
+        daemon.process(pod_id).programs[container_id].minds_kill = True
+        await runtime.stop_container(container_id, 0)
+        assert runtime.container(container_id).exit_code == 137
+        await runtime.remove_container(other)
+        await runtime.remove_sandbox(pod_id)
+        assert daemon.left() == NOTHING
+
+
+async def test_stop_of_a_cancelled_caller_goes_on(tmp_path: Path) -> None:
+    async with running(tmp_path) as daemon:
+        daemon.engine.program = Program(minds_term=False)
+        _, container_id = await _started(daemon)
+        caller = asyncio.create_task(daemon.runtime.stop_container(container_id, 1))
+        await asyncio.sleep(0.01)
+        caller.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await caller
+        await daemon.runtime.stop_container(container_id, 0)
+        assert daemon.runtime.container(container_id).state is EXITED
+
+
+async def test_failed_detach_keeps_the_sandbox(tmp_path: Path) -> None:
+    async with running(tmp_path) as daemon:
+        runtime = daemon.runtime
+        pod_id, container_id = await _started(daemon)
+        for call in (runtime.stop_sandbox, runtime.remove_sandbox):
+            daemon.faults.fail("network.detach")
+            with pytest.raises(InternalError, match=r"network\.detach"):
+                await call(pod_id)
+            assert runtime.sandbox(pod_id).state is SandboxState.NOTREADY
+            assert runtime.container(container_id).state is EXITED
+            assert daemon.network.attached.keys() == {pod_id}
+        await daemon.restart()
+        daemon.faults.fail("network.detach")
+        with pytest.raises(InternalError):
+            await daemon.runtime.remove_sandbox(pod_id)
+        await daemon.runtime.remove_sandbox(pod_id)
+        assert daemon.left() == NOTHING
+
+
+async def test_group_that_cannot_be_removed_keeps_the_sandbox(tmp_path: Path) -> None:
+    async with running(tmp_path) as daemon:
+        pod_id, _ = await _started(daemon)
+        daemon.faults.fail("engine.remove_pod", OSError(16, "rmdir control group: 1 processes are left in it", "/g"))
+        with pytest.raises(InternalError, match="1 processes are left in it /g"):
+            await daemon.runtime.remove_sandbox(pod_id)
+        assert daemon.runtime.sandbox(pod_id).state is SandboxState.NOTREADY
+        await daemon.runtime.remove_sandbox(pod_id)
+        assert daemon.left() == NOTHING
+
+
+async def test_lost_keeper(tmp_path: Path) -> None:
+    async with running(tmp_path) as daemon:
+        runtime = daemon.runtime
+        pod_id, container_id = await _started(daemon)
+        ended = await runtime.create_container(pod_id, app("ended"), None)
+        await runtime.start_container(ended)
+        process = daemon.process(pod_id)
+        client, process.client = process.client, None
+        process.end(ended, 9)  # journalled, but the message is lost with the keeper
+        process.client = client
+        process.die()
+        while runtime.sandbox(pod_id).state is SandboxState.READY:
+            await asyncio.sleep(0.001)
+        view = runtime.container(container_id)
+        assert (view.state, view.exit_code, view.reason) == (EXITED, 255, "KeeperLost")
+        assert (runtime.container(ended).exit_code, runtime.container(ended).reason) == (9, "Error")
+        with pytest.raises(FailedPreconditionError):
+            await runtime.create_container(pod_id, app("late"), None)
+        await runtime.remove_sandbox(pod_id)
+        assert daemon.left() == NOTHING
+
+
+async def test_exec_update_and_log(tmp_path: Path) -> None:
+    async with running(tmp_path) as daemon:
+        runtime = daemon.runtime
+        pod_id, container_id = await _started(daemon)
+        result = await runtime.exec_sync(container_id, ["echo", "x"], 7)
+        assert (result.stdout, result.stderr, result.exit_code) == (b"echo x", b"7", 3)
+        with pytest.raises(InvalidArgumentError, match="cmd: is empty"):
+            await runtime.exec_sync(container_id, [], 0)
+        with pytest.raises(InvalidArgumentError, match="timeout"):
+            await runtime.exec_sync(container_id, ["a"], -1)
+        await runtime.reopen_log(container_id)
+        assert daemon.process(pod_id).reopened == [container_id]
+        assert os.path.isdir(f"{daemon.directory}/logs/app")
+
+
+async def test_missing_image_leaves_nothing(tmp_path: Path) -> None:
+    async with running(tmp_path) as daemon:
+        pod_id = await daemon.runtime.run_sandbox(pod(), "")
+        with pytest.raises(NotFoundError, match=r"image 'nope' does not exist here: pull it first"):
+            await daemon.runtime.create_container(pod_id, app(image=ImageSpec("nope")), None)
+        assert daemon.left()["layers"] == []
+
+
+async def test_refused_requests(tmp_path: Path) -> None:
+    async with running(tmp_path) as daemon:
+        runtime = daemon.runtime
+        with pytest.raises(InvalidArgumentError, match="runtime_handler: 'kata' is not configured"):
+            await runtime.run_sandbox(pod(), "kata")
+        pod_id = await runtime.run_sandbox(pod(log_directory=str(tmp_path)), "")
+        with pytest.raises(InvalidArgumentError, match="needs a privileged sandbox"):
+            await runtime.create_container(pod_id, app(security=ContainerSecurity(privileged=True)), None)
+        with pytest.raises(InvalidArgumentError, match="log_path"):
+            await runtime.create_container(pod_id, app(log_path="../../x"), None)
+        with pytest.raises(InvalidArgumentError, match="stop_signal"):
+            await runtime.create_container(pod_id, app(stop_signal="SIGNOPE"), None)
+        with pytest.raises(FailedPreconditionError, match="sandbox_config"):
+            await runtime.create_container(pod_id, app(), pod("other"))
+        assert daemon.left()["containers"] == []
+
+
+STEPS = {
+    "planner.pod": "run",
+    "engine.start_pod": "run",
+    "network.attach": "run",
+    "images.find": "create",
+    "images.hold": "create",
+    "planner.container": "create",
+    "keeper.start_container": "start",
+}
+
+
+@pytest.mark.parametrize("step", STEPS)
+async def test_each_step_fails_once(tmp_path: Path, step: str) -> None:
+    async with running(tmp_path) as daemon:
+        daemon.faults.fail(step)
+        with pytest.raises(CrishimError, match="was told to fail"):
+            await _started(daemon)
+        if STEPS[step] == "run":
+            assert daemon.left() == NOTHING
+        elif STEPS[step] == "create":
+            assert daemon.left()["containers"] == []
+            assert daemon.left()["layers"] == []
+            assert daemon.images.holds == {}
+        for view in daemon.runtime.sandboxes(SandboxFilter()):
+            await daemon.runtime.remove_sandbox(view.id)
+        assert daemon.left() == NOTHING
+        await _started(daemon)  # the same names are free
+
+
+@pytest.mark.parametrize("undo", ["network.detach", "keeper.stop", "engine.remove_pod"])
+async def test_what_cannot_be_undone_stays_listed(tmp_path: Path, undo: str) -> None:
+    async with running(tmp_path) as daemon:
+        daemon.faults.fail("network.attach")
+        daemon.faults.fail(undo)
+        with pytest.raises(InternalError) as caught:
+            await daemon.runtime.run_sandbox(pod(), "")
+        assert any(undo in note for note in caught.value.__notes__)
+        (view,) = daemon.runtime.sandboxes(SandboxFilter())
+        assert view.state is SandboxState.NOTREADY
+        await daemon.runtime.remove_sandbox(view.id)
+        assert daemon.left() == NOTHING
+
+
+async def test_events_of_a_slow_subscriber_are_dropped_and_counted(tmp_path: Path) -> None:
+    async with running(tmp_path) as daemon:
+        slow = daemon.runtime._context.bus.subscribe(length=1)
+        quick = daemon.runtime.events()
+        await _started(daemon)
+        assert daemon.observer.dropped == 3
+        slow.close()
+        assert [event.kind async for event in slow] == [EventType.CREATED]
+        quick.close()
+        assert len([event async for event in quick]) == 4

@@ -1,0 +1,294 @@
+"""The pure and small parts: validation, sysctls, signals, mounts, logs, rates, usage, records."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from crishim import codec
+from crishim.engine.plan.request import (
+    ContainerSecurity,
+    DnsConfig,
+    HugepageLimit,
+    IdMapping,
+    ImageSpec,
+    Mount,
+    NamespaceMode,
+    NamespaceOptions,
+    ProfileType,
+    Propagation,
+    Resources,
+    SandboxConfig,
+    SandboxSecurity,
+    SecurityProfile,
+    UserNamespace,
+)
+from crishim.errors import CrishimError, InternalError, InvalidArgumentError, UnimplementedError
+from crishim.network.model import Attachment
+from crishim.pods import logs, mounts, signals, sysctls, updates
+from crishim.pods.rates import Rates
+from crishim.pods.records import (
+    ContainerRecord,
+    ContainerSpec,
+    ContainerStatus,
+    SandboxRecord,
+    SandboxSpec,
+    SandboxStatus,
+    join,
+)
+from crishim.pods.states import CONTAINER_MOVES, SANDBOX_MOVES, Stage, check_container, check_sandbox
+from crishim.pods.usage import walk
+from crishim.pods.validate import Abilities
+from crishim.pods.validate import check_container as validate_container
+from crishim.pods.validate import check_sandbox as validate_sandbox
+from crishim.pods.views import ContainerState
+from tests.fakes.daemon import app, pod
+
+NODE, POD, CONTAINER = NamespaceMode.NODE, NamespaceMode.POD, NamespaceMode.CONTAINER
+
+
+def _sandbox(**fields: object) -> SandboxConfig:
+    return pod(security=SandboxSecurity(**fields))  # type: ignore[arg-type]
+
+
+def _users(mode: NamespaceMode, *ranges: IdMapping) -> SandboxConfig:
+    return _sandbox(namespaces=NamespaceOptions(userns=UserNamespace(mode, ranges, ranges)))
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (pod(name=""), "config.metadata.name: is empty"),
+        (pod(hostname="a" * 65), "config.hostname"),
+        (pod(hostname="a\nb"), "config.hostname"),
+        (pod(log_directory="var/log"), "config.log_directory: must be an absolute path"),
+        (pod(dns=DnsConfig(servers=("1.1.1.1\nsearch x",))), r"dns_config.servers\[0\]"),
+        (_sandbox(namespaces=NamespaceOptions(network=CONTAINER)), "namespace_options.network: must be POD or NODE"),
+        (_sandbox(namespaces=NamespaceOptions(pid=NamespaceMode.TARGET)), "namespace_options.pid: TARGET"),
+        (_users(CONTAINER), "userns_options.mode: must be POD or NODE"),
+        (_users(NODE, IdMapping(0, 0, 1)), "mappings need mode POD"),
+        (_users(POD, IdMapping(100, 0, 5), IdMapping(200, 5, 5)), "must be one mapping"),
+        (_users(POD, IdMapping(100, 1, 5)), "must be one mapping that begins at container id 0"),
+        (
+            _sandbox(apparmor=SecurityProfile(ProfileType.LOCALHOST, "k8s-x")),
+            "profile 'k8s-x' cannot be applied: AppArmor is not enabled",
+        ),
+        (_sandbox(seccomp=SecurityProfile(ProfileType.LOCALHOST)), "seccomp.localhost_ref: is empty"),
+    ],
+)
+def test_sandbox_is_refused(config: SandboxConfig, message: str) -> None:
+    with pytest.raises(InvalidArgumentError, match=message):
+        validate_sandbox(config, "", Abilities())
+
+
+def test_all_problems_are_named() -> None:
+    with pytest.raises(
+        InvalidArgumentError, match=r"config\.hostname.*; config\.log_directory.*; config\.linux\.sysctls"
+    ):
+        validate_sandbox(pod(hostname="-", log_directory="x", sysctls={"vm.swappiness": "1"}), "", Abilities())
+
+
+def test_user_namespaces_are_refused_with_a_sentence() -> None:
+    with pytest.raises(UnimplementedError, match="run the pod with hostUsers: true"):
+        validate_sandbox(_users(POD, IdMapping(100, 0, 65536)), "", Abilities())
+    validate_sandbox(_users(NODE), "", Abilities())
+
+
+def test_profiles_that_need_nothing_are_fine() -> None:
+    for kind in (ProfileType.RUNTIME_DEFAULT, ProfileType.UNCONFINED):
+        validate_sandbox(_sandbox(apparmor=SecurityProfile(kind)), "", Abilities())
+    validate_sandbox(_sandbox(apparmor=SecurityProfile(ProfileType.LOCALHOST, "x")), "", Abilities(apparmor=True))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"name": ""}, "config.metadata.name"),
+        ({"image": ImageSpec()}, "config.image.image"),
+        ({"stdin_once": True}, "config.stdin_once: needs stdin"),
+        ({"security": ContainerSecurity(privileged=True)}, "privileged: needs a privileged sandbox"),
+        ({"security": ContainerSecurity(run_as_group=1)}, "run_as_group: needs run_as_user"),
+        ({"security": ContainerSecurity(namespaces=NamespaceOptions(network=NODE))}, "network: is NODE, but"),
+        ({"security": ContainerSecurity(namespaces=NamespaceOptions(pid=NamespaceMode.TARGET))}, "needs target_id"),
+        ({"mounts": (Mount("data", "/x"),)}, r"mounts\[0\].container_path: must be an absolute"),
+        ({"mounts": (Mount("/", "/x"),)}, r"mounts\[0\].container_path: is the root"),
+        ({"mounts": (Mount("/a", "/x"), Mount("/b", ""))}, r"mounts\[1\].host_path: must be an absolute path"),
+        ({"mounts": (Mount("/a", "/x", recursive_read_only=True),)}, "recursive_read_only: needs readonly"),
+        (
+            {"mounts": (Mount("/a", "/x", readonly=True, recursive_read_only=True, propagation=Propagation(1)),)},
+            "recursive_read_only: needs readonly and private",
+        ),
+    ],
+)
+def test_container_is_refused(fields: dict[str, object], message: str) -> None:
+    with pytest.raises(InvalidArgumentError, match=message):
+        validate_container(app(**fields), pod(), Abilities())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"cdi_devices": ("x",)}, "CDI devices are not there yet"),
+        ({"mounts": (Mount("/a", "/x", propagation=Propagation.BIDIRECTIONAL),)}, "BIDIRECTIONAL is not there yet"),
+        ({"mounts": (Mount("/a", image=ImageSpec("i")),)}, "image volumes are not there yet"),
+        ({"mounts": (Mount("/a", "/x", readonly=True, recursive_read_only=True),)}, "recursive_read_only"),
+        ({"mounts": (Mount("/a", "/x", mount_options=("noexec",)),)}, "mount_options"),
+        ({"mounts": (Mount("/a", "/x", uid_mappings=(IdMapping(0, 0, 1),)),)}, "idmapped mounts"),
+    ],
+)
+def test_container_asks_for_what_is_not_there(fields: dict[str, object], message: str) -> None:
+    with pytest.raises(UnimplementedError, match=message):
+        validate_container(app(**fields), pod(), Abilities())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "options", "problem"),
+    [
+        ("net.ipv4.ip_forward", "1", NamespaceOptions(), ""),
+        ("net/ipv4/conf/eth0.1/rp_filter", "1", NamespaceOptions(), ""),
+        ("kernel.shm_rmid_forced", "1", NamespaceOptions(), ""),
+        ("fs.mqueue.msg_max", "100", NamespaceOptions(), ""),
+        ("net.ipv4.tcp_rmem", "4096\t131072 6291456", NamespaceOptions(), ""),
+        ("net.ipv4.ip_forward", "1", NamespaceOptions(network=NODE), "the host's network"),
+        ("kernel.shmmax", "1", NamespaceOptions(ipc=NODE), "the host's IPC namespace"),
+        ("fs.mqueue.msg_max", "1", NamespaceOptions(ipc=NODE), "the host's IPC namespace"),
+        ("vm.swappiness", "1", NamespaceOptions(), "not kept per namespace"),
+        ("kernel.core_pattern", "|/x", NamespaceOptions(), "not kept per namespace"),
+        ("kernel.hostname", "x", NamespaceOptions(), "use the pod's hostname"),
+        ("net", "1", NamespaceOptions(), "is no sysctl key"),
+        ("net/../kernel/core_pattern", "1", NamespaceOptions(), "is no sysctl key"),
+        ("net.ipv4..x", "1", NamespaceOptions(), "is no sysctl key"),
+        ("net.ipv4.ip_forward+kernel.core_pattern", "1", NamespaceOptions(), "is no sysctl key"),
+        ("net.ipv4.ip_forward", "1\n2", NamespaceOptions(), "control character"),
+    ],
+)
+def test_sysctls(key: str, value: str, options: NamespaceOptions, problem: str) -> None:
+    config = pod(sysctls={key: value}, security=SandboxSecurity(namespaces=options))
+    found = sysctls.problems(config)
+    if problem:
+        assert len(found) == 1
+        assert problem in found[0][1]
+        assert found[0][0] == f"config.linux.sysctls[{key!r}]"
+    else:
+        assert found == []
+
+
+def test_signals() -> None:
+    assert signals.number("SIGTERM", "f") == signals.number("term", "f") == signals.number("15", "f") == 15
+    assert signals.number("SIGRTMIN+3", "f") == signals.number("SIGRTMINPLUS3", "f") == 37
+    assert signals.number("SIGRTMAX-1", "f") == signals.number("RTMAXMINUS1", "f") == 63
+    assert signals.number("SIGPOLL", "f") == signal.SIGIO
+    for bad in ("", "0", "65", "SIGNOPE", "SIGRTMIN+31", "SIGRTMIN+x", "-1"):
+        with pytest.raises(InvalidArgumentError, match="stop_signal"):
+            signals.number(bad, "stop_signal")
+    assert signals.cri_name("SIGRTMIN+3") == "SIGRTMINPLUS3"
+    assert signals.cri_name("60") == "SIGRTMAXMINUS4"
+    assert signals.cri_name("SIGPOLL") == "SIGPOLL"
+    assert signals.cri_name("9") == "SIGKILL"
+    assert signals.cri_name("x") == ""
+
+
+def test_host_paths(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    (tmp_path / "dangling").symlink_to("made-later")
+    (tmp_path / "file").write_text("")
+    (tmp_path / "loop").symlink_to("loop")
+
+    def resolve(name: str) -> str:
+        return mounts.resolve([Mount("/x", f"{tmp_path}/{name}")])[0].host_path
+
+    assert resolve("link") == f"{tmp_path}/real"
+    assert resolve("file") == f"{tmp_path}/file"
+    assert resolve("a/b/../c") == f"{tmp_path}/a/c"
+    assert (tmp_path / "a/c").is_dir()
+    assert resolve("dangling") == f"{tmp_path}/made-later"
+    assert (tmp_path / "made-later").is_dir()
+    for bad in ("loop", "file/below", "zero\0byte"):
+        with pytest.raises(InvalidArgumentError, match=r"config\.mounts\[0\]\.host_path"):
+            resolve(bad)
+
+
+def test_log_paths(tmp_path: Path) -> None:
+    directory = tmp_path / "logs"
+    assert logs.log_file(str(directory), "app/0.log") == f"{directory}/app/0.log"
+    assert logs.log_file(str(directory), "") == logs.log_file("", "x") == ""
+    (tmp_path / "outside").mkdir()
+    directory.mkdir()
+    (directory / "evil").symlink_to("../outside")
+    for bad in ("../x", "a/../../x", "/etc/x", "a/", ".", "evil/x"):
+        with pytest.raises(InvalidArgumentError, match=r"config\.log_path"):
+            logs.log_file(str(directory), bad)
+    (tmp_path / "link").symlink_to("logs")  # the log directory itself may be a link
+    assert logs.log_file(f"{tmp_path}/link", "x") == f"{tmp_path}/link/x"
+    logs.ensure_directory(f"{directory}/app/0.log")
+    assert (directory / "app").is_dir()
+    (directory / "file").write_text("")
+    with pytest.raises(InternalError, match="make the log directory"):
+        logs.ensure_directory(f"{directory}/file/below/0.log")
+
+
+def test_rates_need_two_samples_apart() -> None:
+    rates = Rates()
+    second = 1_000_000_000
+    assert rates.rate("a", 0, 100) is None
+    assert rates.rate("a", 10_000_000, 200) is None
+    assert rates.rate("a", second, 100 + 500_000_000) == 500_000_000
+    assert rates.rate("a", second + 1, 200 + 500_000_000) == 500_000_000
+    assert rates.rate("a", 2 * second, 100 + 500_000_000) == 0
+    assert rates.rate("a", 3 * second, 5) is None  # the counter began again
+    assert rates.rate("a", 4 * second, 6) == 1
+    rates.forget("a")
+    assert rates.rate("a", 5 * second, 7) is None
+
+
+def test_usage_counts_blocks_inodes_and_links_once(tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d/file").write_bytes(b"x" * 100_000)
+    os.link(tmp_path / "d/file", tmp_path / "again")
+    (tmp_path / "link").symlink_to("/etc")
+    stats = walk(str(tmp_path))
+    assert stats is not None
+    assert stats.inodes_used == 4
+    assert 100_000 <= stats.used_bytes < 140_000
+    assert walk(str(tmp_path), 3) is None
+    assert walk(f"{tmp_path}/none") is None
+
+
+def test_merge_of_resources() -> None:
+    old = Resources(cpu_shares=100, memory_limit_in_bytes=10, oom_score_adj=5, unified={"a": "1"})
+    pages = (HugepageLimit("2MB", 4),)
+    new = updates.merge(old, Resources(memory_limit_in_bytes=20, hugepage_limits=pages, unified={"b": "2"}))
+    assert new == Resources(
+        cpu_shares=100,
+        memory_limit_in_bytes=20,
+        oom_score_adj=5,
+        hugepage_limits=pages,
+        unified={"a": "1", "b": "2"},
+    )
+    assert updates.merge(new, Resources()) == new
+
+
+def test_records_survive_the_codec() -> None:
+    spec = SandboxSpec("i", pod(labels={"ä": "\udc80"}, sysctls={"a.b": "c"}), 5, "boot")
+    status = SandboxStatus(Stage.READY, 7, 8, Attachment(ips=("10.0.0.1",)), network_held=True)
+    assert codec.loads(SandboxRecord, join(codec.dumps(spec), status)) == SandboxRecord(spec, status)
+    config = app(envs=(("A", b"\xff\n"),), mounts=(Mount("/a", "/b"),), security=ContainerSecurity(run_as_user=0))
+    inner = ContainerSpec("c", "i", config, 6, "sha256:x", layers=("/l",), mounts=config.mounts)
+    inside = ContainerStatus(ContainerState.EXITED, exit_code=3, resources=Resources(cpu_shares=2))
+    assert codec.loads(ContainerRecord, join(codec.dumps(inner), inside)) == ContainerRecord(inner, inside)
+
+
+def test_states_never_go_back() -> None:
+    for old, allowed in CONTAINER_MOVES.items():
+        for new in ContainerState:
+            if new in allowed:
+                check_container("c", old, new)
+            else:
+                with pytest.raises(CrishimError, match=f"no way from {old.name} to {new.name}"):
+                    check_container("c", old, new)
+    assert CONTAINER_MOVES[ContainerState.EXITED] == {ContainerState.EXITED}
+    assert SANDBOX_MOVES[Stage.NOTREADY] == {Stage.NOTREADY}
+    with pytest.raises(CrishimError, match="sandbox s: no way from NOTREADY to READY"):
+        check_sandbox("s", Stage.NOTREADY, Stage.READY)
