@@ -112,6 +112,8 @@ class Daemon:
         if not starting.done():
             starting.cancel()
             await asyncio.wait({starting})
+            if not starting.cancelled() and starting.exception() is not None:
+                log.warning("the start had failed anyway", error=str(starting.exception()))
             return False
         await starting
         gc.collect()

@@ -63,6 +63,7 @@ def remove(layout: Layout, keepers: str, parent: str) -> None:
 
 
 def unmount_namespaces(paths: Paths) -> None:
-    """Unmount the directory of pinned namespaces; it must hold none."""
-    with contextlib.suppress(OSError):  # not mounted, or the engine never started
-        calls.umount(paths.namespaces, calls.MNT_DETACH | calls.UMOUNT_NOFOLLOW)
+    """Unmount the directory of pinned namespaces, all that is stacked there; it must hold no pin."""
+    with contextlib.suppress(OSError):  # EINVAL: nothing is mounted there (any more)
+        while True:
+            calls.umount(paths.namespaces, calls.MNT_DETACH | calls.UMOUNT_NOFOLLOW)
