@@ -53,9 +53,11 @@ def ensure_bridge(route: Connection, settings: NetworkSettings, subnets: Sequenc
         route.request([links.add_bridge(settings.bridge, mac=mac, mtu=mtu)])
         index = look_up(route, settings.bridge).index
         changes.append(f"bridge {settings.bridge}")
-    elif not existing.flags & links.UP or existing.mtu != mtu:
-        route.request([links.set_mtu(index, settings.bridge, mtu), links.set_up(index, settings.bridge)])
+    elif existing.mtu != mtu:
+        route.request([links.set_mtu(index, settings.bridge, mtu)])
     changes += _set_switches(settings.bridge, subnets)
+    if existing is None or not existing.flags & links.UP:
+        route.request([links.set_up(index, settings.bridge)])
     _set_addresses(route, index, subnets, [item for item in given if item.index == index])
     return Bridge(index, mtu, tuple(changes))
 
@@ -120,6 +122,9 @@ def _set_switches(bridge: str, subnets: Sequence[Subnet]) -> list[str]:
     changes: list[str] = []
     if os.path.isdir("/proc/sys/net/ipv6"):
         sysctl.set_switch(f"ipv6/conf/{bridge}/accept_ra", "0")  # no pod may advertise itself as the host's router
+        # The link-local address must be usable at once: the host asks for neighbours with it, and until duplicate
+        # address detection is through, its first connection to a pod waits two seconds.
+        sysctl.set_switch(f"ipv6/conf/{bridge}/accept_dad", "0")
     for subnet in subnets:
         if subnet.version == 6:
             sysctl.set_switch(f"ipv6/conf/{bridge}/disable_ipv6", "0")

@@ -49,14 +49,14 @@ class Link:
 
 
 def add_bridge(name: str, *, mac: str, mtu: int) -> wire.Request:
-    """Create a bridge, up, with a fixed MAC (else it takes the lowest of its ports', and neighbours' caches go stale).
+    """Create a bridge, down, with a fixed MAC (else it takes the lowest of its ports', and caches go stale).
 
     Multicast snooping is off: without a querier it may drop neighbour discovery.
     """
     data = wire.nested(_INFO_DATA, wire.u8(_BR_MCAST_SNOOPING, 0))
     payload = b"".join(
         (
-            _INFO.pack(0, 0, 0, UP, UP),
+            _INFO.pack(0, 0, 0, 0, 0),
             wire.text(_NAME, name),
             wire.attribute(_ADDRESS, parse_mac(mac)),
             wire.u32(_MTU, mtu),
