@@ -70,7 +70,7 @@ class Parts:
         finally:
             await asyncio.wait([starting])
         await starting
-        await self._begin("images", images.start, images.close)
+        await self._begin("images", images.start, images.stop)
         await self._begin("network", network.start, lambda: network.shutdown(remove=self._without_pods()))
         runtime = self._runtime(facts, engine, images, network, metrics)
         await self._begin("runtime", runtime.start, runtime.close)
@@ -86,7 +86,7 @@ class Parts:
     def apply_images(self, config: Config) -> None:
         """Take changed settings of images (SIGHUP)."""
         if self._images is not None:
-            self._images.configure(image_settings(config))
+            self._images.reload(image_settings(config))
 
     def calls(self) -> list[str]:
         """Return one line for each call in flight."""
@@ -161,12 +161,13 @@ class Parts:
     def _runtime(
         self, facts: "HostFacts", engine: "Engine", images: "Images", network: "Network", metrics: "Metrics"
     ) -> "Runtime":
-        from crishim.pods.planner import HostPlanner
+        from crishim.daemon.planning import plan_settings
+        from crishim.engine.plan.planner import Planner
         from crishim.pods.runtime import Runtime
         from crishim.pods.validate import Abilities
 
-        planner = HostPlanner(self.config, facts)
-        abilities = Abilities(apparmor="apparmor" in facts.lsms, selinux="selinux" in facts.lsms)
+        planner = Planner(plan_settings(self.config, facts, metrics))
+        abilities = Abilities(apparmor=facts.apparmor, selinux=facts.selinux)
         return Runtime(
             self.config, self._store, engine, images, network, planner, metrics, abilities=abilities, host=facts
         )

@@ -22,10 +22,21 @@ from crishim.pods.views import (
 class Condition(Protocol):
     """One condition of Status: `RuntimeReady` or `NetworkReady`."""
 
-    kind: str
-    status: bool
-    reason: str
-    message: str
+    @property
+    def kind(self) -> str:
+        """Which condition."""
+
+    @property
+    def status(self) -> bool:
+        """Whether it holds."""
+
+    @property
+    def reason(self) -> str:
+        """One word why not."""
+
+    @property
+    def message(self) -> str:
+        """A sentence why not."""
 
 
 class RuntimeApi(Protocol):
