@@ -39,7 +39,7 @@ def test_hybrid_host_lists_v2_first_then_memory_then_freezer() -> None:
         "/sys/fs/cgroup/cpu,cpuacct/pod",
     )
     assert layout.directory("cpuacct", "/pod") == layout.directory("cpu", "/pod")
-    assert layout.hierarchy("hugetlb") is layout.unified
+    assert not layout.has("hugetlb")
     memory = layout.hierarchy("memory")
     assert memory is not None
     assert memory.own == "/user"

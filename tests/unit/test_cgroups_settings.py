@@ -158,13 +158,10 @@ def test_what_the_host_lacks_is_named() -> None:
     assert [(w.file, w.value) for w in settings.writes] == [("memory.limit_in_bytes", "10")]
 
 
-def test_hybrid_huge_pages_on_the_v2_side() -> None:
+def test_the_v2_side_of_a_hybrid_host_limits_nothing() -> None:
     layout = Layout(1, (Hierarchy("/cg/memory", ("memory",)),), Hierarchy("/cg/unified", ("hugetlb",)))
-    writes = plan_settings(Limits(hugepages=(("2MB", 4096),)), layout, "/g").writes
-    assert [(w.directory, w.file) for w in writes] == [
-        ("/cg/unified/g", "hugetlb.2MB.max"),
-        ("/cg/unified/g", "hugetlb.2MB.rsvd.max"),
-    ]
+    settings = plan_settings(Limits(hugepages=(("2MB", 4096),)), layout, "/g")
+    assert (settings.writes, settings.degraded) == ((), ("hugepages",))
 
 
 @pytest.mark.parametrize(

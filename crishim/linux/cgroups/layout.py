@@ -72,14 +72,13 @@ class Layout:
     def hierarchy(self, controller: str) -> Hierarchy | None:
         """Return the hierarchy that holds `controller`; on v2 `devices` and `freezer` are always there.
 
-        On a hybrid host a controller that is on no v1 hierarchy may be on the v2 one; its files are then v2's.
+        The v2 side of a hybrid host counts for none, whatever it offers: see `making.make`.
         """
         if self.version == 2:
             unified = self.unified
             builtin = controller in {"devices", "freezer", "cpuacct"}
             return unified if unified and (builtin or controller in unified.controllers) else None
-        found = next((h for h in self.hierarchies if controller in h.controllers), None)
-        return self.unified if found is None and self.unified and controller in self.unified.controllers else found
+        return next((h for h in self.hierarchies if controller in h.controllers), None)
 
     def has(self, controller: str) -> bool:
         """Tell whether limits of `controller` can be set on this host."""

@@ -22,23 +22,29 @@ def make(dirs: Sequence[str], *, parent: bool = False) -> None:
     Raises:
         OSError: a directory or a controller could not be made available; nothing is undone.
     """
+    # On a hybrid host the v2 side only tracks processes: passing what few controllers it may have on would forbid
+    # processes in inner groups ("no internal processes", cgroup-v2.rst), which v1 users rely on.
     for directory in dirs:
-        try:
-            os.mkdir(directory, 0o755)
-            made = True
-        except FileExistsError:
-            made = False
-        except FileNotFoundError:
-            make([os.path.dirname(directory)], parent=True)
-            os.mkdir(directory, 0o755)
-            made = True
-        if not os.access(f"{directory}/cgroup.clone_children", os.F_OK):
-            _pass_controllers_on(os.path.dirname(directory))
-        elif os.access(f"{directory}/cpuset.cpus", os.F_OK):
-            if made:
-                _inherit_cpuset(directory)
-            if parent:
-                write(directory, "cgroup.clone_children", "1")
+        _make_one(directory, parent=parent, alone=len(dirs) == 1)
+
+
+def _make_one(directory: str, *, parent: bool, alone: bool) -> None:
+    try:
+        os.mkdir(directory, 0o755)
+        made = True
+    except FileExistsError:
+        made = False
+    except FileNotFoundError:
+        _make_one(os.path.dirname(directory), parent=True, alone=alone)
+        os.mkdir(directory, 0o755)
+        made = True
+    if alone and not os.access(f"{directory}/cgroup.clone_children", os.F_OK):
+        _pass_controllers_on(os.path.dirname(directory))
+    elif os.access(f"{directory}/cpuset.cpu_exclusive", os.F_OK):
+        if made:
+            _inherit_cpuset(directory)
+        if parent:
+            write(directory, "cgroup.clone_children", "1")
 
 
 def _pass_controllers_on(directory: str) -> None:

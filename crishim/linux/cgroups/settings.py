@@ -170,7 +170,7 @@ def _plan_v2(limits: Limits, now: Current, *, swap: bool) -> list[_Triple]:
 
 def _hugepages(limits: Limits, layout: Layout) -> list[_Triple]:
     """Limit what is used and what is reserved, so that a program learns it from mmap, not by SIGBUS (hugetlb.rst)."""
-    suffix = "max" if layout.hierarchy("hugetlb") is layout.unified else "limit_in_bytes"
+    suffix = "max" if layout.version == 2 else "limit_in_bytes"
     return [
         ("hugetlb", f"hugetlb.{size}.{part}{suffix}", str(limit))
         for size, limit in limits.hugepages
