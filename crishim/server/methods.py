@@ -57,10 +57,12 @@ def _method_handler(
         try:
             return await handler(request, call)
         except Refusal as ended:
-            refused = ended
+            # Not context.abort: it keeps the exception that it raises, with this frame, until the collector comes.
+            context.set_code(ended.code)
+            context.set_details(ended.details)
+            return b""
         finally:
             calls.discard(call)
-        return await context.abort(refused.code, refused.details)  # raises; outside the except, so nothing is chained
 
     async def stream(request: bytes, context: "grpc.aio.ServicerContext[Any, Any]") -> None:
         await unary(request, context)
