@@ -55,7 +55,7 @@ def network(leases: MemoryLeases | None = None, subnet: str = "10.202.7.0/24", b
 
 
 def elements(host: Namespace) -> int:
-    return host.run("nft", "list", "ruleset").count("comment \"") - host.run("nft", "list", "tables").count("table")
+    return host.run("nft", "list", "ruleset").count('comment "') - host.run("nft", "list", "tables").count("table")
 
 
 def links(host: Namespace) -> int:
@@ -239,7 +239,9 @@ def test_a_restarted_daemon_keeps_live_pods_and_removes_the_rest(host: Namespace
         before = network(leases)
         await before.start()
         with Pod() as live, Pod() as dead, Pod() as half:
-            kept = await before.attach(live.netns, AttachRequest(live.id, "a", "ns", ports=(HostPort("tcp", 80, 8080),)))
+            kept = await before.attach(
+                live.netns, AttachRequest(live.id, "a", "ns", ports=(HostPort("tcp", 80, 8080),))
+            )
             await before.attach(dead.netns, AttachRequest(dead.id, "b", "ns", ports=(HostPort("udp", 80, 8081),)))
             leases.take("10.202.7.0/24", "10.202.7.99", half.id)  # leased, and then the daemon was killed
             await before.shutdown(remove=True)
@@ -253,8 +255,8 @@ def test_a_restarted_daemon_keeps_live_pods_and_removes_the_rest(host: Namespace
             assert list(after.interface_stats()) == [live.id]
             assert await after.reconcile(frozenset({live.id})) == 0
             with pytest.raises(AlreadyExistsError, match="ns/a"):
-                await after.attach(dead.netns, AttachRequest(dead.id, ports=(HostPort("tcp", 80, 8080),)))
-            fresh = await after.attach(dead.netns, AttachRequest(dead.id, ports=(HostPort("udp", 80, 8081),)))
+                await after.attach(dead.netns, AttachRequest(dead.id, ports=tcp))
+            fresh = await after.attach(dead.netns, AttachRequest(dead.id, ports=udp))
             assert fresh.ips != kept.ips
             for pod in (live, dead):
                 await after.detach(pod.id, None)

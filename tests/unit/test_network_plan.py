@@ -1,0 +1,129 @@
+"""Subnets, names and port rules as pure decisions."""
+
+import hashlib
+
+import pytest
+
+from crishim.errors import InvalidArgumentError
+from crishim.network.model import AttachRequest, HostPort
+from crishim.network.plan import (
+    PodAddress,
+    PortRule,
+    check_ports,
+    hardware_address,
+    link_name,
+    link_prefix,
+    plan_rules,
+    plan_subnets,
+)
+from crishim.network.settings import NetworkSettings
+
+POD = "0123456789abcdef" * 4
+
+
+def test_subnets_are_sorted_by_family_and_their_first_address_is_the_gateway() -> None:
+    six, four = "fd00:9::/64", "10.9.0.0/16"
+    planned = plan_subnets([six, four])
+    assert [(s.text, s.gateway, s.prefix, s.version) for s in planned] == [
+        (four, "10.9.0.1", 16, 4),
+        (six, "fd00:9::1", 64, 6),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("texts", "field", "words"),
+    [
+        ([], "network.subnets", "is empty"),
+        (["10.9.0.1/16"], "network.subnets[0]", "host bits set"),
+        (["nonsense"], "network.subnets[0]", "'nonsense'"),
+        (["10.9.0.0/31"], "network.subnets[0]", "no room for a gateway and a pod"),
+        (["fd00::/127"], "network.subnets[0]", "no room for a gateway and a pod"),
+        (["10.9.0.0/16", "10.8.0.0/16"], "network.subnets[1]", "second subnet of IPv4"),
+    ],
+)
+def test_a_wrong_subnet_is_refused(texts: list[str], field: str, words: str) -> None:
+    with pytest.raises(InvalidArgumentError, match=words) as caught:
+        plan_subnets(texts)
+    assert caught.value.field == field
+
+
+@pytest.mark.parametrize(
+    ("bridge", "mtu", "field"),
+    [
+        ("", None, "network.bridge"),
+        ("a/b", None, "network.bridge"),
+        ("x" * 16, None, "network.bridge"),
+        ("..", None, "network.bridge"),
+        ("br0", 576, "network.mtu"),
+        ("br0", 70000, "network.mtu"),
+    ],
+)
+def test_wrong_settings_are_refused(bridge: str, mtu: int | None, field: str) -> None:
+    with pytest.raises(InvalidArgumentError) as caught:
+        NetworkSettings(bridge, ("10.9.0.0/16",), mtu=mtu)
+    assert caught.value.field == field
+
+
+def test_names_fit_the_kernel_and_derive_from_instance_and_pod() -> None:
+    name = link_name("crishim0", POD)
+    assert len(name) == 15
+    assert name == "v" + hashlib.sha256(b"crishim0").hexdigest()[:4] + POD[:10]
+    assert name.startswith(link_prefix("crishim0"))
+    assert link_prefix("crishim0") != link_prefix("crishim1")
+    assert NetworkSettings("crishim1", ("10.9.0.0/16",)).table_name == "crishim-crishim1"
+
+
+def test_an_address_always_has_the_same_local_mac() -> None:
+    assert hardware_address("10.9.1.2") == "0a:58:0a:09:01:02"
+    six = hardware_address("fd00::2")
+    assert six == hardware_address("fd00:0::2") != hardware_address("fd00::3")
+    assert six.startswith("0a:58:")
+
+
+def _addresses(*texts: str) -> list[PodAddress]:
+    subnets = {s.version: s for s in plan_subnets(["10.9.0.0/16", "fd00:9::/64"])}
+    return [PodAddress(text, subnets[6 if ":" in text else 4]) for text in texts]
+
+
+@pytest.mark.parametrize(
+    ("host_ip", "expected"),
+    [
+        ("", [(4, ""), (6, "")]),
+        ("0.0.0.0", [(4, "")]),
+        ("::", [(6, "")]),
+        ("127.0.0.1", [(4, "127.0.0.1")]),
+        ("2001:DB8:0::1", [(6, "2001:db8::1")]),
+    ],
+)
+def test_a_port_is_published_on_the_families_it_names(host_ip: str, expected: list[tuple[int, str]]) -> None:
+    request = AttachRequest(POD, ports=(HostPort("udp", 53, 5353, host_ip), HostPort("tcp", 80, 0)))
+    rules = plan_rules(request, _addresses("10.9.0.2", "fd00:9::2"))
+    assert [(rule.version, rule.host_ip) for rule in rules] == expected
+    assert {(rule.protocol, rule.host_port, rule.container_port) for rule in rules} == {(17, 5353, 53)}
+
+
+def test_the_same_port_twice_is_one_rule() -> None:
+    request = AttachRequest(POD, ports=(HostPort("tcp", 80, 8080), HostPort("tcp", 80, 8080, "0.0.0.0")))
+    assert plan_rules(request, _addresses("10.9.0.2")) == (PortRule(4, 6, "", 8080, "10.9.0.2", 80),)
+
+
+@pytest.mark.parametrize(
+    ("port", "words"),
+    [
+        (HostPort("TCP", 80, 80), "protocol: 'TCP' must be one of tcp, udp, sctp"),
+        (HostPort("tcp", 0, 80), "container_port: 0 must be from 1"),
+        (HostPort("tcp", 80, -1), "host_port: -1"),
+        (HostPort("tcp", 80, 65536), "host_port: 65536"),
+        (HostPort("tcp", 80, 80, "localhost"), "host_ip: 'localhost' is no IP address"),
+        (HostPort("tcp", 80, 80, "::1"), "use 127.0.0.1"),
+        (HostPort("tcp", 80, 80, "fd00::1"), "IPv6, but this instance's pods have none"),
+    ],
+)
+def test_a_wrong_port_names_its_field(port: HostPort, words: str) -> None:
+    with pytest.raises(InvalidArgumentError, match=r"^config\.port_mappings\[1\]\.") as caught:
+        check_ports([HostPort("tcp", 1, 1), port], [4])
+    assert words in str(caught.value)
+
+
+def test_ports_that_are_not_published_need_nothing() -> None:
+    check_ports([HostPort("tcp", 0, 0), HostPort("tcp", 80, 0, "whatever")], [4])
