@@ -114,11 +114,11 @@ def _leaves(profile: Profile, rules: Sequence[Rule], machine: str) -> list[tuple
     unknown: Plan = ((), _ENOSYS) if is_errno else default
     by_name = _outcomes(rules, profile.default_action)
     named = {name for rule in profile.rules for name in rule.names}
-    highest = max((n for name, n in table.items() if name in named and not _is_private(n)), default=-1)
+    highest = max((n for name, n in table.items() if name in named and not _is_apart(n)), default=-1)
     first = tables.X32_BIT if machine == "x32" else 0
     points: dict[int, Plan] = {first: unknown}
     for name, number in sorted(table.items(), key=lambda item: item[1]):
-        newer = number > highest and not _is_private(number)
+        newer = number > highest and not _is_apart(number)
         points[number] = unknown if newer else by_name.get(name, default)
         points.setdefault(number + 1, unknown)
     leaves: list[tuple[int, Plan]] = []
@@ -128,8 +128,11 @@ def _leaves(profile: Profile, rules: Sequence[Rule], machine: str) -> list[tuple
     return leaves
 
 
-def _is_private(number: int) -> bool:
-    return tables.ARM_PRIVATE <= number < tables.X32_BIT
+def _is_apart(number: int) -> bool:
+    """Tell whether a number stands apart from the common order of age: ARM's private calls, x32's own from 512."""
+    if number >= tables.X32_BIT:
+        return number >= tables.X32_BIT + tables.X32_OWN
+    return number >= tables.ARM_PRIVATE
 
 
 def _outcomes(rules: Sequence[Rule], default: int) -> dict[str, Plan]:

@@ -108,7 +108,7 @@ def load_profile(path: str) -> Profile:
         raise InvalidArgumentError("", f"seccomp profile {path} is larger than {_MAX_SIZE} bytes")
     try:
         document = json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidArgumentError("", f"seccomp profile {path} is not JSON: {error}") from None
     return parse_profile(document, path)
 

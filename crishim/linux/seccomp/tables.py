@@ -10,6 +10,9 @@ from functools import cache
 X32_BIT = 0x40000000
 """Set in the number of every x32 call; the audit architecture is x86-64's (asm/unistd.h)."""
 
+X32_OWN = 512
+"""From here on, its bit aside, x32 has calls of its own that are older than their numbers look (512 to 547)."""
+
 ARM_PRIVATE = 0x0F0000
 """Where 32-bit ARM's private calls start (set_tls, cacheflush…; asm/unistd.h)."""
 
