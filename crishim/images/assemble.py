@@ -1,0 +1,307 @@
+"""The layers of an image: downloaded and unpacked side by side, then settled on each other bottom up.
+
+Each blob is fetched once and each layer unpacked once, however many pulls want them (`Shared` flights), and unpacking
+follows the download. A layer that stands on its own is published under its diff id. One that does not waits as a
+*loose* directory until the layers below are there, is settled on them and published under its chain id (prefix
+`chain:`, because the bottom layer's chain id is its diff id). Invariant: what `assemble` returned is published and
+pinned by the caller's pins; nothing else that it made outlives a failure but for loose directories, which `loose`
+names for the collector.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from crishim.errors import AbortedError, DataLossError
+from crishim.images.content import Content, disk_error
+from crishim.images.extractor import Extractor
+from crishim.images.fetch import BlobFile, Fetch, Source, StalePartError
+from crishim.images.flight import Shared
+from crishim.images.layers import Layers
+from crishim.images.manifest import Descriptor
+from crishim.images.records import LayerRecord
+from crishim.images.registry.client import Repository
+from crishim.images.registry.transport import Cancel
+from crishim.images.settings import ImageSettings
+from crishim.images.settle import mark_opaque, root_differs, settle, stands_alone
+from crishim.images.threads import in_thread
+from crishim.images.unpack import unpack
+
+_RENAMES = 1000  # parents that are links in the layers below
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One layer to get: its blob, its diff id and its chain id."""
+
+    blob: Descriptor
+    diff_id: str
+    chain_id: str
+
+    @property
+    def chain_key(self) -> str:
+        """The key of a layer that is right on top of this chain only."""
+        return f"chain:{self.chain_id}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Loose:
+    path: str
+    report: Mapping[str, Any]
+
+
+class Assembler:
+    """Gets layers; one for all pulls of an instance.
+
+    Args:
+        content: the blobs.
+        layers: the unpacked layers.
+        extractor: runs the extracting child.
+        settings: limits.
+    """
+
+    def __init__(self, content: Content, layers: Layers, extractor: Extractor, settings: ImageSettings) -> None:
+        self._content = content
+        self._layers = layers
+        self._extractor = extractor
+        self._settings = settings
+        self._fetches: Shared[None] = Shared()
+        self._unpacks: Shared[None] = Shared()
+        self._settles: Shared[None] = Shared()
+        self._live: dict[str, Fetch] = {}
+        self._loose: dict[str, _Loose] = {}
+        self._begun = asyncio.Condition()
+        self._fetch_slots = asyncio.Semaphore(settings.parallel_layers)
+        self._unpack_slots = asyncio.Semaphore(settings.parallel_layers)
+
+    def reload(self, settings: ImageSettings) -> None:
+        """Take new settings; what is under way keeps its own."""
+        if settings.parallel_layers != self._settings.parallel_layers:
+            self._fetch_slots = asyncio.Semaphore(settings.parallel_layers)
+            self._unpack_slots = asyncio.Semaphore(settings.parallel_layers)
+        self._settings = settings
+
+    def receiving(self) -> list[str]:
+        """Return the digests of the blobs that are being received."""
+        return list(self._live)
+
+    def drop_loose(self, pinned: Callable[[str], bool]) -> None:
+        """Delete the loose directories whose diff id no pull has pinned."""
+        for diff_id in [d for d in self._loose if not pinned(d)]:
+            self._layers.discard(self._loose.pop(diff_id).path)
+
+    async def stop(self) -> None:
+        """Cancel all work."""
+        for flights in (self._settles, self._unpacks, self._fetches):
+            await flights.cancel_all()
+
+    async def assemble(
+        self, parts: Sequence[Part], repository: Repository | None, received: Callable[[int], None]
+    ) -> list[LayerRecord]:
+        """Return the layers' records, bottom first, having fetched and unpacked what was missing.
+
+        Args:
+            parts: the layers, bottom first.
+            repository: where blobs are to be had; None if all must be here.
+            received: told the number of bytes that came over the wire.
+        """
+        tasks = [asyncio.ensure_future(self._get(part, repository, received)) for part in _distinct(parts)]
+        try:
+            await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+            if tasks:
+                await asyncio.wait(tasks)
+        return await self._stack(parts)
+
+    # --- side by side --------------------------------------------------------------------------------------------
+
+    async def _get(self, part: Part, repository: Repository | None, received: Callable[[int], None]) -> None:
+        try:
+            await self._get_once(part, repository, received)
+        except (StalePartError, AbortedError):
+            # A part that was no good, or another pull's work that this one had joined and that was given up.
+            await self._get_once(part, repository, received)
+
+    async def _get_once(self, part: Part, repository: Repository | None, received: Callable[[int], None]) -> None:
+        digest = part.blob.digest
+        halves: list[asyncio.Future[None]] = []
+        if digest not in self._content and repository is not None:
+            source = repository
+            halves.append(
+                asyncio.ensure_future(self._fetches.run(digest, lambda: self._fetch(part.blob, source, received)))
+            )
+        if not self._present(part):
+            halves.append(asyncio.ensure_future(self._unpacks.run(part.diff_id, lambda: self._unpack(part))))
+        await _all(halves)
+
+    def _present(self, part: Part) -> bool:
+        keys = (part.diff_id, part.chain_key)
+        return any(self._layers.get(key) is not None for key in keys) or part.diff_id in self._loose
+
+    async def _fetch(self, blob: Descriptor, repository: Repository, received: Callable[[int], None]) -> None:
+        async with self._fetch_slots:
+            if blob.digest in self._content:
+                return
+            try:
+                fetch = Fetch(self._content, blob, repository, self._settings, received)
+            except OSError as error:
+                raise disk_error(error, f"storing blob {blob.digest}") from None
+            self._live[blob.digest] = fetch
+            await self._tell()
+            running = asyncio.ensure_future(in_thread("fetch", fetch.run))
+            try:
+                await asyncio.shield(running)
+                self._content.note(blob.digest, blob.size)
+            except asyncio.CancelledError:
+                fetch.cancel.set()
+                await asyncio.wait([running])
+                if running.exception() is None:
+                    self._content.note(blob.digest, blob.size)
+                raise
+            finally:
+                del self._live[blob.digest]
+                fetch.close()
+                await self._tell()
+
+    async def _unpack(self, part: Part) -> None:
+        """Unpack a layer by itself and publish it, or keep it as loose."""
+        path, report = await self._extract(part, {})
+        try:
+            if stands_alone(report):
+                await in_thread("settle", lambda: mark_opaque(path, report))
+                self._layers.publish(path, part.diff_id, part.diff_id, report)
+            else:
+                self._loose[part.diff_id] = _Loose(path, report)
+        except OSError as error:
+            self._layers.discard(path)
+            raise disk_error(error, f"layer {part.diff_id}") from None
+        except BaseException:
+            self._layers.discard(path)
+            raise
+
+    async def _extract(self, part: Part, renames: Mapping[str, str]) -> tuple[str, Mapping[str, Any]]:
+        """Unpack a blob, which is here or on its way, into a new directory."""
+        cancel = Cancel()
+        while True:
+            await self._wait_for(part.blob.digest)
+            async with self._unpack_slots:
+                source = self._source(part.blob.digest, cancel)
+                if source is None:
+                    continue  # the download failed while this waited for a slot
+                try:
+                    path = self._layers.new_directory()
+                except BaseException:
+                    source.close()
+                    raise
+                try:
+                    options = {"renames": dict(renames)}
+                    report = await unpack(source, part.diff_id, path, options, self._extractor, self._settings, cancel)
+                except BaseException:
+                    self._layers.discard(path)
+                    raise
+                return path, report
+
+    def _source(self, digest: str, cancel: Cancel) -> Source | None:
+        if digest in self._content:
+            return BlobFile(self._content.path(digest), cancel)
+        fetch = self._live.get(digest)
+        return fetch.reader(cancel) if fetch else None
+
+    async def _wait_for(self, digest: str) -> None:
+        async with self._begun:
+            await self._begun.wait_for(lambda: digest in self._live or digest in self._content)
+
+    async def _tell(self) -> None:
+        async with self._begun:
+            self._begun.notify_all()
+
+    # --- bottom up -----------------------------------------------------------------------------------------------
+
+    async def _stack(self, parts: Sequence[Part]) -> list[LayerRecord]:
+        below: list[LayerRecord] = []
+        for part in parts:
+            below.append(await self._place(part, tuple(below)))
+        return below
+
+    async def _place(self, part: Part, below: tuple[LayerRecord, ...]) -> LayerRecord:
+        """Return the record of a layer that is right on top of those below."""
+        paths = [self._layers.path(record.key) for record in visible(below)]
+        alone = self._layers.get(part.diff_id)
+        if alone is not None and (alone.lists_root or not paths or not root_differs(paths[-1])):
+            return alone
+        if self._layers.get(part.chain_key) is None:
+            await self._settles.run(part.chain_key, lambda: self._settle(part, paths))
+        record = self._layers.get(part.chain_key)
+        if record is None:
+            raise AbortedError(f"layer {part.diff_id} was removed while it was being made")
+        return record
+
+    async def _settle(self, part: Part, paths: list[str]) -> None:
+        loose = self._loose.pop(part.diff_id, None)
+        path, report = (loose.path, loose.report) if loose else await self._extract(part, {})
+        renames: dict[str, str] = {}
+        try:
+            while True:
+                current, found = path, report
+                more, size, inodes = await in_thread("settle", lambda: settle(current, found, paths))  # noqa: B023
+                if not more:
+                    break
+                _check_rounds(renames, more, part)
+                renames |= more
+                self._layers.discard(path)
+                path, report = await self._extract(part, renames)
+            await in_thread("settle", lambda: mark_opaque(path, report))
+            whole = {**report, "bytes": report["bytes"] + size, "inodes": report["inodes"] + inodes}
+            self._layers.publish(path, part.chain_key, part.diff_id, whole)
+        except OSError as error:
+            self._layers.discard(path)
+            raise disk_error(error, f"layer {part.diff_id}") from None
+        except BaseException:
+            self._layers.discard(path)
+            raise
+
+
+def _check_rounds(renames: Mapping[str, str], more: Mapping[str, str], part: Part) -> None:
+    """Each round must find new links; else the layers below lead the layer in circles."""
+    if len(renames) > _RENAMES or not more.keys() - renames.keys():
+        raise DataLossError(f"layer {part.diff_id}: links of the layers below lead on and on")
+
+
+def visible(records: Sequence[LayerRecord]) -> Sequence[LayerRecord]:
+    """Return the layers, bottom first, from the topmost one on that hides all below it.
+
+    overlayfs does not heed the opaque mark of a layer's root, so what such a layer hides is just not mounted.
+    """
+    for position in range(len(records) - 1, 0, -1):
+        if records[position].hides_all:
+            return records[position:]
+    return records
+
+
+def _distinct(parts: Sequence[Part]) -> list[Part]:
+    """Return each layer once: images repeat the empty layer."""
+    return list({(part.blob.digest, part.diff_id): part for part in parts}.values())
+
+
+async def _all(halves: Sequence["asyncio.Future[None]"]) -> None:
+    """Wait for download and unpacking; the first failure ends the other, and the download's tells more."""
+    if not halves:
+        return
+    try:
+        _, pending = await asyncio.wait(halves, return_when=asyncio.FIRST_EXCEPTION)
+        # An unpacking that only lost its source leaves it to the download to say why.
+        if pending and any(isinstance(h.exception(), AbortedError) for h in halves if h.done()):
+            await asyncio.wait(pending)
+    finally:
+        for half in halves:
+            half.cancel()
+        await asyncio.wait(halves)
+    failures = [half.exception() for half in halves if not half.cancelled() and half.exception() is not None]
+    for failure in sorted(failures, key=lambda f: isinstance(f, AbortedError)):
+        if failure is not None:
+            raise failure
+    if any(half.cancelled() for half in halves):
+        raise AbortedError("the download or the unpacking was cancelled")

@@ -1,0 +1,52 @@
+"""Who extracts a tar stream: the face of the spawner's child, and one that starts a program for it."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from crishim.images.threads import in_thread
+
+
+class Extractor(Protocol):
+    """Runs `crishim.engine.execute.extract.run` in a process of its own."""
+
+    async def extract(self, tar_fd: int, dest_fd: int, options: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Extract and return the child's report.
+
+        The fds stay the caller's. A child that ends without a report, or cannot be started, is reported as
+        `{"error": sentence, "kind": "fault", "errno": 0}`. A cancelled call may leave the child running until the
+        end of its stream, which the caller closes.
+        """
+
+
+class ProgramExtractor:
+    """Starts an interpreter for each layer: for tools and tests, where no spawner runs."""
+
+    async def extract(self, tar_fd: int, dest_fd: int, options: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Extract (see `Extractor`)."""
+        report_fd, child_fd = os.pipe2(os.O_CLOEXEC)
+        words = [str(tar_fd), str(dest_fd), str(child_fd), json.dumps(dict(options))]
+        try:
+            child = subprocess.Popen(  # noqa: ASYNC220  starting is quick; waiting is done in a thread
+                [sys.executable, "-m", "crishim.engine.execute.extract", *words], pass_fds=(tar_fd, dest_fd, child_fd)
+            )
+        except BaseException:
+            os.close(report_fd)
+            raise
+        finally:
+            os.close(child_fd)
+        return await in_thread("extract", lambda: _report(report_fd, child))
+
+
+def _report(report_fd: int, child: "subprocess.Popen[bytes]") -> Mapping[str, Any]:
+    with open(report_fd, "rb") as file:
+        data = file.read()
+    status = child.wait()
+    try:
+        report: Mapping[str, Any] = json.loads(data)
+    except ValueError:
+        report = {"error": f"the extracting child ended with status {status}", "kind": "fault", "errno": 0}
+    return report

@@ -1,0 +1,264 @@
+"""One blob on its way from a registry to the disk, readable while it comes.
+
+The thread that receives writes to the part file and hashes; the thread that unpacks follows the file. So a broken
+connection is resumed by range without the unpacking noticing, memory is bounded by the page cache, and a slow disk
+or a slow unpacking never holds up the network. Invariant: a reader gets its end (`b""`) only after the digest of the
+whole blob was right; before, it waits or fails.
+"""
+
+import contextlib
+import hashlib
+import os
+import threading
+from collections.abc import Callable
+from typing import Protocol
+
+from crishim.errors import AbortedError, DataLossError, UnavailableError
+from crishim.images.content import Content, disk_error
+from crishim.images.manifest import Descriptor
+from crishim.images.registry.client import UNAVAILABLE, Repository
+from crishim.images.registry.transport import BrokenError, Cancel, Response
+from crishim.images.settings import ImageSettings
+from crishim.linux.sync import start_writeback
+
+_CHUNK = 256 << 10
+_WRITEBACK = 8 << 20
+
+
+class Source(Protocol):
+    """Packed bytes in order."""
+
+    def read(self, size: int) -> bytes:
+        """Return up to `size` bytes; `b""` at the verified end."""
+
+    def close(self) -> None:
+        """Let go of the file."""
+
+
+class StalePartError(DataLossError):
+    """The digest is wrong and the beginning came from an earlier attempt: fetching all of it anew may help."""
+
+
+class Fetch:
+    """Receives one blob; `run` belongs into a thread, readers into others.
+
+    Args:
+        content: where the blob goes.
+        blob: its descriptor.
+        repository: where it is to be had.
+        settings: attempts and pauses.
+        received: told the number of bytes that came over the wire, piece by piece.
+    """
+
+    def __init__(
+        self,
+        content: Content,
+        blob: Descriptor,
+        repository: Repository,
+        settings: ImageSettings,
+        received: Callable[[int], None],
+    ) -> None:
+        self.blob = blob
+        self.cancel = Cancel()
+        self._content = content
+        self._repository = repository
+        self._settings = settings
+        self._received = received
+        self._changed = threading.Condition()
+        self._available = 0
+        self._verified = False
+        self._failed = False
+        self._fd = os.open(content.part(blob.digest), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+    def run(self) -> None:
+        """Receive, verify and publish the blob; what was received stays for a later attempt only if it may be right.
+
+        Raises:
+            StalePartError, DataLossError: the bytes are not those of the digest or have another size.
+            UnavailableError, NotFoundError, UnauthenticatedError, PermissionDeniedError: the registry.
+            ResourceExhaustedError: the disk is full.
+            AbortedError: cancelled.
+        """
+        keep = False
+        try:
+            self._receive()
+            keep = True
+        except (UnavailableError, AbortedError):
+            keep = self._available > 0
+            raise
+        except OSError as error:
+            raise disk_error(error, f"storing blob {self.blob.digest}") from None
+        finally:
+            if not keep:
+                self._content.drop_part(self.blob.digest)
+            with self._changed:
+                self._failed = not self._verified
+                self._changed.notify_all()
+
+    def close(self) -> None:
+        """Let go of the file, after `run`; readers have their own hold on it."""
+        os.close(self._fd)
+
+    def reader(self, cancel: Cancel) -> "Reader":
+        """Return a reader from the beginning; until `close`."""
+        return Reader(self, os.dup(self._fd), cancel)
+
+    def wait(self, position: int, cancel: Cancel) -> int:
+        """Return how many bytes there are, once there are more than `position` or all are verified."""
+        with self._changed:
+            while not (self._available > position or self._verified or self._failed or cancel.cancelled):
+                self._changed.wait(0.5)
+            if self._failed or cancel.cancelled:
+                raise AbortedError(f"blob {self.blob.digest}: the download ended")
+            return self._available
+
+    # --- the receiving thread ------------------------------------------------------------------------------------
+
+    def _receive(self) -> None:
+        digest = hashlib.new(self.blob.digest.partition(":")[0])
+        resumed = self._rehash(digest.update)
+        failures = 0
+        pause = self._settings.retry_seconds
+        while self._available < self.blob.size:
+            before = self._available
+            try:
+                self._stream(digest.update)
+            except BrokenError as error:
+                failures = 1 if self._available > before else failures + 1
+                if failures >= self._settings.attempts or self.cancel.cancelled:
+                    self._check_cancel()
+                    raise UnavailableError(f"{UNAVAILABLE}: {self._repository.name}: {error}") from None
+                self.cancel.pause(min(pause * failures, self._settings.retry_limit_seconds))
+        if f"{digest.name}:{digest.hexdigest()}" != self.blob.digest:
+            kind = StalePartError if resumed else DataLossError
+            raise kind(
+                f"{self._repository.name}: blob {self.blob.digest}: the bytes received have the digest"
+                f" {digest.name}:{digest.hexdigest()}"
+            )
+        with self._changed:
+            self._verified = True
+            self._changed.notify_all()
+        self._content.publish(self._fd, self._content.part(self.blob.digest), self.blob.digest)
+
+    def _rehash(self, update: Callable[[bytes], object]) -> bool:
+        """Take over what an earlier attempt left; tell whether there was something."""
+        size = os.fstat(self._fd).st_size
+        if size > self.blob.size:
+            os.ftruncate(self._fd, 0)
+            size = 0
+        position = 0
+        while position < size:
+            self._check_cancel()
+            data = os.pread(self._fd, min(_CHUNK, size - position), position)
+            update(data)
+            position += len(data)
+            self._advance(position)
+        return size > 0
+
+    def _stream(self, update: Callable[[bytes], object]) -> None:
+        """Receive from one answer until it ends or breaks."""
+        self._check_cancel()
+        response, start = self._repository.blob(self.blob.digest, self._available, self.blob.urls, self.cancel)
+        try:
+            stated = self._check_length(response, start)
+            self._discard(response, self._available - start)
+            while self._available < self.blob.size:
+                self._check_cancel()
+                data = response.read(min(_CHUNK, self.blob.size - self._available))
+                if not data:
+                    raise DataLossError(
+                        f"{self._repository.name}: blob {self.blob.digest} ends after {self._available} of"
+                        f" {self.blob.size} bytes"
+                    )
+                self._store(data)
+                update(data)
+                self._advance(self._available + len(data))
+                self._received(len(data))
+            if not stated and response.read(1):
+                raise DataLossError(
+                    f"{self._repository.name}: blob {self.blob.digest} is longer than its {self.blob.size} bytes"
+                )
+        finally:
+            response.close()
+
+    def _check_length(self, response: Response, start: int) -> bool:
+        stated = response.headers.get("Content-Length", "")
+        if not stated.isdigit():
+            return False
+        if start + int(stated) != self.blob.size:
+            raise DataLossError(
+                f"{self._repository.name}: blob {self.blob.digest}: the manifest says {self.blob.size} bytes, the"
+                f" registry has {start + int(stated)}"
+            )
+        return True
+
+    def _discard(self, response: Response, size: int) -> None:
+        """Skip what is already here: the server does not know ranges and sends all of it again."""
+        while size > 0:
+            self._check_cancel()
+            data = response.read(min(_CHUNK, size))
+            if not data:
+                raise BrokenError("the answer is shorter than what was received before")
+            size -= len(data)
+
+    def _store(self, data: bytes) -> None:
+        position = self._available
+        view = memoryview(data)
+        while view:
+            written = os.pwrite(self._fd, view, position)
+            position += written
+            view = view[written:]
+        if position // _WRITEBACK != self._available // _WRITEBACK:
+            start_writeback(self._fd, 0, position)
+
+    def _advance(self, position: int) -> None:
+        with self._changed:
+            self._available = position
+            self._changed.notify_all()
+
+    def _check_cancel(self) -> None:
+        if self.cancel.cancelled:
+            raise AbortedError(f"blob {self.blob.digest}: the download was cancelled")
+
+
+class Reader:
+    """Follows a blob that is being received."""
+
+    def __init__(self, fetch: Fetch, fd: int, cancel: Cancel) -> None:
+        self._fetch = fetch
+        self._fd = fd
+        self._cancel = cancel
+        self._position = 0
+
+    def read(self, size: int) -> bytes:
+        """Return up to `size` bytes, `b""` at the end of the verified blob; AbortedError if the download failed."""
+        available = self._fetch.wait(self._position, self._cancel)
+        data = os.pread(self._fd, min(size, available - self._position), self._position)
+        self._position += len(data)
+        return data
+
+    def close(self) -> None:
+        """Let go of the file."""
+        with contextlib.suppress(OSError):
+            os.close(self._fd)
+
+
+class BlobFile:
+    """A blob that is here already."""
+
+    def __init__(self, path: str, cancel: Cancel) -> None:
+        try:
+            self._file = open(path, "rb", buffering=0)  # noqa: SIM115  closed by `close`
+        except OSError as error:
+            raise DataLossError(f"{path}: {error.strerror}; pull the image again") from None
+        self._cancel = cancel
+
+    def read(self, size: int) -> bytes:
+        """Return up to `size` bytes, `b""` at the end."""
+        if self._cancel.cancelled:
+            raise AbortedError("cancelled")
+        return self._file.read(size) or b""
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()

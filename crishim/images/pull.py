@@ -1,0 +1,208 @@
+"""One pull: from a reference to a record with all its layers, in as few requests as possible.
+
+A tag that is known costs one HEAD; an image that is not, one GET of each manifest, the config and the missing blobs.
+Out of scope: names, the store, sharing between callers (`service`). Invariant: every blob and layer that the result
+needs is in `pins` from before it is looked for until the caller has stored the record.
+"""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from crishim.errors import DataLossError, NotFoundError, UnavailableError
+from crishim.images.assemble import Assembler, Part
+from crishim.images.content import Content, matches
+from crishim.images.manifest import (
+    DOCUMENT_LIMIT,
+    ConfigFile,
+    Descriptor,
+    Index,
+    Manifest,
+    choose,
+    no_platform,
+    parse,
+    parse_config,
+)
+from crishim.images.platform import Platform, rank
+from crishim.images.records import ImageLayer, ImageRecord, chain_ids
+from crishim.images.registry.client import UNAVAILABLE, Repository
+from crishim.images.registry.transport import BrokenError, Cancel
+from crishim.images.threads import in_thread
+
+T = TypeVar("T")
+_NESTED = 4  # indexes within indexes
+_CANDIDATES = 16  # manifests without a platform that are looked into
+
+
+@dataclass(slots=True)
+class Progress:
+    """What one pull has pinned and received.
+
+    Attributes:
+        pins: digests of blobs and keys of layers that must not be collected.
+        received: bytes of blobs over the wire.
+        documents: small blobs by digest, to be stored.
+    """
+
+    pins: set[str] = field(default_factory=set)
+    received: int = 0
+    documents: dict[str, bytes] = field(default_factory=dict)
+
+    def count(self, size: int) -> None:
+        """Add received bytes; called from threads, where a lost update would only blur a metric."""
+        self.received += size
+
+
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    """The image for this machine and the documents that led to it, top first."""
+
+    targets: tuple[str, ...]
+    manifest: Manifest
+    config: ConfigFile
+
+
+class Pull:
+    """Fetches one image.
+
+    Args:
+        repository: where from.
+        platform: for which machine.
+        content: stored blobs.
+        assembler: gets the layers.
+        progress: filled on the way.
+    """
+
+    def __init__(
+        self, repository: Repository, platform: Platform, content: Content, assembler: Assembler, progress: Progress
+    ) -> None:
+        self._repository = repository
+        self._platform = platform
+        self._content = content
+        self._assembler = assembler
+        self._progress = progress
+        self._cancel = Cancel()
+
+    async def resolve(self, target: str) -> str:
+        """Return the digest behind a tag or digest by HEAD; "" if the registry does not say it."""
+        return await self._blocking(lambda: self._repository.resolve(target, self._cancel))
+
+    async def run(self, target: str) -> ImageRecord:
+        """Return the record of the image, its layers unpacked and its blobs stored."""
+        choice = await self._choose(target, (), _NESTED)
+        manifest, config = choice.manifest, choice.config
+        parts = [
+            Part(blob, diff_id, chain_id)
+            for blob, diff_id, chain_id in zip(
+                manifest.layers, config.diff_ids, chain_ids(config.diff_ids), strict=True
+            )
+        ]
+        for part in parts:
+            self._progress.pins |= {part.blob.digest, part.diff_id, part.chain_key}
+        records = await self._assembler.assemble(parts, self._repository, self._progress.count)
+        documents = (*choice.targets, manifest.config.digest)
+        await self._blocking(lambda: self._store(documents))
+        for digest in documents:
+            self._content.note(digest, len(self._progress.documents[digest]))
+        return ImageRecord(
+            id=manifest.config.digest,
+            layers=tuple(
+                ImageLayer(part.blob.digest, part.diff_id, part.blob.size, part.blob.media_type, record.key)
+                for part, record in zip(parts, records, strict=True)
+            ),
+            targets=choice.targets,
+            documents=documents,
+            config=config.config,
+            architecture=config.architecture,
+            os=config.os,
+            variant=config.variant,
+            created=config.created,
+            annotations=dict(manifest.annotations),
+        )
+
+    async def _choose(self, target: str, above: tuple[str, ...], depth: int) -> _Choice:
+        """Follow indexes to the manifest for the platform; NotFoundError if there is none."""
+        name = self._repository.name
+        data, media_type, digest = await self._blocking(lambda: self._repository.manifest(target, self._cancel))
+        self._keep(digest, data)
+        document = parse(data, media_type, f"{name}: manifest {digest}")
+        targets = (*above, digest)
+        if isinstance(document, Manifest):
+            return await self._check(document, targets)
+        if depth == 0:
+            raise DataLossError(f"{name}: manifest {digest}: more than {_NESTED} indexes within each other")
+        return await self._first(document, targets, depth)
+
+    async def _first(self, index: Index, targets: tuple[str, ...], depth: int) -> _Choice:
+        what = f"{self._repository.name}@{targets[-1]}"
+        refused: NotFoundError | None = None
+        for entry in choose(index, self._platform, what)[:_CANDIDATES]:
+            try:
+                return await self._choose(entry.digest, targets, depth - 1)
+            except NotFoundError as error:
+                if entry.platform is not None:
+                    raise
+                refused = error
+        raise refused or no_platform(what, self._platform, [])
+
+    async def _check(self, manifest: Manifest, targets: tuple[str, ...]) -> _Choice:
+        what = f"{self._repository.name}@{targets[-1]}"
+        data = await self._document(manifest.config)
+        config = parse_config(data, f"{self._repository.name}: config {manifest.config.digest}")
+        if config.architecture:
+            offered = Platform(config.architecture, config.os or "linux", config.variant)
+            if rank(self._platform, offered) is None:
+                raise no_platform(what, self._platform, [str(offered)])
+        if len(config.diff_ids) != len(manifest.layers):
+            raise DataLossError(
+                f"{what}: the manifest has {len(manifest.layers)} layers, its config {len(config.diff_ids)} diff ids"
+            )
+        return _Choice(targets, manifest, config)
+
+    async def _document(self, blob: Descriptor) -> bytes:
+        """Return a config, from the store or the registry."""
+        self._progress.pins.add(blob.digest)
+        if blob.digest in self._content:
+            data = await self._blocking(lambda: self._content.read(blob.digest))
+        else:
+            data = await self._blocking(lambda: self._fetch(blob))
+        self._keep(blob.digest, data)
+        return data
+
+    def _fetch(self, blob: Descriptor) -> bytes:
+        """Get a small blob into memory; blocks."""
+        what = f"{self._repository.name}: blob {blob.digest}"
+        for last in (False, False, True):
+            try:
+                response, _ = self._repository.blob(blob.digest, 0, (), self._cancel)
+                data = response.body(min(blob.size, DOCUMENT_LIMIT))
+            except BrokenError as error:
+                if last or self._cancel.cancelled:
+                    raise UnavailableError(f"{UNAVAILABLE}: {what}: {error}") from None
+                continue
+            break
+        if len(data) != blob.size:
+            more = "more than " if len(data) > blob.size else ""
+            size = min(len(data), blob.size)
+            raise DataLossError(f"{what}: the manifest says {blob.size} bytes, the registry sent {more}{size}")
+        if not matches(data, blob.digest):
+            raise DataLossError(f"{what}: the bytes received have another digest")
+        self._progress.count(len(data))
+        return data
+
+    def _keep(self, digest: str, data: bytes) -> None:
+        self._progress.pins.add(digest)
+        self._progress.documents[digest] = data
+
+    def _store(self, digests: tuple[str, ...]) -> None:
+        for digest in digests:
+            self._content.put(digest, self._progress.documents[digest])
+
+    async def _blocking(self, work: Callable[[], T]) -> T:
+        """Run a request in a thread; a cancellation ends it and does not wait for it."""
+        try:
+            return await in_thread("pull", work)
+        except asyncio.CancelledError:
+            self._cancel.set()
+            raise

@@ -1,0 +1,204 @@
+"""Who we are to a registry: basic auth, bearer tokens and their renewal.
+
+One `Authorizer` serves one repository of one origin for one set of credentials, and is shared by the threads of all
+pulls that use it. Sources: distribution's "Token Authentication Specification" and "OAuth2 Token Authentication".
+Out of scope: sending requests (it is handed a function that does). Invariant: a token is sent only to the origin
+that asked for it, credentials only to that origin and to its token server, and never in clear if it is not in clear.
+"""
+
+import base64
+import binascii
+import json
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+from urllib.parse import urlencode, urlsplit
+
+from crishim.errors import FailedPreconditionError, InvalidArgumentError, UnauthenticatedError
+from crishim.images.model import Credentials
+from crishim.images.registry.challenge import Challenge, choose
+
+_TOKEN_SECONDS = 60  # the specification's default
+_MARGIN = 5
+CLIENT_ID = "crishim"
+
+Fetch = Callable[[str, str, Mapping[str, str], bytes | None], tuple[int, bytes]]
+"""(method, url, headers, form) → (status, body); raises the transport's errors."""
+
+
+class Login:
+    """Credentials in the forms that the CRI's AuthConfig has, made usable.
+
+    Args:
+        given: the request's credentials, or None.
+        host: the registry that they will be used for; those of another `server_address` are left aside.
+
+    Raises:
+        InvalidArgumentError: `auth` is not base64 of user:password.
+    """
+
+    def __init__(self, given: Credentials | None, host: str) -> None:
+        self.user = self.password = self.identity_token = self.registry_token = ""
+        if given is None or not _meant_for(given.server_address, host):
+            return
+        self.user, self.password = given.username, given.password
+        self.identity_token, self.registry_token = given.identity_token, given.registry_token
+        if given.auth and not self.user:
+            self.user, self.password = _decoded(given.auth)
+            if self.user == "<token>":
+                self.user, self.identity_token = "", self.password
+
+    @property
+    def key(self) -> tuple[str, str, str, str]:
+        """What tells one login from another; holds secrets, never to be shown."""
+        return self.user, self.password, self.identity_token, self.registry_token
+
+    @property
+    def basic(self) -> str:
+        """The Authorization header of basic auth, or ""."""
+        if not self.user:
+            return ""
+        return "Basic " + base64.b64encode(f"{self.user}:{self.password}".encode()).decode("ascii")
+
+
+def _decoded(auth: str) -> tuple[str, str]:
+    try:
+        text = base64.b64decode(auth, validate=True).decode()
+    except (binascii.Error, UnicodeDecodeError):
+        text = ""
+    user, colon, password = text.partition(":")
+    if not colon:
+        raise InvalidArgumentError("auth.auth", "is not base64 of user:password")
+    return user, password.rstrip("\0")
+
+
+def _meant_for(address: str, host: str) -> bool:
+    """Tell whether credentials for `server_address` belong to the registry `host`; an empty address is any."""
+    if not address:
+        return True
+    name = urlsplit(address if "://" in address else f"//{address}").netloc.lower()
+    if name in {"index.docker.io", "registry-1.docker.io"}:
+        name = "docker.io"
+    return name == host.lower()
+
+
+class Authorizer:
+    """Answers one origin's challenges.
+
+    Args:
+        login: who we are.
+        scope: what is wanted where the challenge does not say, like `repository:library/busybox:pull`.
+    """
+
+    def __init__(self, login: Login, scope: str) -> None:
+        self._login = login
+        self._scope = scope
+        self._lock = threading.Lock()
+        self._challenge: Challenge | None = None
+        self._header = f"Bearer {login.registry_token}" if login.registry_token else ""
+        self._expires = float("inf")
+
+    def header(self, origin: str, fetch: Fetch) -> str:
+        """Return the Authorization header to send at first; empty as long as nobody asked."""
+        with self._lock:
+            if self._header and time.monotonic() < self._expires:
+                return self._header
+            if self._challenge is None:
+                return ""
+            return self._renew(origin, fetch)
+
+    def answer(self, refused: str, headers: list[str], origin: str, fetch: Fetch) -> tuple[str, bool]:
+        """Answer a 401.
+
+        Args:
+            refused: the Authorization header that was not accepted, or "".
+            headers: the WWW-Authenticate headers.
+            origin: scheme and host that asked.
+            fetch: how the token server is asked.
+
+        Returns:
+            The header to try next, and whether it was made for this call alone (else another thread had renewed it).
+
+        Raises:
+            UnauthenticatedError: there is no answer, or the token server does not accept us.
+        """
+        challenge = choose(headers)
+        with self._lock:
+            if self._header and self._header != refused:
+                return self._header, False
+            if challenge is None or self._login.registry_token:
+                raise UnauthenticatedError(_denied(origin, anonymous=not any(self._login.key)))
+            self._challenge = challenge
+            header = self._renew(origin, fetch)
+            if header == refused:
+                raise UnauthenticatedError(_denied(origin, anonymous=False))
+            return header, True
+
+    def private(self, origin: str, fetch: Fetch) -> str:
+        """Return a token that no other request uses, for registries whose tokens last for one request."""
+        with self._lock:
+            if self._challenge is None or self._challenge.scheme == "basic":
+                return self._header
+            return self._token(self._challenge, origin, fetch)[0]
+
+    def _renew(self, origin: str, fetch: Fetch) -> str:
+        assert self._challenge is not None
+        self._header, self._expires = "", float("inf")
+        if self._challenge.scheme == "basic":
+            if not self._login.basic:
+                raise UnauthenticatedError(_denied(origin, anonymous=True))
+            self._header = self._login.basic
+        else:
+            self._header, lifetime = self._token(self._challenge, origin, fetch)
+            self._expires = time.monotonic() + lifetime
+        return self._header
+
+    def _token(self, challenge: Challenge, origin: str, fetch: Fetch) -> tuple[str, float]:
+        realm = challenge.parameters["realm"]
+        parts = urlsplit(realm)
+        if parts.scheme not in {"http", "https"} or not parts.netloc:
+            raise FailedPreconditionError(f"{origin}: its token server {realm[:100]!r} is no http or https URL")
+        if parts.scheme == "http" and origin.startswith("https:") and any(self._login.key):
+            raise FailedPreconditionError(f"{origin}: its token server {parts.netloc} would get the password in clear")
+        query: list[tuple[str, str]] = []
+        if service := challenge.parameters.get("service"):
+            query.append(("service", service))
+        scopes = challenge.scopes or (self._scope,)
+        if self._login.identity_token:
+            form = [
+                ("grant_type", "refresh_token"),
+                ("client_id", CLIENT_ID),
+                ("scope", " ".join(scopes)),
+                ("refresh_token", self._login.identity_token),
+            ]
+            sent = {"Content-Type": "application/x-www-form-urlencoded"}
+            status, body = fetch("POST", realm, sent, urlencode(query + form).encode())
+        else:
+            query += [("scope", scope) for scope in scopes]
+            url = f"{realm}{'&' if parts.query else '?'}{urlencode(query)}"
+            status, body = fetch("GET", url, {"Authorization": self._login.basic} if self._login.basic else {}, None)
+        if status in {400, 401, 403}:
+            raise UnauthenticatedError(_denied(parts.netloc, anonymous=not any(self._login.key)))
+        if status != 200:
+            raise FailedPreconditionError(f"{parts.netloc}: the token server answers with HTTP {status}")
+        return _parse_token(body, parts.netloc)
+
+
+def _parse_token(body: bytes, host: str) -> tuple[str, float]:
+    try:
+        document: Any = json.loads(body)
+        token = str(document.get("token") or document.get("access_token") or "")
+        lifetime = float(document.get("expires_in") or _TOKEN_SECONDS)
+    except (ValueError, TypeError, AttributeError, RecursionError):
+        token, lifetime = "", 0.0
+    if not token or not token.isascii() or not token.isprintable():
+        raise FailedPreconditionError(f"{host}: the token server's answer holds no token")
+    return f"Bearer {token}", max(lifetime - _MARGIN, 0.0)
+
+
+def _denied(host: str, *, anonymous: bool) -> str:
+    host = host.partition("://")[2] or host
+    if anonymous:
+        return f"{host}: access denied: it wants credentials (an image pull secret), or the repository does not exist"
+    return f"{host}: access denied: it does not accept the credentials"

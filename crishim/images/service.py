@@ -1,0 +1,314 @@
+"""The image side of one instance: pulls, look-ups, removal, holds, and the collection of what nothing needs.
+
+All methods run in the event loop; blocking work is in threads. Invariants: what a shown image or a holder needs is
+never deleted; a pull pins what it uses before it looks for it; lists and look-ups touch no disk. Out of scope: CRI
+messages, mounts.
+"""
+
+import asyncio
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+
+import structlog
+
+from crishim.clock import monotonic, now
+from crishim.errors import CrishimError, DataLossError, NotFoundError, PermissionDeniedError, UnauthenticatedError
+from crishim.images import platform
+from crishim.images.assemble import Assembler, Part, visible
+from crishim.images.catalog import Catalog
+from crishim.images.content import Content
+from crishim.images.extractor import Extractor
+from crishim.images.flight import Shared
+from crishim.images.layers import Layers
+from crishim.images.manifest import Descriptor
+from crishim.images.model import Credentials, FsUsage, Image
+from crishim.images.pull import Progress, Pull
+from crishim.images.records import ImageRecord, chain_ids
+from crishim.images.reference import Reference
+from crishim.images.reference import parse as parse_reference
+from crishim.images.registry.auth import Login
+from crishim.images.registry.client import Authorizers, Repository
+from crishim.images.settings import ImageSettings
+from crishim.observe import Observer
+from crishim.paths import Paths
+from crishim.store.store import Store
+
+log = structlog.get_logger(__name__)
+_SWEEP_SECONDS = 600
+
+
+class Images:
+    """Implements `images.model.ImagesApi`.
+
+    Args:
+        store: the instance's store.
+        paths: its paths.
+        settings: the configuration's part on images.
+        extractor: runs the extracting child (the engine's client).
+        observer: told of pulls and of what was reclaimed.
+    """
+
+    def __init__(
+        self, store: Store, paths: Paths, settings: ImageSettings, extractor: Extractor, observer: Observer
+    ) -> None:
+        self._store = store
+        self._settings = settings
+        self._observer = observer
+        self._content = Content(paths.content)
+        self._layers = Layers(store, paths.layers)
+        self._catalog = Catalog(store, self._layers)
+        self._assembler = Assembler(self._content, self._layers, extractor, settings)
+        self._authorizers = Authorizers()
+        self._platform = platform.host()
+        self._pulls: Shared[str] = Shared()
+        self._pull_slots = asyncio.Semaphore(settings.parallel_pulls)
+        self._progress: list[Progress] = []
+        self._sweeper: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Load everything and reconcile: half-made layers and parts go, lost layers are made again from their blobs."""
+        self._content.open(self._settings.part_seconds)
+        self._catalog.open()
+        strays = self._layers.open()
+        if strays:
+            self._observer.leak_reclaimed("layer", strays)
+        for record in self._catalog.records():
+            if any(self._layers.get(layer.key) is None for layer in record.layers):
+                await self._repair(record)
+        held = self._catalog.held()
+        for record in self._catalog.records():
+            if record.removed and record.id not in held:
+                self._catalog.remove(record, keep=False)
+        blobs = self.collect()
+        if blobs:
+            self._observer.leak_reclaimed("blob", blobs)
+        self._sweeper = asyncio.get_running_loop().create_task(self._sweep(), name="image parts")
+
+    async def stop(self) -> None:
+        """Cancel pulls and wait for the background work."""
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        await self._pulls.cancel_all()
+        await self._assembler.stop()
+        self.collect()
+        await self._layers.settled()
+
+    async def settled(self) -> None:
+        """Wait until deletions and syncs in the background are through."""
+        await self._layers.settled()
+
+    def reload(self, settings: ImageSettings) -> None:
+        """Take new settings for the pulls to come."""
+        if settings.parallel_pulls != self._settings.parallel_pulls:
+            self._pull_slots = asyncio.Semaphore(settings.parallel_pulls)
+        self._settings = settings
+        self._assembler.reload(settings)
+
+    # --- pulling -------------------------------------------------------------------------------------------------
+
+    async def pull(self, reference: str, credentials: Credentials | None = None) -> str:
+        """Pull, or find unchanged by one request, and return the image's id; equal calls share one pull."""
+        wanted = parse_reference(reference)
+        login = Login(credentials, wanted.host)
+        return await self._pulls.run((wanted, login.key), lambda: self._pull(wanted, credentials))
+
+    async def _pull(self, wanted: Reference, credentials: Credentials | None) -> str:
+        begun = monotonic()
+        progress = Progress()
+        outcome = "cancelled"
+        self._progress.append(progress)
+        try:
+            async with self._pull_slots:
+                record, digest, cached = await self._resolved(wanted, credentials, progress)
+            names = self._names(wanted, digest)
+            if not cached or record.removed or any(self._catalog.owner_of(name) != record.id for name in names):
+                self._catalog.put(replace(record, removed=False), names)
+                await self._store.sync()
+            outcome = "cached" if cached else "ok"
+        except CrishimError as error:
+            outcome = type(error).__name__.removesuffix("Error")
+            raise
+        else:
+            return record.id
+        finally:
+            self._progress.remove(progress)
+            self.collect()
+            self._observer.image_pull(outcome=outcome, seconds=monotonic() - begun, received=progress.received)
+
+    async def _resolved(
+        self, wanted: Reference, credentials: Credentials | None, progress: Progress
+    ) -> tuple[ImageRecord, str, bool]:
+        """Return the image's record, the digest that the reference stands for, and whether the image was here."""
+        repository = Repository(wanted, credentials, self._settings, self._authorizers)
+        pull = Pull(repository, self._platform, self._content, self._assembler, progress)
+        target = wanted.target
+        try:
+            if self._known(wanted):
+                digest = await pull.resolve(target)
+                found = self._catalog.by_target(digest)
+                if found is not None and self._whole(found):
+                    return found, digest, True
+                target = digest or target
+            try:
+                record = await pull.run(target)
+            except (UnauthenticatedError, PermissionDeniedError):
+                if not progress.documents:
+                    raise
+                # The manifest was granted: it may be another pull's download that was refused.
+                record = await pull.run(target)
+            return record, record.targets[0], False
+        finally:
+            repository.close()
+
+    def _known(self, wanted: Reference) -> bool:
+        """Tell whether a HEAD is likely to be all that is needed."""
+        if wanted.digest:
+            return self._catalog.by_target(wanted.digest) is not None
+        return self._catalog.owner_of(wanted.repo_tag) is not None
+
+    def _whole(self, record: ImageRecord) -> bool:
+        return all(self._layers.get(layer.key) is not None for layer in record.layers)
+
+    def _names(self, wanted: Reference, digest: str) -> list[str]:
+        """Return the names that a pull gives: repository@digest and, unless it was by digest alone, the tag."""
+        names = [f"{wanted.repository}@{wanted.digest or digest}"]
+        if not wanted.digest:
+            names.append(wanted.repo_tag)
+        elif wanted.tag:
+            # The caller says that this tag is this digest; that does not take the tag from another image.
+            name = f"{wanted.repository}:{wanted.tag}"
+            owner = self._catalog.owner_of(name)
+            if owner is None or owner == getattr(self._catalog.by_target(digest), "id", None):
+                names.append(name)
+        return names
+
+    # --- reading -------------------------------------------------------------------------------------------------
+
+    def find(self, reference: str) -> Image | None:
+        """Return the image named by tag, digest reference, id or unique id prefix; None if absent."""
+        record = self._catalog.find(reference)
+        return self._catalog.view(record) if record else None
+
+    def list(self, reference: str = "") -> list[Image]:
+        """Return all images, or the one that `reference` names."""
+        if not reference:
+            return self._catalog.all()
+        found = self.find(reference)
+        return [found] if found else []
+
+    def fs_usage(self) -> FsUsage:
+        """Return the usage of the image file system: blobs and unpacked layers."""
+        return FsUsage(
+            mountpoint=self._layers.root,
+            used_bytes=self._content.total + self._layers.size,
+            inodes_used=self._content.count() + self._layers.inodes,
+            timestamp=now(),
+        )
+
+    def info(self, image_id: str) -> Mapping[str, str]:
+        """Return ImageStatus(verbose)'s info: the chain id, the layers and the image's config as it came."""
+        record = self._catalog.find(image_id)
+        if record is None:
+            raise NotFoundError(f"image {image_id} is not here")
+        diff_ids = tuple(layer.diff_id for layer in record.layers)
+        chain = chain_ids(diff_ids)
+        layers = [
+            {"digest": layer.digest, "diffID": layer.diff_id, "size": layer.size, "mediaType": layer.media_type}
+            for layer in record.layers
+        ]
+        document = {
+            "chainID": chain[-1] if chain else "",
+            "layers": layers,
+            "imageSpec": json.loads(self._content.read(record.id)),
+        }
+        return {"info": json.dumps(document)}
+
+    # --- removing and holding ------------------------------------------------------------------------------------
+
+    async def remove(self, reference: str) -> None:
+        """Remove the image with all its names; absent is success. Layers in use go with their last container."""
+        record = self._catalog.find(reference)
+        if record is None:
+            return
+        self._catalog.remove(record, keep=record.id in self._catalog.held())
+        self.collect()
+
+    def hold(self, image_id: str, owner: str) -> tuple[str, ...]:
+        """Pin an image's layers for `owner`; return their absolute paths, bottom first.
+
+        The root of the merged tree has the attributes of the last of them; an upper directory must be given those.
+
+        Raises:
+            NotFoundError: the image is gone.
+        """
+        record = self._catalog.find(image_id)
+        if record is None or not self._whole(record):
+            raise NotFoundError(f"image {image_id} is not here; pull it")
+        self._catalog.hold(owner, record.id)
+        return self._paths(record)
+
+    def layers_of(self, owner: str) -> tuple[str, ...]:
+        """Return the paths of what `owner` holds, bottom first (after a restart); empty if it holds nothing."""
+        record = self._catalog.get(self._catalog.hold_of(owner) or "")
+        return self._paths(record) if record is not None and self._whole(record) else ()
+
+    def release(self, owner: str) -> None:
+        """Let go of what `owner` pinned; unknown owners are fine."""
+        image_id = self._catalog.release(owner)
+        record = self._catalog.get(image_id) if image_id else None
+        if record is not None and record.removed and record.id not in self._catalog.held():
+            self._catalog.remove(record, keep=False)
+            self.collect()
+
+    def collect(self) -> int:
+        """Delete blobs and layers that no image, holder or pull needs; return how many blobs.
+
+        Layers vanish by a rename and their files are deleted in the background; a blob is one unlink.
+        """
+        needed: set[str] = set()
+        for progress in self._progress:
+            needed |= progress.pins
+        for record in self._catalog.records():
+            needed |= record.blobs()
+            needed.update(layer.key for layer in record.layers)
+        for key in self._layers.keys():  # noqa: SIM118  a method that returns a list
+            if key not in needed:
+                self._layers.remove(key)
+        self._assembler.drop_loose(needed.__contains__)
+        blobs = [digest for digest in self._content.digests() if digest not in needed]
+        for digest in blobs:
+            self._content.remove(digest)
+        return len(blobs)
+
+    # --- inside --------------------------------------------------------------------------------------------------
+
+    def _paths(self, record: ImageRecord) -> tuple[str, ...]:
+        layers = [found for layer in record.layers if (found := self._layers.get(layer.key)) is not None]
+        return tuple(self._layers.path(layer.key) for layer in visible(layers))
+
+    async def _repair(self, record: ImageRecord) -> None:
+        """Make an image's lost layers again from its blobs; an image whose blobs are lost too is forgotten."""
+        diff_ids = tuple(layer.diff_id for layer in record.layers)
+        parts = [
+            Part(Descriptor(layer.media_type, layer.digest, layer.size), layer.diff_id, chain_id)
+            for layer, chain_id in zip(record.layers, chain_ids(diff_ids), strict=True)
+        ]
+        lost = [part.blob.digest for part in parts if part.blob.digest not in self._content]
+        try:
+            if lost:
+                raise DataLossError(f"blob {lost[0]} is gone")
+            records = await self._assembler.assemble(parts, None, lambda _size: None)
+        except CrishimError as error:
+            log.warning("an image lost layers and cannot be repaired; it must be pulled again", error=str(error))
+            self._catalog.remove(record, keep=False)
+            self._observer.leak_reclaimed("image")
+            return
+        layers = tuple(replace(layer, key=found.key) for layer, found in zip(record.layers, records, strict=True))
+        self._catalog.put(replace(record, layers=layers), [])
+
+    async def _sweep(self) -> None:
+        """Delete the parts of broken downloads that nobody came back for."""
+        while True:
+            await asyncio.sleep(_SWEEP_SECONDS)
+            self._content.sweep_parts(self._settings.part_seconds, self._assembler.receiving())

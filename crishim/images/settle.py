@@ -1,0 +1,185 @@
+"""What the extracting child could not finish: marks, and the two traps of layers that need the layers below.
+
+- Opaque directories get their xattr (the child lacks the capability for it).
+- A directory that the layer implies but does not list gets owner, mode, times and xattrs of the layers below. If it
+  is a link there, the layer's entries belong where the link leads: the caller extracts again with a rename.
+- A hard link to a file of a layer below is given a copy of that file, as overlayfs would copy it up.
+
+Every path comes from an image: each component is opened by O_NOFOLLOW from the layer's own directory. Runs in a
+thread. Invariant: after `settle` returned no renames, the layer is right on top of exactly this stack.
+"""
+
+import contextlib
+import os
+import shutil
+import stat
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from crishim.errors import DataLossError
+from crishim.images.merged import OPAQUE, Found, MergedView
+
+_OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_OVERLAY = "trusted.overlay."
+
+
+def stands_alone(report: Mapping[str, Any]) -> bool:
+    """Tell whether a layer needs nothing of the layers below."""
+    return not report["parents"] and not report["links"]
+
+
+def mark_opaque(directory: str, report: Mapping[str, Any]) -> None:
+    """Mark the directories that hide those below them. The root hides by being the lowest layer that is mounted."""
+    root = os.open(directory, _OPEN)
+    try:
+        for path in report["opaque"]:
+            if path:
+                with _directory(root, path) as fd:
+                    os.setxattr(fd, OPAQUE, b"y")
+    finally:
+        os.close(root)
+
+
+def root_differs(lower: str) -> bool:
+    """Tell whether a layer's root is other than root:root 0755 without xattrs, what an unlisted root gets."""
+    info = os.stat(lower)
+    return (info.st_mode & 0o7777, info.st_uid, info.st_gid) != (0o755, 0, 0) or bool(_xattrs(lower))
+
+
+def settle(directory: str, report: Mapping[str, Any], layers: Sequence[str]) -> tuple[dict[str, str], int, int]:
+    """Finish a layer on top of `layers` (directories, bottom first).
+
+    Returns:
+        (renames, bytes, inodes): with renames the layer must be extracted again, and nothing else was done; else
+        what the copies of linked files added.
+    """
+    root = os.open(directory, _OPEN)
+    try:
+        with MergedView(layers) as view:
+            parents = [path for path in report["parents"] if not _hidden(path, report["opaque"])]
+            renames = _renames(parents, view)
+            if renames:
+                return renames, 0, 0
+            if not report["lists_root"] and layers:
+                _copy_attributes(layers[-1], root)
+            for path in parents:
+                found = view.look(path, follow=False)
+                if found is not None and stat.S_ISDIR(found.info.st_mode):
+                    _adopt(root, path, found)
+            sizes = [_copy_file(root, path, target, view) for path, target in report["links"]]
+            for path in sorted(report["parents"], reverse=True):
+                if path not in report["opaque"] and view.look(path, follow=False) is None:
+                    _drop_if_only_whiteouts(root, path)
+    finally:
+        os.close(root)
+    return {}, sum(sizes), len(sizes)
+
+
+def _hidden(path: str, opaque: Sequence[str]) -> bool:
+    """Tell whether a directory above `path` hides the layers below."""
+    return any(path.startswith(f"{top}/") or not top for top in opaque)
+
+
+def _renames(parents: Sequence[str], view: MergedView) -> dict[str, str]:
+    renames = {}
+    for path in parents:
+        found = view.look(path, follow=False)
+        if found is None or not stat.S_ISLNK(found.info.st_mode):
+            continue
+        real = view.look(path, follow=True)
+        if real is not None and stat.S_ISDIR(real.info.st_mode):
+            renames[path] = real.path
+        elif real is None:
+            raise DataLossError(f"the layer puts files below {path!r}, a link of a lower layer that leads nowhere")
+    return renames
+
+
+def _adopt(root: int, path: str, found: Found) -> None:
+    source = os.open(found.name, _OPEN, dir_fd=found.parent_fd)
+    try:
+        with _directory(root, path) as fd:
+            _copy_attributes(source, fd)
+    finally:
+        os.close(source)
+
+
+def _copy_attributes(source: int | str, fd: int) -> None:
+    info = os.stat(source)
+    os.fchown(fd, info.st_uid, info.st_gid)
+    os.fchmod(fd, stat.S_IMODE(info.st_mode))
+    for name, value in _xattrs(source):
+        os.setxattr(fd, name, value)
+    os.utime(fd, ns=(info.st_mtime_ns, info.st_mtime_ns))
+
+
+def _xattrs(source: int | str) -> list[tuple[str, bytes]]:
+    try:
+        names = [name for name in os.listxattr(source) if not name.startswith((_OVERLAY, "security.selinux"))]
+    except OSError as error:
+        if error.errno == 95:  # EOPNOTSUPP: this file system has no xattrs
+            return []
+        raise
+    return [(name, os.getxattr(source, name)) for name in names]
+
+
+def _copy_file(root: int, path: str, target: str, view: MergedView) -> int:
+    """Put a copy of the lower layers' `target` at `path`; return its size on disk."""
+    found = view.look(target, follow=False)
+    if found is None or stat.S_ISDIR(found.info.st_mode):
+        raise DataLossError(f"hard link {path!r} names {target!r}, which no layer has as a file")
+    parent, _, name = path.rpartition("/")
+    with _directory(root, parent) as holder:
+        try:
+            os.stat(name, dir_fd=holder, follow_symlinks=False)
+        except FileNotFoundError:
+            return _copy(found, holder, name)
+    return 0  # a later entry of the layer has this name
+
+
+def _copy(found: Found, holder: int, name: str) -> int:
+    info = found.info
+    if stat.S_ISLNK(info.st_mode):
+        os.symlink(os.readlink(found.name, dir_fd=found.parent_fd), name, dir_fd=holder)
+    elif stat.S_ISREG(info.st_mode):
+        source = os.open(found.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=found.parent_fd)
+        copy = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=holder)
+        with open(source, "rb") as reader, open(copy, "wb") as writer:
+            shutil.copyfileobj(reader, writer, 1 << 20)
+            writer.flush()
+            _copy_attributes(source, copy)
+        return info.st_blocks * 512
+    else:
+        os.mknod(name, info.st_mode, info.st_rdev, dir_fd=holder)
+    os.chown(name, info.st_uid, info.st_gid, dir_fd=holder, follow_symlinks=False)
+    os.utime(name, ns=(info.st_mtime_ns, info.st_mtime_ns), dir_fd=holder, follow_symlinks=False)
+    return 0
+
+
+def _drop_if_only_whiteouts(root: int, path: str) -> None:
+    """Remove a directory that exists only to remove what is not there (B2: a whiteout of nothing is nothing)."""
+    with _directory(root, path) as fd, os.scandir(fd) as entries:
+        names = [entry.name for entry in entries]
+        for name in names:
+            info = os.stat(name, dir_fd=fd, follow_symlinks=False)
+            if not stat.S_ISCHR(info.st_mode) or info.st_rdev != 0:
+                return
+        for name in names:
+            os.unlink(name, dir_fd=fd)
+    parent, _, base = path.rpartition("/")
+    with _directory(root, parent) as holder:
+        os.rmdir(base, dir_fd=holder)
+
+
+@contextlib.contextmanager
+def _directory(root: int, path: str) -> Iterator[int]:
+    """Open a directory of the layer, component by component, following nothing."""
+    fd = os.dup(root)
+    try:
+        for part in path.split("/"):
+            if part:
+                child = os.open(part, _OPEN, dir_fd=fd)
+                os.close(fd)
+                fd = child
+        yield fd
+    finally:
+        os.close(fd)

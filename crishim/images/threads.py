@@ -1,0 +1,44 @@
+"""Blocking work in a thread of its own, awaited from the event loop.
+
+Not an executor: its idle threads would cost memory, and a daemon that stops would wait for a registry's time-out.
+How many run at a time is bounded by the callers' semaphores.
+"""
+
+import asyncio
+import threading
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+async def in_thread(name: str, work: Callable[[], T]) -> T:
+    """Run `work` in a new daemon thread; its result or exception is the await's.
+
+    If the caller is cancelled the thread goes on, unheard: `work` must have its own way to learn that it should end.
+    """
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[T] = loop.create_future()
+
+    def settle(result: T | None, error: BaseException | None) -> None:
+        if future.done():
+            return
+        if error is None:
+            future.set_result(result)  # type: ignore[arg-type]
+        else:
+            future.set_exception(error)
+
+    def run() -> None:
+        result: T | None = None
+        error: BaseException | None = None
+        try:
+            result = work()
+        except BaseException as fault:  # noqa: BLE001  handed to the awaiting task
+            error = fault
+        try:
+            loop.call_soon_threadsafe(settle, result, error)
+        except RuntimeError:
+            return  # the loop is closed: the daemon has stopped meanwhile
+
+    threading.Thread(target=run, name=name[:15], daemon=True).start()
+    return await future
