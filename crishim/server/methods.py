@@ -17,7 +17,7 @@ from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 from structlog.contextvars import bind_contextvars
 
-from crishim.errors import InvalidArgumentError, UnimplementedError
+from crishim.errors import InvalidArgumentError, ResourceExhaustedError, UnimplementedError
 from crishim.ids import short
 from crishim.server.calls import Call, Calls
 from crishim.server.errors import Refusal
@@ -26,6 +26,9 @@ from crishim.server.unimplemented import SENTENCES
 
 Answer = Message | bytes
 Method = Callable[[Any], Awaitable[Answer]]
+
+MAX_MESSAGE = 16 * 1024 * 1024
+"""Bytes; what kubelet and crictl accept, instead of grpc's 4 MiB."""
 
 SUBJECTS = {"pod_sandbox_id": "pod", "container_id": "container"}
 """Fields of requests and answers that say what a call is about, and their names in the log."""
@@ -97,12 +100,21 @@ def _present(method: MethodDescriptor, function: Method) -> Handler:
             bind_contextvars(**call.subject)
         answer = await function(message)
         if isinstance(answer, bytes):
-            return answer
+            return fitting(answer)
         for field, name in given:
             call.subject[name] = short(getattr(answer, field))
-        return answer.SerializeToString()
+        return fitting(answer.SerializeToString())
 
     return run
+
+
+def fitting(answer: bytes) -> bytes:
+    """Return an encoded answer; grpc would end the call without a reason if it were too long."""
+    if len(answer) > MAX_MESSAGE:
+        raise ResourceExhaustedError(
+            f"the answer has {len(answer)} bytes and a message may have {MAX_MESSAGE}: ask with a filter"
+        )
+    return answer
 
 
 def _subject_fields(names: Mapping[str, object]) -> tuple[tuple[str, str], ...]:

@@ -16,11 +16,8 @@ from crishim.server.calls import Calls
 from crishim.server.image_service import ImageService
 from crishim.server.interceptors import RpcObserver
 from crishim.server.listener import Listener
-from crishim.server.methods import service_handler
+from crishim.server.methods import MAX_MESSAGE, service_handler
 from crishim.server.runtime_service import RuntimeService
-
-MAX_MESSAGE = 16 * 1024 * 1024
-"""Bytes; what kubelet and crictl accept, instead of grpc's 4 MiB."""
 
 OPTIONS: Sequence[tuple[str, int]] = (
     ("grpc.max_receive_message_length", MAX_MESSAGE),

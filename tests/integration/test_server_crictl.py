@@ -2,27 +2,15 @@
 
 import asyncio
 import json
-import os
-import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from crishim.pods.views import ContainerState
 from crishim.server.service import Server
 from tests.fakes.cri_backend import IMAGE_ID, FakeImages, FakeObserver, FakeRuntime, container_view, sandbox_view
-
-BUILT = "/work/tools/crictl"
-
-
-def crictl_path() -> str:
-    path = shutil.which("crictl") or (BUILT if os.access(BUILT, os.X_OK) else None)
-    if path is None:
-        pytest.skip("lacks the program crictl (scripts/install brings it)")
-    return path
+from tests.support.instance import crictl_path
 
 
 class World:

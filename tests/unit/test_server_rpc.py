@@ -1,6 +1,7 @@
 """The real grpc server on a real socket, with a runtime and images that need no kernel behind it."""
 
 import asyncio
+import dataclasses
 import os
 import re
 import socket
@@ -14,16 +15,20 @@ import grpc
 import grpc.aio
 import pytest
 import structlog
+from structlog.contextvars import get_contextvars
 
 from crishim import errors
 from crishim._proto.runtime.v1 import api_pb2 as pb
 from crishim._proto.runtime.v1 import api_pb2_grpc as rpc
 from crishim.engine.plan.request import Resources
 from crishim.images.model import Credentials
+from crishim.server.calls import Call
+from crishim.server.errors import Refusal
 from crishim.server.image_service import ImageService
-from crishim.server.methods import snake
+from crishim.server.interceptors import intercept
+from crishim.server.methods import MAX_MESSAGE, snake
 from crishim.server.runtime_service import RuntimeService
-from crishim.server.service import MAX_MESSAGE, Server
+from crishim.server.service import Server
 from crishim.server.unimplemented import SENTENCES
 from tests.fakes.cri_backend import (
     IMAGE_ID,
@@ -364,6 +369,52 @@ async def test_messages_up_to_16_mib(tmp_path: Path) -> None:
         async with grpc.aio.insecure_channel(f"unix:{world.path}", options=options) as world.channel:
             error = await world.error("CreateContainer", pb.CreateContainerRequest(pod_sandbox_id="p", config=config))
         assert error.code() is CODE.RESOURCE_EXHAUSTED
+
+
+async def test_an_answer_beyond_16_mib_is_refused_with_a_reason(tmp_path: Path) -> None:
+    async with serving(tmp_path) as world:
+        view = container_view(1)
+        labels = {"big": "x" * (6 * 1024 * 1024)}
+        config = dataclasses.replace(view.config, labels=labels)
+        world.runtime.members = [dataclasses.replace(view, id=f"c{n:063x}", config=config) for n in range(3)]
+        error = await world.error("ListContainers", pb.ListContainersRequest())
+        assert error.code() is CODE.RESOURCE_EXHAUSTED
+        assert "ask with a filter" in str(error.details())
+
+
+async def test_rpc_and_objects_are_bound_for_every_line_below(tmp_path: Path) -> None:
+    seen: list[dict[str, Any]] = []
+
+    class Watching(FakeRuntime):
+        async def stop_container(self, container_id: str, timeout: int) -> None:
+            seen.append(get_contextvars())
+
+        async def stop_sandbox(self, sandbox_id: str) -> None:
+            seen.append(get_contextvars())
+
+    world = World(tmp_path)
+    server = Server(Watching(), world.images, world.path, world.observer)
+    await server.start()
+    try:
+        async with grpc.aio.insecure_channel(f"unix:{world.path}") as world.channel:
+            await world.cri.StopContainer(pb.StopContainerRequest(container_id="c" * 64))
+            await world.cri.StopPodSandbox(pb.StopPodSandboxRequest(pod_sandbox_id="p" * 64))
+    finally:
+        await server.stop(0)
+    assert seen == [
+        {"rpc": "StopContainer", "container": "c" * 13},
+        {"rpc": "StopPodSandbox", "pod": "p" * 13},
+    ]
+
+
+async def test_a_call_that_comes_too_late_is_not_run() -> None:
+    async def never(_request: bytes, _call: Call) -> bytes:
+        raise AssertionError
+
+    run = intercept("Version", never, FakeObserver())
+    with pytest.raises(Refusal) as caught:
+        await run(b"", Call("Version", remaining=-0.1))
+    assert caught.value.code is CODE.DEADLINE_EXCEEDED
 
 
 RUN = pb.RunPodSandboxRequest(config=pb.PodSandboxConfig(metadata=pb.PodSandboxMetadata(name="a")))
