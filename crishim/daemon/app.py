@@ -60,6 +60,7 @@ def serve(config: Config, path: str | None = None, overrides: Mapping[str, Any] 
 
 def prepare(config: Config) -> None:
     """Set up what belongs to the process: umask, log, limits, and grpc's own environment."""
+    gc.disable()  # until the start is over: loading modules makes much that stays and no garbage
     limits.set_umask()
     try:
         apply_log(config)
@@ -116,8 +117,8 @@ class Daemon:
                 log.warning("the start had failed anyway", error=str(starting.exception()))
             return False
         await starting
-        gc.collect()
         gc.freeze()  # what is loaded now stays: later collections need not look at it
+        gc.enable()
         self._ready()
         log.info("ready", socket=self._config.socket_path, ms=round((clock.monotonic() - self._began) * 1000))
         return True

@@ -1,11 +1,11 @@
 """The parts of one instance, built from its configuration, started in order, and each ended in the opposite order.
 
 ```
- start   engine (spawner) ► images ► network ► runtime (adopts, reconciles) ► metrics endpoint ► CRI server
- end     CRI server (calls in flight) ► endpoint ► runtime ► network ► images ► engine ► what is left in the kernel
+ start   engine (spawner) and network ► images ► runtime (adopts, reconciles) ► metrics endpoint ► CRI server
+ end     CRI server (calls in flight) ► endpoint ► runtime ► images ► network ► engine ► what is left in the kernel
 ```
 Invariant: whatever was started is ended, also when a later part cannot start, and a part that fails to end does not
-keep the others from it. The heavy imports (grpc, protobuf, prometheus-client) come while the spawner comes up.
+keep the others from it. The heavy imports (grpc, protobuf, prometheus-client) come while spawner and bridge come up.
 """
 
 import asyncio
@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
+from crishim.clock import monotonic
 from crishim.config.model import Config
 from crishim.daemon import placement
 from crishim.errors import CrishimError, FailedPreconditionError
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from crishim.engine.client import Engine
     from crishim.images.service import Images
     from crishim.images.settings import ImageSettings
+    from crishim.linux.cgroups.layout import Layout
     from crishim.linux.facts import HostFacts
     from crishim.metrics.metrics import Metrics
     from crishim.pods.ports import Network
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from crishim.server.service import Server
 
 Ready = Callable[[], tuple[bool, str]]
+Start = Callable[[], Awaitable[object]]
 
 log = get_logger("crishim.daemon")
 
@@ -57,26 +60,26 @@ class Parts:
         facts = host_facts()
         assert facts.layout is not None
         placement.enter_leaf(facts.layout, os.environ)
-        engine = self._engine(facts)
-        starting = asyncio.get_running_loop().create_task(engine.start(), name="engine start")
-        await asyncio.sleep(0)  # the spawner's process starts here, and comes up while we import
+        engine, network = self._engine(facts.layout), self._network()
+        early = [self._early("engine", engine.start), self._early("network", network.start)]
         try:
+            await asyncio.sleep(0)  # both wait for others from here on: the spawner's process, the kernel
             metrics = self._metrics()
-            images, network = self._make_images(engine, metrics), self._network()
+            images = self._make_images(engine, metrics)
+            runtime = self._runtime(facts, engine, images, network, metrics)
             from crishim.server.service import Server
-        except BaseException:
-            starting.cancel()
-            raise
+
+            server = Server(runtime, images, self.config.socket_path, metrics)
+            await asyncio.gather(*early)
         finally:
-            await asyncio.wait([starting])
-        await starting
+            for task in early:
+                task.cancel()
+            await asyncio.wait(early)
         await self._begin("images", images.start, images.stop)
-        await self._begin("network", network.start, lambda: network.shutdown(remove=self._without_pods()))
-        runtime = self._runtime(facts, engine, images, network, metrics)
         await self._begin("runtime", runtime.start, runtime.close)
         metrics.watch(lambda: runtime.counts()[0], lambda: runtime.counts()[1], lambda: runtime.counts()[0]["READY"])
         await self._serve_metrics(metrics)
-        server = self.server = Server(runtime, images, self.config.socket_path, metrics)
+        self.server = server
         await self._begin("server", server.start, lambda: server.stop(float(self.config.limits.shutdown_seconds)))
 
     async def end(self) -> None:
@@ -92,14 +95,21 @@ class Parts:
         """Return one line for each call in flight."""
         return [] if self.server is None else self.server.calls.describe()
 
-    async def _begin(
-        self, name: str, start: Callable[[], Awaitable[object]], end: Callable[[], Awaitable[object]]
-    ) -> None:
+    def _early(self, name: str, start: Start) -> "asyncio.Task[None]":
+        """Start a part beside the others' imports; its end is pushed by whoever made it."""
+        return asyncio.get_running_loop().create_task(self._timed(name, start), name=f"start of {name}")
+
+    async def _begin(self, name: str, start: Start, end: Start) -> None:
         """Start a part; from now on it is ended, even if it stops half-way through its start."""
         self._push(name, end)
-        await start()
+        await self._timed(name, start)
 
-    def _push(self, name: str, end: Callable[[], Awaitable[object]]) -> None:
+    async def _timed(self, name: str, start: Start) -> None:
+        began = monotonic()
+        await start()
+        log.debug("part started", part=name, ms=round((monotonic() - began) * 1000, 1))
+
+    def _push(self, name: str, end: Start) -> None:
         async def guarded() -> None:
             try:
                 await end()
@@ -110,11 +120,10 @@ class Parts:
 
         self._ends.push_async_callback(guarded)
 
-    def _engine(self, facts: "HostFacts") -> "Engine":
+    def _engine(self, layout: "Layout") -> "Engine":
         from crishim.engine.client import Engine, EngineSettings
 
-        assert facts.layout is not None
-        layout, parent = facts.layout, self.config.cgroup_parent
+        parent = self.config.cgroup_parent
         group = placement.keepers_group(layout, parent, os.environ)
         deadline = float(self.config.runtime.keeper_seconds)
         engine = Engine(EngineSettings(self.config.paths, layout, group, greeting_deadline=deadline))
@@ -146,17 +155,18 @@ class Parts:
         return self._images
 
     def _network(self) -> "Network":
-        network = self.config.network
-        if not network.enabled:
+        settings = self.config.network
+        if not settings.enabled:
             from crishim.daemon.disabled import DisabledNetwork
 
             return DisabledNetwork()
         from crishim.network.embedded import EmbeddedNetwork
         from crishim.network.settings import NetworkSettings
 
-        return EmbeddedNetwork(
-            NetworkSettings(bridge=network.bridge, subnets=network.subnets, mtu=network.mtu or None), self._store.leases
-        )
+        chosen = NetworkSettings(bridge=settings.bridge, subnets=settings.subnets, mtu=settings.mtu or None)
+        network = EmbeddedNetwork(chosen, self._store.leases)
+        self._push("network", lambda: network.shutdown(remove=self._without_pods()))
+        return network
 
     def _runtime(
         self, facts: "HostFacts", engine: "Engine", images: "Images", network: "Network", metrics: "Metrics"
