@@ -9,6 +9,7 @@ import itertools
 import os
 import socket
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import grpc
@@ -60,6 +61,19 @@ class Client:
         """Return the runtime's name and version."""
         answer = self.runtime.Version(api.VersionRequest(), timeout=DEADLINE)
         return f"{answer.runtime_name} {answer.runtime_version}"
+
+    def wait_ready(self, seconds: float) -> None:
+        """Wait until the runtime answers; one that already listens may still say UNAVAILABLE for a moment."""
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                self.version()
+            except grpc.RpcError as error:
+                if error.code() is not grpc.StatusCode.UNAVAILABLE or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.001)
+            else:
+                return
 
     def pull(self, reference: str) -> str:
         """Pull an image and return its id."""
@@ -149,14 +163,14 @@ class Client:
         return bool(state == api.CONTAINER_EXITED)
 
 
-def wait_listening(address: str, seconds: float) -> None:
+def wait_listening(address: str, seconds: float, alive: Callable[[], bool]) -> None:
     """Wait until somebody accepts connections on a unix socket.
 
     Raises:
-        TimeoutError: nobody did within `seconds`.
+        TimeoutError: nobody did within `seconds`, or the one who should has ended.
     """
     deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
+    while alive() and time.monotonic() < deadline:
         with socket.socket(socket.AF_UNIX) as probe:
             try:
                 probe.connect(address)
@@ -164,4 +178,4 @@ def wait_listening(address: str, seconds: float) -> None:
                 time.sleep(0.001)
                 continue
             return
-    raise TimeoutError(f"nobody listens on {address} after {seconds:.0f} s")
+    raise TimeoutError(f"nobody listens on {address}" if alive() else "it ended at once")

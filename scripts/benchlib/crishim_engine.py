@@ -15,27 +15,25 @@ from crishim.engine.plan import types
 from crishim.linux.cgroups import apply as cgroups
 from crishim.linux.cgroups.layout import detect
 from crishim.paths import Paths
-from scripts.benchlib import default_plan, oci
+from scripts.benchlib import default_plan
 from scripts.benchlib.cage import Cage, working_directories
 
 DEADLINE = 30.0
 
 
 class CrishimEngine:
-    """The engine with a default plan; `start` gives the function that takes samples."""
+    """The engine with a default plan on an image's unpacked layer; `run` takes samples."""
 
-    def __init__(self, cage: Cage, image: oci.Image, scratch: str) -> None:
+    def __init__(self, cage: Cage, layer: str) -> None:
         self.cage = cage
         root, state = working_directories("engine")
         self._paths = Paths(root, state)
         self._layout = detect()
-        layer = os.path.join(scratch, "layer")
-        os.makedirs(layer, exist_ok=True)
-        oci.unpack(image, layer)
         self.place = self._paths.empty
         os.makedirs(self.place, mode=0o711, exist_ok=True)
         cgroups.make(self._layout.directories(cage.pods), parent=True)
-        self.pod, self.container = default_plan.make(self._paths, self._layout, cage.pods, layer)
+        settings = default_plan.host_settings(self._paths, self._layout, cage.pods)
+        self.pod, self.container = default_plan.make(settings, layer)
         os.makedirs(os.path.dirname(os.path.dirname(self.container.root.upper)), exist_ok=True)
         self._loop = asyncio.new_event_loop()
         self._engine: Engine | None = None
@@ -47,6 +45,11 @@ class CrishimEngine:
             RuntimeError: /bin/true did not end with status 0.
         """
         return [self._loop.run_until_complete(self._timed(quiet)) for _ in range(count)]
+
+    @property
+    def spawner(self) -> int:
+        """The spawner's pid; 0 before the first turn."""
+        return self._engine.spawner_pid if self._engine is not None else 0
 
     def close(self) -> None:
         """End the spawner."""

@@ -23,27 +23,43 @@ CONTAINER = "c" * 64
 SHARED = ("hosts", "hostname", "resolv.conf")
 
 
-def make(paths: Paths, layout: Layout, parent: str, layer: str) -> tuple[types.PodPlan, types.ContainerPlan]:
+def make(settings: PlanSettings, layer: str) -> tuple[types.PodPlan, types.ContainerPlan]:
     """Return the plans of the pod and of its container.
 
     Args:
-        paths: of the instance.
-        layout: control groups of the host.
-        parent: the control group that the container's stands in.
+        settings: of the instance and host; its control group parent is what the container's group stands in.
         layer: absolute path of the image's unpacked layer.
     """
-    planner = Planner(_settings(paths, layout, parent))
+    planner = Planner(settings)
     namespaces = request.NamespaceOptions(pid=request.NamespaceMode.CONTAINER)
     sandbox = request.SandboxConfig(
         metadata=request.Metadata("bench", "bench", "bench"),
         hostname="bench",
-        cgroup_parent=parent,
         security=request.SandboxSecurity(namespaces=namespaces, seccomp=request.SecurityProfile()),
     )
     pod = planner.pod(POD, sandbox)
-    plan = planner.container(_input(paths, sandbox, layer))
-    pod = replace(pod, pin="", cgroup=types.CgroupPlan(layout.version, ()))
-    return pod, _with_files(_in_group(plan, layout, f"{parent}/{CONTAINER}"), paths.root)
+    plan = planner.container(_input(settings.paths, sandbox, layer))
+    pod = replace(pod, pin="", cgroup=types.CgroupPlan(settings.layout.version, ()))
+    plan = _in_group(plan, settings.layout, f"{settings.cgroup_parent}/{CONTAINER}")
+    return pod, _with_files(plan, settings.paths.root)
+
+
+def host_settings(paths: Paths, layout: Layout, parent: str) -> PlanSettings:
+    """Return the settings with this host's facts, as the daemon would find them."""
+    host = facts.probe()
+    limits, _ = rlimits.clamp(rlimits.container(rlimits.DEFAULT), host.hard_rlimit, may_raise=host.may_raise_rlimits)
+    return PlanSettings(
+        paths=paths,
+        layout=layout,
+        cgroup_parent=parent,
+        kernel=host.kernel_version,
+        bounding=host.bounding,
+        rlimits=limits,
+        overlay_append=host.overlay_lowerdir_plus,
+        swap=host.swap_accounting,
+        pids_limit=1024,
+        seccomp=default_profile(),
+    )
 
 
 def _input(paths: Paths, sandbox: request.SandboxConfig, layer: str) -> ContainerInput:
@@ -72,24 +88,6 @@ def _input(paths: Paths, sandbox: request.SandboxConfig, layer: str) -> Containe
         resources=resources,
         upper=f"{top}/upper",
         work=f"{top}/work",
-    )
-
-
-def _settings(paths: Paths, layout: Layout, parent: str) -> PlanSettings:
-    """The host's facts, as the daemon would find them."""
-    host = facts.probe()
-    limits, _ = rlimits.clamp(rlimits.container(rlimits.DEFAULT), host.hard_rlimit, may_raise=host.may_raise_rlimits)
-    return PlanSettings(
-        paths=paths,
-        layout=layout,
-        cgroup_parent=parent,
-        kernel=host.kernel_version,
-        bounding=host.bounding,
-        rlimits=limits,
-        overlay_append=host.overlay_lowerdir_plus,
-        swap=host.swap_accounting,
-        pids_limit=1024,
-        seccomp=default_profile(),
     )
 
 

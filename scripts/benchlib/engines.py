@@ -53,7 +53,10 @@ def _systems(
     """Set up each system; one that fails is named, and the others still run."""
     cage = Cage("engine")
     stack.callback(cage.close)
-    engine = CrishimEngine(cage, image, setting.scratch)
+    layer = os.path.join(setting.scratch, "layer")
+    os.makedirs(layer)
+    oci.unpack(image, layer)
+    engine = CrishimEngine(cage, layer)
     stack.callback(engine.close)
     builders: dict[str, Callable[[], Run]] = {
         SUBJECT: lambda: engine.run,

@@ -32,6 +32,11 @@ class Floor:
         with open(self._file, "w", encoding="ascii") as file:
             file.write(f"{self.text}\n")
 
+    @property
+    def command(self) -> tuple[str, str]:
+        """The program and the file with its calls: one turn."""
+        return self._program, self._file
+
     def run(self, count: int, quiet: float) -> list[float]:
         """Return so many times in ms, each after so many seconds of quiet."""
         command = [self._program, "--loop", str(count), "--pause", str(int(quiet * 1000)), self._file]

@@ -18,7 +18,6 @@ from crishim.engine.plan import types
 from crishim.linux import calls
 
 Line = tuple[str | int | bytes, ...]
-CAPABILITIES = int(open("/proc/sys/kernel/cap_last_cap", encoding="ascii").read()) + 1  # noqa: SIM115  once, at import
 CLOEXEC = calls.OPEN_TREE_CLOEXEC
 EMPTY = calls.AT_EMPTY_PATH
 RESOLVE = calls.RESOLVE_IN_ROOT | calls.RESOLVE_NO_MAGICLINKS
@@ -222,7 +221,7 @@ def _process(text: Program) -> None:
     text.child.append(("close_range", 3, 0xFFFFFFFF, calls.CLOSE_RANGE_CLOEXEC))
     text.child += [("prlimit64", limit.resource, limit.soft, limit.hard) for limit in process.rlimits]
     text.child += [("umask", process.umask), ("chdir", process.cwd)]
-    for number in range(CAPABILITIES):
+    for number in range(_capabilities()):
         if not sets.bounding >> number & 1:
             text.child.append(("prctl", calls.PR_CAPBSET_DROP, number, 0, 0, 0))
     text.child.append(("prctl", calls.PR_SET_KEEPCAPS, 1, 0, 0, 0))
@@ -231,6 +230,12 @@ def _process(text: Program) -> None:
     _confine(text, process)
     env = [entry.encode("latin-1") for entry in process.env]
     text.child.append(("execve", process.argv[0], len(process.argv), *process.argv, *env, "HOME=/root"))
+
+
+def _capabilities() -> int:
+    """How many capabilities this kernel has (capabilities(7), cap_last_cap)."""
+    with open("/proc/sys/kernel/cap_last_cap", encoding="ascii") as file:
+        return int(file.read()) + 1
 
 
 def _confine(text: Program, process: types.ProcessPlan) -> None:

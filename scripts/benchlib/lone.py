@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 
 from scripts.benchlib import population
-from scripts.benchlib.cri import Pod, wait_listening
+from scripts.benchlib.cri import Pod
 from scripts.benchlib.measure import Samples
 from scripts.benchlib.systems import System
 
@@ -48,7 +48,6 @@ def restart(system: System, samples: Samples, rounds: int) -> None:
             before = time.perf_counter_ns()
             system.kill()
             system.start()
-            wait_listening(system.socket, 30)
             found = system.client.sandboxes()
             samples.add("restart", system.name, (time.perf_counter_ns() - before) / 1e6)
             if found != len(pods):

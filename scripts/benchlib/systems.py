@@ -79,12 +79,15 @@ class System(ABC):
                 start_new_session=True,
             )
         try:
-            wait_listening(self.socket, ANSWER)
+            wait_listening(self.socket, ANSWER, self._alive)
             self.client.close()
             self.client = self._connect()
-            self.client.version()
+            self.client.wait_ready(ANSWER)
         except Exception as error:
             raise RuntimeError(f"{self.name} does not answer: {error}\n{self.tail()}") from error
+
+    def _alive(self) -> bool:
+        return self._daemon is not None and self._daemon.poll() is None
 
     @property
     def log(self) -> str:
