@@ -374,3 +374,71 @@ def test_no_deny_window_while_limits_and_programs_change(layout: Layout, group: 
         os.close(fd)
     apply.kill(layout.directories(group), layout.version)
     member.reap()
+
+
+def test_cpus_and_nodes_come_from_above_even_through_groups_that_have_none(layout: Layout) -> None:
+    directory = layout.directory("cpuset", f"/crishim-test-{run_id()}-{secrets.token_hex(3)}")
+    if layout.version == 2 or directory is None:
+        pytest.skip("lacks a v1 cpuset hierarchy")
+    os.mkdir(directory)  # as a manager would that does not fill it
+    assert apply.read(directory, "cpuset.cpus").strip() == b""
+    try:
+        apply.make([f"{directory}/a/b"])
+        above = apply.read(os.path.dirname(directory), "cpuset.cpus")
+        assert apply.read(f"{directory}/a/b", "cpuset.cpus") == above
+        assert apply.read(f"{directory}/a/b", "cpuset.mems").strip()
+    finally:
+        apply.remove([directory])
+
+
+@pytest.fixture
+def v2(layout: Layout) -> Iterator[str]:
+    """Return a fresh group's directory in the v2 hierarchy, treated as if the host had no other."""
+    if layout.unified is None or not layout.unified.controllers:
+        pytest.skip("lacks a v2 hierarchy with a controller")
+    root = layout.unified.mountpoint
+    before = apply.read(root, "cgroup.subtree_control").split()
+    directory = layout.unified.directory(f"/crishim-test-{run_id()}-{secrets.token_hex(3)}")
+    yield directory
+    apply.kill([directory], 2)
+    apply.remove([directory], patience=5)
+    for controller in set(apply.read(root, "cgroup.subtree_control").split()) - set(before):
+        with contextlib.suppress(OSError):  # other groups may use it by now
+            apply.write(root, "cgroup.subtree_control", f"-{controller.decode()}")
+
+
+def test_v2_controllers_are_passed_on_to_the_group(layout: Layout, v2: str) -> None:
+    assert layout.unified is not None
+    apply.make([f"{v2}/pod/c"])
+    assert set(apply.read(f"{v2}/pod/c", "cgroup.controllers").split()) >= {
+        name.encode() for name in layout.unified.controllers if name in {"cpu", "memory", "pids", "hugetlb"}
+    }
+    assert apply.read(f"{v2}/pod/c", "cgroup.subtree_control").split() == []
+    apply.make([f"{v2}/pod/c"])
+
+
+def test_v2_a_group_with_groups_of_its_own_is_joined_at_its_leaf(layout: Layout, v2: str) -> None:
+    assert layout.unified is not None
+    apply.make([f"{v2}/c"])
+    as_v2 = Layout(2, (), layout.unified)
+    name = v2.removeprefix(layout.unified.mountpoint)
+    member = Member(as_v2, f"{name}/c")
+    assert member.wait_ready() == "ok"
+    # What a container does that manages groups: move itself into a leaf, then pass controllers on.
+    os.mkdir(f"{v2}/c/init")
+    apply.write(f"{v2}/c/init", "cgroup.procs", str(member.pid))
+    apply.write(f"{v2}/c", "cgroup.subtree_control", f"+{layout.unified.controllers[0]}")
+    refused = Member(as_v2, f"{name}/c")
+    assert "write cgroup.procs=0" in refused.wait_ready()
+    os.kill(refused.pid, signal.SIGKILL)
+    refused.reap()
+    leaf = apply.leaf(member.pid, layout.unified.mountpoint)
+    assert leaf == f"{v2}/c/init"
+    joined = Member(as_v2, leaf.removeprefix(layout.unified.mountpoint))
+    assert joined.wait_ready() == "ok"
+    assert sorted(apply.pids([f"{v2}/c"])) == sorted([member.pid, joined.pid])
+    assert apply.freeze([f"{v2}/c"], 2)
+    apply.kill([f"{v2}/c"], 2)
+    assert (member.reap(), joined.reap()) == (-signal.SIGKILL, -signal.SIGKILL)
+    apply.remove([f"{v2}/c"], patience=5)
+    assert not os.path.exists(f"{v2}/c")
