@@ -5,7 +5,6 @@ values. Keys within an inline table are not listed; `find` gives the line of the
 """
 
 import re
-import tomllib
 from typing import Any
 
 Path = tuple[str, ...]
@@ -69,6 +68,8 @@ def _header(text: str) -> str:
 
 def _key(text: str) -> Path:
     """Return the parts of a dotted key; tomllib knows best how quoted ones read."""
+    import tomllib  # loaded already, where there is a key
+
     value: Any = tomllib.loads(f"{text.strip()} = 0")
     parts: list[str] = []
     while isinstance(value, dict):

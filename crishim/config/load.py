@@ -6,7 +6,6 @@ at once, one a line: `FILE:LINE: KEY: what is wrong and what would be right`. Fl
 
 import os
 import re
-import tomllib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -40,11 +39,7 @@ def load_file(path: str | None, overrides: Mapping[str, Any] | None = None) -> C
 
 def load(text: str, source: str, overrides: Mapping[str, Any] | None = None) -> Config:
     """Return the configuration that TOML text and overrides describe; `source` names the text in errors."""
-    try:
-        document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        at = re.search(r"\(at line (\d+)", str(error))
-        raise InvalidArgumentError(f"{source}:{at[1]}" if at else source, f"not TOML: {error}") from None
+    document = _parse(text, source) if text else {}
     given: dict[str, Any] = {}
     unknown: list[tuple[str, ...]] = []
     _flatten(document, (), given, unknown)
@@ -76,6 +71,16 @@ def _read(path: str) -> str:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise InvalidArgumentError(f"{path}:{line}", "is not UTF-8 text") from None
+
+
+def _parse(text: str, source: str) -> dict[str, Any]:
+    import tomllib  # most instances are configured by flags alone, and start without it
+
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        at = re.search(r"\(at line (\d+)", str(error))
+        raise InvalidArgumentError(f"{source}:{at[1]}" if at else source, f"not TOML: {error}") from None
 
 
 def _flatten(table: Mapping[str, Any], path: tuple[str, ...], given: dict[str, Any], unknown: list[Any]) -> None:
