@@ -93,7 +93,7 @@ class EmbeddedNetwork:
 
     def _adopt(self, state: HostState) -> None:
         self._mtu = state.bridge.mtu
-        self._links.present = set(state.links)
+        self._links.present = set(state.links) | self._attaching
         for owner, rule in state.ports:
             if rule not in self._ports.rules(owner.pod_id):
                 self._ports.enter(owner, [rule])

@@ -255,8 +255,8 @@ def test_a_restarted_daemon_keeps_live_pods_and_removes_the_rest(host: Namespace
             assert list(after.interface_stats()) == [live.id]
             assert await after.reconcile(frozenset({live.id})) == 0
             with pytest.raises(AlreadyExistsError, match="ns/a"):
-                await after.attach(dead.netns, AttachRequest(dead.id, ports=tcp))
-            fresh = await after.attach(dead.netns, AttachRequest(dead.id, ports=udp))
+                await after.attach(dead.netns, AttachRequest(dead.id, ports=(HostPort("tcp", 80, 8080),)))
+            fresh = await after.attach(dead.netns, AttachRequest(dead.id, ports=(HostPort("udp", 80, 8081),)))
             assert fresh.ips != kept.ips
             for pod in (live, dead):
                 await after.detach(pod.id, None)
