@@ -1,9 +1,10 @@
 """Create, start and remove a container; its stop is `stopping`, its end `exits`.
 
 Create makes nothing in the kernel: a directory for what the container will write, a hold on the image's layers,
-the plan, the row. Start has the keeper execute the plan: either the program runs, or the container is EXITED with
-code 128 and reason StartError, and the error names the step, path and errno (field case E6). Remove ends what
-runs, gives the layers back and forgets the row; what an interrupted remove left, the next one finishes.
+the plan (which finds every problem of the request), the row. Start has the keeper execute the plan: either the
+program runs, or the container is EXITED with code 128 and reason StartError, and the error names the step, path and
+errno (field case E6). Remove ends what runs, gives the layers back and forgets the row; what an interrupted remove
+left, the next one finishes.
 
 Out of scope: who may call when (`runtime` gives each call its flight).
 """
@@ -13,13 +14,14 @@ import dataclasses
 
 from crishim import clock, codec
 from crishim.engine.plan.request import ContainerConfig, ImageConfig, Mount
-from crishim.errors import CrishimError, DeadlineExceededError, FailedPreconditionError, NotFoundError
+from crishim.errors import CrishimError, DeadlineExceededError, FailedPreconditionError, KernelError, NotFoundError
 from crishim.ids import new_id
 from crishim.pods import exits, keepers, logs, mounts, signals, stopping
 from crishim.pods.context import Context, log
 from crishim.pods.events import EventType
 from crishim.pods.objects import Container, Sandbox
 from crishim.pods.plans import container_plan, recompute
+from crishim.pods.ports import Keeper, Started
 from crishim.pods.records import ContainerSpec, ContainerStatus, container_name
 from crishim.pods.views import ContainerState
 from crishim.undo import Undo
@@ -65,7 +67,6 @@ async def create(context: Context, sandbox: Sandbox, config: ContainerConfig) ->
             )
             container = context.registry.new_container(sandbox, spec, ContainerStatus(resources=config.resources))
             container.plan = recompute(context, container)
-            context.layers.write_plan(identifier, codec.dumps(container.plan))
             context.registry.insert_container(container)
         context.observer.start_phase("create", clock.monotonic() - began)
         context.tell(EventType.CREATED, sandbox, spec.created_at, container)
@@ -93,7 +94,7 @@ async def _start(context: Context, container: Container) -> None:
     began = clock.monotonic()
     try:
         logs.ensure_directory(container.spec.log_path)
-        started = await keeper.start_container(container_plan(context, container))
+        started = await _execute(context, container, keeper)
     except CrishimError as error:
         await _fail(context, container, error)
         raise
@@ -114,6 +115,18 @@ async def _start(context: Context, container: Container) -> None:
         keepers.acknowledge(context, keeper, entry.seq)
     elif sandbox.keeper is not keeper and container.running:
         await keepers.bury(context, container)
+
+
+async def _execute(context: Context, container: Container, keeper: Keeper) -> Started:
+    """Have the plan executed, and write it down for later meanwhile; it is pure, so a file that fails costs nothing."""
+    plan = container_plan(context, container)
+    starting = asyncio.get_running_loop().create_task(keeper.start_container(plan), name=f"start {container.id}")
+    await asyncio.sleep(0)  # the keeper has it now, and takes milliseconds
+    try:
+        context.layers.write_plan(container.id, codec.dumps(plan))
+    except KernelError as error:
+        log.warning("the plan of a container could not be kept", container=container.id, error=str(error))
+    return await starting
 
 
 async def _fail(context: Context, container: Container, error: CrishimError) -> None:

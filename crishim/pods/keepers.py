@@ -10,12 +10,16 @@ Out of scope: how a death is noticed (engine: pidfd), and the network, which Sto
 import asyncio
 import contextlib
 import dataclasses
+import os
+import signal
 from collections.abc import Sequence
 
+from crishim import clock
 from crishim.errors import CrishimError
 from crishim.linux.cgroups import apply
 from crishim.pods import exits
 from crishim.pods.context import Context, log
+from crishim.pods.events import EventType
 from crishim.pods.objects import Container, Sandbox
 from crishim.pods.plans import container_plan
 from crishim.pods.ports import Exit, Keeper
@@ -59,6 +63,7 @@ async def lost(context: Context, sandbox: Sandbox) -> None:
     """End what a dead keeper left: its containers, and the sandbox's readiness."""
     if sandbox.ready:
         log.error("the keeper of a sandbox ended unexpectedly", pod=sandbox.id)
+    end_process(sandbox.status.keeper_pid, sandbox.status.keeper_start)
     replay(context, sandbox, context.engine.journal(sandbox.id))
     running = [container for container in sandbox.containers.values() if container.running]
     await asyncio.gather(*(bury(context, container) for container in running))
@@ -67,6 +72,27 @@ async def lost(context: Context, sandbox: Sandbox) -> None:
         apply.kill(group, context.planner.layout.version)
     if sandbox.ready:
         sandbox.change(dataclasses.replace(sandbox.status, stage=Stage.NOTREADY, reason=exits.KEEPER_LOST))
+        context.tell(EventType.STOPPED, sandbox, clock.now())
+
+
+def end_process(pid: int, start_time: int) -> None:
+    """SIGKILL a keeper that is there but does not answer; nothing else that may have its pid by now.
+
+    Args:
+        pid: as recorded; 0 for none.
+        start_time: in clock ticks since boot (proc_pid_stat(5), field 22); the caller has compared the boot ids.
+    """
+    if pid <= 0 or start_time <= 0:
+        return
+    with contextlib.suppress(OSError):
+        fd = os.pidfd_open(pid)
+        try:
+            with open(f"/proc/{pid}/stat", "rb") as file:
+                text = file.read()
+            if int(text[text.rindex(b")") + 2 :].split()[19]) == start_time:
+                signal.pidfd_send_signal(fd, signal.SIGKILL)
+        finally:
+            os.close(fd)
 
 
 def replay(context: Context, sandbox: Sandbox, entries: Sequence[Exit]) -> None:

@@ -61,7 +61,7 @@ class Layers:
             raise KernelError(f"make the layer {home}", error.errno or errno.EIO) from None
 
     def write_plan(self, container_id: str, document: bytes) -> None:
-        """Keep the container's plan, for a start by a later daemon and for those who look; whole or not at all."""
+        """Keep the plan that is executed, for execs of a later daemon and for those who look; whole or not at all."""
         path = f"{self._base}/{container_id}/{PLAN}"
         try:
             fd = os.open(f"{path}.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)

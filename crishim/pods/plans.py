@@ -1,7 +1,8 @@
 """A container's plan when it is needed after its making: from memory, from its file, or computed anew.
 
-The plan is pure, so the last is always possible: after a power failure that took the file, or when a newer
-version no longer reads what an older one wrote. Out of scope: computing (`crishim.engine.plan`).
+The file is written while the plan is executed. The plan is pure, so the last is always possible: for a container
+that was never started, after a power failure that took the file, or when a newer version no longer reads what an
+older one wrote. Out of scope: computing (`crishim.engine.plan`).
 """
 
 from crishim import codec

@@ -11,7 +11,6 @@ Out of scope: the order of writes and what a value means (`crishim.linux.cgroups
 import dataclasses
 import errno
 
-from crishim import codec
 from crishim.engine.plan.request import Resources
 from crishim.errors import FailedPreconditionError, KernelError
 from crishim.linux.cgroups import apply
@@ -90,7 +89,6 @@ async def update(context: Context, container: Container, resources: Resources) -
         container.change(dataclasses.replace(container.status, resources=merged))
         if state is ContainerState.CREATED:
             container.plan = recompute(context, container)
-            context.layers.write_plan(container.id, codec.dumps(container.plan))
 
 
 def _write(settings: Settings) -> None:

@@ -85,7 +85,7 @@ class FakeKeeper:
         self._faults = engine.faults
         self.process = process
         self.pid = 4711
-        self.start_time = 99
+        self.start_time = 1  # no process of this machine began in its first tick, so none is taken for it
         self.netns_fd = -1
         self.netlink_fd = -1
         self.running = dict(process.running)

@@ -23,7 +23,7 @@ from crishim.errors import (
     InvalidArgumentError,
     NotFoundError,
 )
-from crishim.pods import stopping
+from crishim.pods import keepers, stopping
 from crishim.pods.events import EventType
 from crishim.pods.views import ContainerFilter, ContainerState, SandboxFilter, SandboxState
 from tests.fakes.daemon import NOTHING, Daemon, app, pod, running
@@ -60,12 +60,12 @@ async def test_whole_life(tmp_path: Path) -> None:
         assert view2.config.labels == {"tier": "x"}  # never the image's (C7)
         assert daemon.images.holds == {container_id: IMAGE.id}
         assert os.path.isdir(f"{daemon.paths.container(container_id)}/upper")
-        assert '"argv":["/bin/app"]' in Path(daemon.paths.container(container_id), "plan.json").read_text()
 
         await runtime.start_container(container_id)
         view3 = runtime.container(container_id)
         assert view3.state is RUNNING
         assert view3.user is not None
+        assert '"argv":["/bin/app"]' in Path(daemon.paths.container(container_id), "plan.json").read_text()
         assert view3.started_at >= view3.created_at > 0
         assert view3 is runtime.container(container_id)  # cached until something changes
 
@@ -385,6 +385,28 @@ async def test_lost_keeper(tmp_path: Path) -> None:
         assert (runtime.container(ended).exit_code, runtime.container(ended).reason) == (9, "Error")
         with pytest.raises(FailedPreconditionError):
             await runtime.create_container(pod_id, app("late"), None)
+        await runtime.remove_sandbox(pod_id)
+        assert daemon.left() == NOTHING
+
+
+async def test_lost_keeper_whose_container_cannot_be_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stuck(directories: tuple[str, ...], version: int) -> bool:
+        raise OSError(16, "rmdir control group: 1 processes are left in it", directories[0])
+
+    async with running(tmp_path) as daemon:
+        runtime = daemon.runtime
+        pod_id, container_id = await _started(daemon)
+        with monkeypatch.context() as patch:
+            patch.setattr(keepers, "kill_group", stuck)
+            daemon.process(pod_id).die()
+            while runtime.sandbox(pod_id).state is SandboxState.READY:
+                await asyncio.sleep(0.001)
+            assert runtime.container(container_id).state is ContainerState.UNKNOWN
+            for call in (runtime.stop_container(container_id, 1), runtime.remove_container(container_id)):
+                with pytest.raises(DeadlineExceededError, match="cannot be killed"):
+                    await call
+        await runtime.stop_container(container_id, 1)
+        assert runtime.container(container_id).reason == "KeeperLost"
         await runtime.remove_sandbox(pod_id)
         assert daemon.left() == NOTHING
 

@@ -1,5 +1,6 @@
 """The pure and small parts: validation, sysctls, signals, mounts, logs, rates, usage, records."""
 
+import asyncio
 import os
 import signal
 from pathlib import Path
@@ -38,7 +39,7 @@ from crishim.pods.records import (
     join,
 )
 from crishim.pods.states import CONTAINER_MOVES, SANDBOX_MOVES, Stage, check_container, check_sandbox
-from crishim.pods.usage import walk
+from crishim.pods.usage import Usage, walk
 from crishim.pods.validate import Abilities
 from crishim.pods.validate import check_container as validate_container
 from crishim.pods.validate import check_sandbox as validate_sandbox
@@ -254,6 +255,29 @@ def test_usage_counts_blocks_inodes_and_links_once(tmp_path: Path) -> None:
     assert 100_000 <= stats.used_bytes < 140_000
     assert walk(str(tmp_path), 3) is None
     assert walk(f"{tmp_path}/none") is None
+
+
+async def test_usage_is_refreshed_behind_the_callers_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = Usage(lambda container_id: f"{tmp_path}/{container_id}")
+    (tmp_path / "small").mkdir()
+    (tmp_path / "large").mkdir()
+    for n in range(100):
+        (tmp_path / f"large/{n}").touch()
+    first = usage.read("small")
+    assert first is not None
+    assert first.inodes_used == 1
+    assert usage.read("small") is first  # fresh enough
+    assert usage.read("large") is None  # not on the spot
+    async with asyncio.timeout(10):
+        while (found := usage.read("large")) is None:
+            await asyncio.sleep(0.001)
+    assert found.inodes_used == 101
+    (tmp_path / "small/file").touch()
+    monkeypatch.setattr("crishim.pods.usage.FRESH", 0.0)
+    usage.forget("small")
+    assert usage.read("small") != first
+    assert usage.read("gone") is None
+    usage.close()
 
 
 def test_merge_of_resources() -> None:

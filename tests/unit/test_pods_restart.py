@@ -32,7 +32,7 @@ async def test_everything_survives_a_restart(tmp_path: Path) -> None:
         await daemon.restart()
         assert (daemon.runtime.sandboxes(SandboxFilter()), daemon.runtime.containers(ContainerFilter())) == before
         assert daemon.observer.leaks == {}
-        await daemon.runtime.start_container(made)  # its plan comes from its file
+        await daemon.runtime.start_container(made)  # its plan is computed anew
         assert daemon.runtime.container(made).state is RUNNING
         assert (await daemon.runtime.exec_sync(container_id, ["id"], 0)).exit_code == 3
         await daemon.runtime.stop_container(container_id, 1)
@@ -43,14 +43,13 @@ async def test_everything_survives_a_restart(tmp_path: Path) -> None:
 
 async def test_a_lost_plan_is_computed_anew(tmp_path: Path) -> None:
     async with running(tmp_path) as daemon:
-        _, container_id = await _pod(daemon, start=False)
+        _, container_id = await _pod(daemon)
         plan = Path(daemon.paths.container(container_id), "plan.json")
         before = daemon.runtime.container_info(container_id)["plan"]
         plan.write_text('{"container_')  # cut off by a power failure
         await daemon.restart()
         assert daemon.runtime.container_info(container_id)["plan"] == before
-        await daemon.runtime.start_container(container_id)
-        assert daemon.runtime.container(container_id).state is RUNNING
+        assert (await daemon.runtime.exec_sync(container_id, ["id"], 0)).exit_code == 3
 
 
 async def test_exit_while_the_daemon_is_away(tmp_path: Path) -> None:
