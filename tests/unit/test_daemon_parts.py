@@ -1,6 +1,7 @@
 """Lock, directories, sd_notify, the dump and the reload of the daemon, each by itself."""
 
 import asyncio
+import json
 import os
 import socket
 import subprocess
@@ -183,3 +184,27 @@ def test_reload_applies_what_it_can_and_names_the_rest(tmp_path: Path) -> None:
 def test_default_paths() -> None:
     assert Config().paths == Paths("/var/lib/crishim", "/run/crishim")
     assert load('state = "/run/two"', "").paths.keeper_socket("p") == "/run/two/pods/p/keeper.sock"
+
+
+UNHANDLED = """
+import asyncio, gc
+from crishim.log import configure
+from crishim.daemon.app import unhandled
+configure("info", "json")
+async def work():
+    asyncio.get_running_loop().set_exception_handler(unhandled)
+    async def fails():
+        raise ValueError("nobody looks")
+    asyncio.get_running_loop().create_task(fails(), name="the task")
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    gc.collect()
+asyncio.run(work())
+"""
+
+
+def test_an_exception_that_no_task_handles_is_logged_once() -> None:
+    done = subprocess.run([sys.executable, "-c", UNHANDLED], capture_output=True, text=True, check=True)
+    (line,) = [json.loads(line) for line in done.stderr.splitlines()]
+    assert (line["level"], line["task"]) == ("error", "the task")
+    assert line["stack"].rstrip().endswith("ValueError: nobody looks")
