@@ -31,12 +31,14 @@ def test_lock_is_held_by_one(tmp_path: Path) -> None:
 
 def test_lock_is_not_held_on_by_children(tmp_path: Path) -> None:
     lock = acquire(str(tmp_path / "lock"), "x")
-    child = subprocess.Popen(
-        [sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE, close_fds=False
-    )
-    lock.release()
-    acquire(str(tmp_path / "lock"), "x").release()
-    child.communicate()
+    code = "print(flush=True); import sys; sys.stdin.read()"
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stdout=pipe, close_fds=False) as child:
+        assert child.stdout is not None
+        child.stdout.readline()  # it runs: vfork lets us go on a moment before exec has closed descriptors
+        lock.release()
+        acquire(str(tmp_path / "lock"), "x").release()
+        child.communicate()
 
 
 def test_lock_of_a_place_that_cannot_be(tmp_path: Path) -> None:
