@@ -10,10 +10,8 @@ import argparse
 import contextlib
 import json
 import os
-import shutil
 import signal
 import sys
-import tempfile
 from collections.abc import Iterator
 from types import FrameType
 from typing import NoReturn
@@ -76,15 +74,13 @@ def _own_place() -> Iterator[str]:
         signal.signal(number, _end)
     cage.sweep()
     mounts.isolate()
-    scratch = tempfile.mkdtemp(prefix=cage.PREFIX)
+    scratch, _ = cage.working_directories("scratch")
     try:
         yield scratch
     finally:
         for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
             signal.signal(number, signal.SIG_IGN)
         cage.sweep()
-        mounts.detach_below(scratch)
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _end(number: int, _frame: FrameType | None) -> NoReturn:

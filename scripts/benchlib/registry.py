@@ -12,6 +12,7 @@ import time
 from typing import Self
 
 from scripts.benchlib import oci
+from scripts.benchlib.cage import Cage
 
 CONFIG = """\
 version: 0.1
@@ -30,9 +31,15 @@ class Registry:
         config = os.path.join(scratch, "registry.yml")
         with open(config, "w", encoding="utf-8") as file:
             file.write(CONFIG.format(storage=storage, port=self.port))
+        self._cage = Cage("registry")  # so that a run that was killed leaves none to the next one's sweep
+        command = self._cage.enter(["docker-registry", "serve", config])
         with open(os.path.join(scratch, "registry.log"), "wb") as log:
-            self._process = subprocess.Popen(["docker-registry", "serve", config], stdout=log, stderr=log)
-        self._wait()
+            self._process = subprocess.Popen(command, stdout=log, stderr=log)
+        try:
+            self._wait()
+        except BaseException:
+            self.close()
+            raise
 
     def __enter__(self) -> Self:
         return self
@@ -69,6 +76,7 @@ class Registry:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        self._cage.close()
 
     def _request(
         self, method: str, path: str, body: bytes = b"", headers: dict[str, str] | None = None
