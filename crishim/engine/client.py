@@ -23,6 +23,7 @@ from crishim.errors import CrishimError, InternalError, UnavailableError
 from crishim.linux import calls
 from crishim.linux.cgroups import apply as cgroups
 from crishim.linux.cgroups.layout import Layout
+from crishim.linux.mountinfo import is_mount_point
 from crishim.paths import Paths
 
 __all__ = ["Engine", "EngineSettings", "Exit", "Keeper", "StartError", "Started"]
@@ -169,7 +170,7 @@ class Engine:
         paths = self._settings.paths
         for directory in (paths.state, paths.namespaces, paths.pods, paths.empty):
             os.makedirs(directory, 0o711, exist_ok=True)
-        if not os.path.ismount(paths.namespaces):
+        if not is_mount_point(paths.namespaces):
             # pins must stay in this mount namespace: a shared parent would copy each of them to its peers
             calls.mount(paths.namespaces, paths.namespaces, "", calls.MS_BIND)
             calls.mount("", paths.namespaces, "", calls.MS_PRIVATE)

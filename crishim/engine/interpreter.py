@@ -46,8 +46,9 @@ def executable() -> str:
 
 
 def _is_stub() -> bool:
-    """Tell whether the interpreter's code is in a shared libpython."""
-    return bool(sysconfig.get_config_var("Py_ENABLE_SHARED"))
+    """Tell whether the interpreter's code is in a shared libpython (how it was configured does not tell)."""
+    with open("/proc/self/maps", encoding="utf-8", errors="replace") as file:
+        return any("/libpython" in line for line in file)
 
 
 def _search_path() -> list[str]:

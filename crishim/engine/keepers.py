@@ -158,7 +158,7 @@ class Keeper:
                     await self._call(request, fds, deadline=START_DEADLINE)
                 finally:
                     wire.close_all(fds)
-                status = await ended
+                status = await asyncio.shield(ended)
             capture.finish()
         except TimeoutError:
             await self._kill_exec(number, ended)

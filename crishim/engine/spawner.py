@@ -38,6 +38,7 @@ def main(control_fd: int, group: list[str], version: int) -> None:
     os.set_inheritable(control_fd, False)
     control = _socket.socket(fileno=control_fd)
     calls.set_name("crishim-spawner")
+    calls.set_title("crishim-spawner")
     calls.prctl(calls.PR_SET_DUMPABLE, 0)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     for number in (signal.SIGINT, signal.SIGHUP):
@@ -46,14 +47,14 @@ def main(control_fd: int, group: list[str], version: int) -> None:
     gc.collect()
     gc.disable()
     gc.freeze()
-    wire.send(control, {"event": "ready", "pid": os.getpid()})
-    while True:
-        try:
+    try:
+        wire.send(control, {"event": "ready", "pid": os.getpid()})
+        while True:
             message, fds = wire.receive(control)
-        except wire.ClosedError:
-            return
-        _fork(message, fds, control)
-        wire.close_all(fds)
+            _fork(message, fds, control)
+            wire.close_all(fds)
+    except wire.ClosedError:
+        return
 
 
 def _fork(message: wire.Message, fds: list[int], control: _socket.socket) -> None:

@@ -248,6 +248,16 @@ def set_name(name: str) -> None:
     _prctl(PR_SET_NAME, ctypes.addressof(buffer), 0, 0, 0)
 
 
+def set_title(title: str) -> None:
+    """Overwrite the command line that ps shows (proc_pid_cmdline(5)), as far as the old one's length allows."""
+    with open("/proc/self/stat", "rb") as file:
+        fields = file.read().rpartition(b")")[2].split()
+    start, end = int(fields[45]), int(fields[46])
+    text = title.encode()[: max(0, end - start - 1)]
+    ctypes.memset(start, 0, end - start)
+    ctypes.memmove(start, text, len(text))
+
+
 def capset(effective: int, permitted: int, inheritable: int) -> None:
     """Set the capability sets of this thread (capset(2)); arguments are 64-bit masks."""
     header = _CapHeader(_CAPABILITY_VERSION_3, 0)

@@ -52,6 +52,7 @@ def become(pod_id: str) -> None:
     """Take on a keeper's properties: own session, subreaper, nothing can look into it, quiet signals."""
     os.setsid()
     calls.set_name(f"crishim-{pod_id[:7]}")
+    calls.set_title(f"crishim-keeper {pod_id}")
     calls.prctl(calls.PR_SET_CHILD_SUBREAPER, 1)
     calls.prctl(calls.PR_SET_DUMPABLE, 0)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
