@@ -46,7 +46,7 @@ class Cage:
             _delegate(base, self.name)
         os.makedirs(self._daemon, exist_ok=True)
         if self.version == 2:
-            _write(f"{self._account}/cgroup.subtree_control", "+cpu +cpuset +memory +pids +io")
+            _pass_on(self._account)
 
     @property
     def pods(self) -> str:
@@ -157,10 +157,12 @@ def _delegate(base: str, name: str) -> None:
     for part in ["", *name.split("/")[:-1]]:
         path = f"{path}/{part}".rstrip("/")
         os.makedirs(path, exist_ok=True)
-        _write(f"{path}/cgroup.subtree_control", "+cpu +cpuset +memory +pids +io")
+        _pass_on(path)
     os.makedirs(f"{base}/{name}", exist_ok=True)
 
 
-def _write(path: str, value: str) -> None:
-    with contextlib.suppress(OSError), open(path, "w", encoding="ascii") as file:
-        file.write(value)
+def _pass_on(directory: str) -> None:
+    """Let the groups below have each controller that is there; one that is not must not cost the others."""
+    for controller in ("cpu", "cpuset", "memory", "pids", "io"):
+        with contextlib.suppress(OSError), open(f"{directory}/cgroup.subtree_control", "w", encoding="ascii") as file:
+            file.write(f"+{controller}")

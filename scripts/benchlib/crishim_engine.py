@@ -31,7 +31,7 @@ class CrishimEngine:
         self._layout = detect()
         self.place = self._paths.empty
         os.makedirs(self.place, mode=0o711, exist_ok=True)
-        cgroups.make(self._layout.directories(cage.pods), parent=True)
+        self._prepare_parent()
         settings = default_plan.host_settings(self._paths, self._layout, cage.pods)
         self.pod, self.container = default_plan.make(settings, layer)
         os.makedirs(os.path.dirname(os.path.dirname(self.container.root.upper)), exist_ok=True)
@@ -45,6 +45,13 @@ class CrishimEngine:
             RuntimeError: /bin/true did not end with status 0.
         """
         return [self._loop.run_until_complete(self._timed(quiet)) for _ in range(count)]
+
+    def _prepare_parent(self) -> None:
+        """Make the group above the container's, ready to have children (v2: with controllers passed on to them)."""
+        cgroups.make(self._layout.directories(self.cage.pods), parent=True)
+        child = self._layout.directories(f"{self.cage.pods}/first")
+        cgroups.make(child)
+        cgroups.remove(child)
 
     @property
     def spawner(self) -> int:
