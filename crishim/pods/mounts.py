@@ -22,10 +22,7 @@ class Collector(Protocol):
     """Where problems go (`validate.Problems`)."""
 
     def bad(self, field: str, problem: str) -> None:
-        """The request cannot be right."""
-
-    def lacks(self, field: str, problem: str) -> None:
-        """This version does not have it."""
+        """Add a problem of a field."""
 
 
 def mount_problems(problems: Collector, mounts: Sequence[Mount]) -> None:
@@ -41,27 +38,23 @@ def mount_problems(problems: Collector, mounts: Sequence[Mount]) -> None:
             if not mount.readonly or mount.propagation is not Propagation.PRIVATE:
                 problems.bad(f"{where}.recursive_read_only", "needs readonly and private propagation")
             else:
-                problems.lacks(
-                    f"{where}.recursive_read_only", "is not there yet (the runtime handler's features say so)"
-                )
+                problems.bad(f"{where}.recursive_read_only", "is not there yet (the runtime handler's features say so)")
         if mount.uid_mappings or mount.gid_mappings:
-            problems.lacks(
-                f"{where}.uid_mappings", "idmapped mounts come with user namespaces, which are not there yet"
-            )
+            problems.bad(f"{where}.uid_mappings", "idmapped mounts come with user namespaces, which are not there yet")
         if mount.mount_options:
-            problems.lacks(f"{where}.mount_options", "are not there yet (the runtime's features say so)")
+            problems.bad(f"{where}.mount_options", "are not there yet (the runtime's features say so)")
 
 
 def _kind(problems: Collector, where: str, mount: Mount) -> None:
     if mount.image is not None and (mount.image.image or mount.image.image_ref):
         if mount.host_path:
             problems.bad(f"{where}.image", "stands beside host_path; a mount is one or the other")
-        problems.lacks(f"{where}.image", "image volumes are not there yet")
+        problems.bad(f"{where}.image", "image volumes are not there yet")
     elif not mount.host_path.startswith("/"):
         problems.bad(f"{where}.host_path", f"must be an absolute path, is {mount.host_path!r}")
     if mount.propagation is not Propagation.PRIVATE:
         name = mount.propagation.name
-        problems.lacks(f"{where}.propagation", f"{name} is not there yet; PROPAGATION_PRIVATE is")
+        problems.bad(f"{where}.propagation", f"{name} is not there yet; PROPAGATION_PRIVATE is")
 
 
 def resolve(mounts: Sequence[Mount]) -> tuple[Mount, ...]:

@@ -65,10 +65,6 @@ class Index(Generic[Thing]):
         if self._by_name.get(thing.name) is thing:
             del self._by_name[thing.name]
 
-    def named(self, name: str) -> Thing | None:
-        """Return the owner of a name."""
-        return self._by_name.get(name)
-
     def find(self, identifier: str) -> Thing | None:
         """Return the object with this id or unique prefix of an id; None if there is none.
 

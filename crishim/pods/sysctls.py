@@ -9,7 +9,6 @@ Source: sysctl(8), namespaces(7), and the kernel's Documentation/admin-guide/sys
 """
 
 import re
-from collections.abc import Mapping
 
 from crishim.engine.plan.request import NamespaceMode, SandboxConfig
 
@@ -37,11 +36,6 @@ def problems(config: SandboxConfig, field: str = "config.linux.sysctls") -> list
         if sentence:
             found.append((f"{field}[{key!r}]", sentence))
     return found
-
-
-def normalised(sysctls: Mapping[str, str]) -> dict[str, str]:
-    """Return the settings under their path below /proc/sys, like `net/ipv4/ip_forward`; keys must be valid."""
-    return {"/".join(parts(key) or ()): value for key, value in sysctls.items()}
 
 
 def _problem(config: SandboxConfig, key: str, value: str) -> str:

@@ -78,7 +78,7 @@ async def update(context: Context, container: Container, resources: Resources) -
             # Memory was raised past the old sum of both: the sum follows.
             merged = dataclasses.replace(merged, memory_swap_limit_in_bytes=merged.memory_limit_in_bytes)
         problems = Problems()
-        problems.wrong.extend((f"linux.{field}", text) for field, text in validate(limits_of(merged), layout))
+        problems.found.extend((f"linux.{field}", text) for field, text in validate(limits_of(merged), layout))
         problems.check()
         if merged == old:
             return

@@ -1,14 +1,14 @@
 """What must hold of a request before anything is made, beyond the form that `server/convert` checks: pure.
 
 Every problem is found and named by its field's path; the first sentence that the user gets lists them all. What
-this version does not have (user namespaces, SELinux, CDI devices…) is refused with UnimplementedError, never
-silently left out, because a container that lacks what was asked for is not the container that was asked for.
+this version does not have (user namespaces, SELinux, CDI devices…) is refused in the same way, never silently left
+out, because a container that lacks what was asked for is not the container that was asked for. It is an invalid
+argument to this version; UNIMPLEMENTED would tell a client that it lacks the whole call.
 
 Out of scope: what only the planner can know (capabilities' names, seccomp profiles, devices), mounts (`mounts`),
 and whether the objects exist.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from crishim.engine.plan.request import (
@@ -21,7 +21,7 @@ from crishim.engine.plan.request import (
     SandboxSecurity,
     SecurityProfile,
 )
-from crishim.errors import InvalidArgumentError, UnimplementedError
+from crishim.errors import InvalidArgumentError
 from crishim.network import names
 from crishim.pods import sysctls
 from crishim.pods.mounts import mount_problems
@@ -38,32 +38,25 @@ class Abilities:
 
 
 class Problems:
-    """Collects what is wrong and what is missing."""
+    """Collects what is wrong with a request."""
 
     def __init__(self) -> None:
-        self.wrong: list[tuple[str, str]] = []
-        self.missing: list[tuple[str, str]] = []
+        self.found: list[tuple[str, str]] = []
 
     def bad(self, field: str, problem: str) -> None:
-        """The request cannot be right."""
-        self.wrong.append((field, problem))
-
-    def lacks(self, field: str, problem: str) -> None:
-        """The request is right, but this version does not have it."""
-        self.missing.append((field, problem))
+        """Add a problem of a field."""
+        self.found.append((field, problem))
 
     def check(self) -> None:
-        """Raise what was found: errors of the request before what is not there."""
-        if self.wrong:
-            field, problem = self.wrong[0]
-            raise InvalidArgumentError(field, _also(problem, self.wrong[1:]))
-        if self.missing:
-            field, problem = self.missing[0]
-            raise UnimplementedError(_also(f"{field}: {problem}", self.missing[1:]))
+        """Raise InvalidArgumentError with all that was found."""
+        if self.found:
+            field, problem = self.found[0]
+            others = [f"{name}: {text}" for name, text in self.found[1:]]
+            raise InvalidArgumentError(field, "; ".join([problem, *others]))
 
 
 def check_sandbox(config: SandboxConfig, handler: str, abilities: Abilities) -> None:
-    """Raise InvalidArgumentError or UnimplementedError unless the sandbox can be made."""
+    """Raise InvalidArgumentError unless the sandbox can be made."""
     problems = Problems()
     if not config.metadata.name:
         problems.bad("config.metadata.name", "is empty; a sandbox needs a name")
@@ -77,13 +70,13 @@ def check_sandbox(config: SandboxConfig, handler: str, abilities: Abilities) -> 
         ports = [p.host_port for p in config.port_mappings if p.host_port and p.host_port != p.container_port]
         if ports:
             problems.bad("config.port_mappings", f"host port {ports[0]} cannot be mapped in the host's own network")
-    problems.wrong.extend(sysctls.problems(config))
+    problems.found.extend(sysctls.problems(config))
     _labels(problems, config.security, abilities)
     problems.check()
 
 
 def check_container(config: ContainerConfig, sandbox: SandboxConfig, abilities: Abilities) -> None:
-    """Raise InvalidArgumentError or UnimplementedError unless the container can be made in this sandbox."""
+    """Raise InvalidArgumentError unless the container can be made in this sandbox."""
     problems = Problems()
     security = config.security
     if not config.metadata.name:
@@ -97,7 +90,7 @@ def check_container(config: ContainerConfig, sandbox: SandboxConfig, abilities: 
     if config.stdin_once and not config.stdin:
         problems.bad("config.stdin_once", "needs stdin")
     if config.cdi_devices:
-        problems.lacks("config.cdi_devices", "CDI devices are not there yet; give device nodes by config.devices")
+        problems.bad("config.cdi_devices", "CDI devices are not there yet; give device nodes by config.devices")
     _shared(problems, security.namespaces, sandbox.security.namespaces)
     _namespaces(problems, security.namespaces, container=True)
     _labels(problems, security, abilities)
@@ -132,7 +125,7 @@ def _namespaces(problems: Problems, options: NamespaceOptions, *, container: boo
         for kind, ranges in (("uids", users.uids), ("gids", users.gids)):
             if len(ranges) != 1 or ranges[0].container_id != 0 or ranges[0].length < 1:
                 problems.bad(f"{where}.userns_options.{kind}", "must be one mapping that begins at container id 0")
-        problems.lacks(f"{where}.userns_options", "user namespaces are not there yet; run the pod with hostUsers: true")
+        problems.bad(f"{where}.userns_options", "user namespaces are not there yet; run the pod with hostUsers: true")
 
 
 def _shared(problems: Problems, mine: NamespaceOptions, pods: NamespaceOptions) -> None:
@@ -158,8 +151,4 @@ def _labels(problems: Problems, security: SandboxSecurity | ContainerSecurity, a
         problems.bad(f"{SECURITY}.seccomp.localhost_ref", "is empty; give the profile's path")
     selinux = security.selinux
     if selinux is not None and (selinux.user or selinux.role or selinux.type or selinux.level) and abilities.selinux:
-        problems.lacks(f"{SECURITY}.selinux_options", "SELinux labels are not there yet")
-
-
-def _also(first: str, others: Sequence[tuple[str, str]]) -> str:
-    return "; ".join([first, *(f"{field}: {problem}" for field, problem in others)])
+        problems.bad(f"{SECURITY}.selinux_options", "SELinux labels are not there yet")
