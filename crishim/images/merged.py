@@ -31,7 +31,7 @@ class Found:
 
 
 class MergedView:
-    """Looks paths up in layers.
+    """Looks paths up in layers; the Found of `real` is for its attributes only, its fds may be closed.
 
     Args:
         layers: directories, bottom first.
@@ -54,11 +54,10 @@ class MergedView:
     def look(self, path: str, *, follow: bool) -> Found | None:
         """Return what `path` is, or None; links on the way are followed, the last component only if `follow`.
 
-        The fds of the result are good until the view is closed. `path` is relative to the root, which itself cannot
-        be looked up.
+        The fds of the result are good until the view is closed. `path` is relative to the root.
         """
         mark = len(self._fds)
-        found = self._walk(path, follow=follow)
+        found, _ = self._walk(path, follow=follow)
         # Long lists of paths must not pile up fds: all but the one handed out are closed.
         spare = [fd for fd in self._fds[mark:] if found is None or fd != found.parent_fd]
         self._fds[mark:] = [found.parent_fd] if found is not None and found.parent_fd in self._fds[mark:] else []
@@ -66,7 +65,16 @@ class MergedView:
             os.close(fd)
         return found
 
-    def _walk(self, path: str, *, follow: bool) -> Found | None:
+    def real(self, path: str) -> tuple[Found | None, str]:
+        """Return what `path` leads to, if that exists, and its path without links; missing components stay as named."""
+        mark = len(self._fds)
+        found, name = self._walk(path, follow=True)
+        for fd in self._fds[mark:]:
+            os.close(fd)
+        del self._fds[mark:]
+        return found, name
+
+    def _walk(self, path: str, *, follow: bool) -> tuple[Found | None, str]:
         pending = [part for part in path.split("/") if part]
         done: list[str] = []
         stack = self._roots
@@ -81,7 +89,7 @@ class MergedView:
                 continue
             parent, info, below = self._step(stack, part)
             if info is None:
-                return None
+                return None, _lexical([*done, part, *pending])
             if stat.S_ISLNK(info.st_mode) and (pending or follow):
                 links += 1
                 if links > _LINKS:
@@ -93,11 +101,14 @@ class MergedView:
                 continue
             done.append(part)
             if not pending:
-                return Found("/".join(done), info, parent, part)
+                return Found("/".join(done), info, parent, part), "/".join(done)
             if not below:
-                return None
+                return None, _lexical([*done, *pending])
             stack = below
-        return None
+        # What is left is a directory that was walked already: the root, or where a path ended in `..`.
+        if done:
+            return self._walk("/".join(done), follow=False)
+        return (Found("", os.fstat(self._roots[0]), self._roots[0], ".") if self._roots else None), ""
 
     def _step(self, stack: Sequence[int], name: str) -> tuple[int, os.stat_result | None, list[int]]:
         """Look one name up in the merged directory `stack`; return its holder, its attributes and its own stack."""
@@ -125,6 +136,16 @@ class MergedView:
     def _keep(self, fd: int) -> int:
         self._fds.append(fd)
         return fd
+
+
+def _lexical(parts: Sequence[str]) -> str:
+    found: list[str] = []
+    for part in parts:
+        if part == "..":
+            del found[-1:]
+        elif part != ".":
+            found.append(part)
+    return "/".join(found)
 
 
 def is_opaque(fd: int) -> bool:

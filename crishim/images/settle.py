@@ -66,7 +66,7 @@ def settle(directory: str, report: Mapping[str, Any], layers: Sequence[str]) -> 
                 found = view.look(path, follow=False)
                 if found is not None and stat.S_ISDIR(found.info.st_mode):
                     _adopt(root, path, found)
-            sizes = [_copy_file(root, path, target, view) for path, target in report["links"]]
+            sizes = _copy_files(root, report["links"], view)
             for path in sorted(report["parents"], reverse=True):
                 if path not in report["opaque"] and view.look(path, follow=False) is None:
                     _drop_if_only_whiteouts(root, path)
@@ -86,11 +86,9 @@ def _renames(parents: Sequence[str], view: MergedView) -> dict[str, str]:
         found = view.look(path, follow=False)
         if found is None or not stat.S_ISLNK(found.info.st_mode):
             continue
-        real = view.look(path, follow=True)
-        if real is not None and stat.S_ISDIR(real.info.st_mode):
-            renames[path] = real.path
-        elif real is None:
-            raise DataLossError(f"the layer puts files below {path!r}, a link of a lower layer that leads nowhere")
+        real, name = view.real(path)
+        if real is None or stat.S_ISDIR(real.info.st_mode):
+            renames[path] = name
     return renames
 
 
@@ -122,18 +120,38 @@ def _xattrs(source: int | str) -> list[tuple[str, bytes]]:
     return [(name, os.getxattr(source, name)) for name in names]
 
 
-def _copy_file(root: int, path: str, target: str, view: MergedView) -> int:
-    """Put a copy of the lower layers' `target` at `path`; return its size on disk."""
-    found = view.look(target, follow=False)
-    if found is None or stat.S_ISDIR(found.info.st_mode):
-        raise DataLossError(f"hard link {path!r} names {target!r}, which no layer has as a file")
-    parent, _, name = path.rpartition("/")
-    with _directory(root, parent) as holder:
-        try:
-            os.stat(name, dir_fd=holder, follow_symlinks=False)
-        except FileNotFoundError:
-            return _copy(found, holder, name)
-    return 0  # a later entry of the layer has this name
+def _copy_files(root: int, links: Sequence[Sequence[str]], view: MergedView) -> list[int]:
+    """Put copies of lower layers' files where the layer has hard links to them; return their sizes on disk.
+
+    Links to one file, or to a link before them, become links to one copy.
+    """
+    sizes = []
+    copies: dict[str, str] = {}
+    for path, target in links:
+        parent, _, name = path.rpartition("/")
+        with _directory(root, parent) as holder:
+            if _there(holder, name):
+                continue  # a later entry of the layer has this name
+            if target in copies:
+                above, _, base = copies[target].rpartition("/")
+                with _directory(root, above) as source:
+                    os.link(base, name, src_dir_fd=source, dst_dir_fd=holder, follow_symlinks=False)
+            else:
+                found = view.look(target, follow=False)
+                if found is None or stat.S_ISDIR(found.info.st_mode):
+                    raise DataLossError(f"hard link {path!r} names {target!r}, which no layer has as a file")
+                sizes.append(_copy(found, holder, name))
+                copies[target] = path
+            copies[path] = copies[target]
+    return sizes
+
+
+def _there(holder: int, name: str) -> bool:
+    try:
+        os.stat(name, dir_fd=holder, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _copy(found: Found, holder: int, name: str) -> int:

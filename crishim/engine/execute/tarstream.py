@@ -104,7 +104,10 @@ def checksum_fits(block: bytes) -> bool:
 
     Adler-32's low half is that sum plus one, modulo 65521, and costs a tenth of `sum()`. Old tars summed signed bytes.
     """
-    stored = number(block[148:156])
+    try:
+        stored = number(block[148:156])
+    except TarError:
+        return False
     if zlib.adler32(block) & 0xFFFF == (1 + stored - 256 + sum(block[148:156])) % 65521:
         return True
     signed = sum(b - 256 if b > 127 else b for b in block[:148] + block[156:]) + 256
