@@ -82,10 +82,20 @@ class Flights(Generic[T]):
         """The object is gone: an undelivered result under `key` is void."""
         self._undelivered.pop(key, None)
 
-    async def drain(self) -> None:
-        """Wait until nothing flies (for an orderly end of the daemon)."""
-        while self._flights:
-            await asyncio.wait([flight.task for flight in self._flights.values()])
+    async def drain(self, patience: float) -> None:
+        """Wait until nothing flies (for an orderly end of the daemon); what takes longer is called off and undone.
+
+        Args:
+            patience: seconds to wait, and once more for the undoing.
+        """
+        for call_off in (False, True):
+            tasks = [flight.task for flight in self._flights.values()]
+            if not tasks:
+                return
+            if call_off:
+                for task in tasks:
+                    task.cancel()
+            await asyncio.wait(tasks, timeout=patience)
 
     def __len__(self) -> int:
         return len(self._flights)

@@ -125,11 +125,12 @@ class Runtime:
         self._started = True
 
     async def close(self) -> None:
-        """Finish what is in flight; pods go on without the daemon."""
+        """Finish what is in flight, within `limits.shutdown_seconds`; pods go on without the daemon."""
         context = self._context
         self._started = False
-        await context.makes.drain()
-        await context.ends.drain()
+        patience = float(context.config.limits.shutdown_seconds)
+        await context.makes.drain(patience)
+        await context.ends.drain(patience)
         await context.drain()
         for sandbox in context.registry.sandboxes:
             if sandbox.keeper is not None:

@@ -66,7 +66,7 @@ async def test_retry_gets_the_result_that_its_caller_missed() -> None:
     joined = asyncio.create_task(flights.run("k", "a", work))
     await _cancelled(joined)
     work.gate.set()
-    await flights.drain()
+    await flights.drain(10)
     assert await flights.run("k", "a", work) == "result 1"
     assert await flights.run("k", "a", work) == "result 2"
 
@@ -77,7 +77,7 @@ async def test_missed_result_is_not_for_another_request_nor_after_removal() -> N
     work.gate.set()
     caller = asyncio.create_task(flights.run("k", "a", work))
     await _cancelled(caller)
-    await flights.drain()
+    await flights.drain(10)
     assert await flights.run("k", "b", work) == "result 2"
     flights.forget("k")
     assert await flights.run("k", "a", work) == "result 3"
@@ -88,7 +88,7 @@ async def test_idempotent_flights_keep_nothing() -> None:
     work = Work()
     work.gate.set()
     await _cancelled(asyncio.create_task(flights.run("k", None, work)))
-    await flights.drain()
+    await flights.drain(10)
     assert await flights.run("k", None, work) == "result 2"
 
 
@@ -117,5 +117,25 @@ async def test_failures_reach_callers_or_the_report() -> None:
             await caller
     assert reports == []
     await _cancelled(asyncio.create_task(flights.run("k", "a", work)))
-    await flights.drain()
+    await flights.drain(10)
     assert reports == [("k", "broken")]
+
+
+async def test_drain_calls_off_what_takes_too_long() -> None:
+    flights: Flights[str] = Flights(Reports())
+    undone = []
+
+    async def work() -> str:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            undone.append(True)
+        return ""
+
+    caller = asyncio.create_task(flights.run("k", "a", work))
+    await asyncio.sleep(0)
+    await flights.drain(0.01)
+    assert undone == [True]
+    assert len(flights) == 0
+    with pytest.raises(asyncio.CancelledError):
+        await caller

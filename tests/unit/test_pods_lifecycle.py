@@ -1,6 +1,7 @@
 """Every move of a sandbox and a container over fakes: what happens, what is told, what is left."""
 
 import asyncio
+import json
 import os
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from crishim.errors import (
     NotFoundError,
 )
 from crishim.pods import keepers, stopping
+from crishim.pods.api import RuntimeApi
 from crishim.pods.events import EventType
 from crishim.pods.views import ContainerFilter, ContainerState, SandboxFilter, SandboxState
 from tests.fakes.daemon import NOTHING, Daemon, app, pod, running
@@ -96,6 +98,22 @@ async def test_whole_life(tmp_path: Path) -> None:
             ("DELETED", pod_id),
         ]
         assert daemon.observer.phases == ["keeper", "network", "commit", "create", "start"]
+
+
+async def test_runtime_answers_for_itself(tmp_path: Path) -> None:
+    async with running(tmp_path) as daemon:
+        api: RuntimeApi = daemon.runtime  # the type checker compares the two
+        assert [(c.kind, c.status) for c in api.conditions()] == [("RuntimeReady", True), ("NetworkReady", True)]
+        assert json.loads(api.verbose_status()["config"])["stateDir"] == daemon.config.state
+        assert api.cgroup_driver() == "cgroupfs"
+        pod_id, container_id = await _started(daemon)
+        info = json.loads(api.container_info(container_id)["info"])
+        assert (info["pid"], info["sandboxID"]) == (1000, pod_id)
+        assert info["config"]["metadata"] == {"name": "app"}
+        assert json.loads(api.container_info(container_id)["plan"])["process"]["argv"] == ["/bin/app"]
+        info = json.loads(api.sandbox_info(pod_id)["info"])
+        assert info["networkNamespace"] == daemon.paths.pinned_netns(pod_id)
+        assert info["containers"] == [container_id]
 
 
 async def test_unknown_and_ambiguous_ids(tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ async def test_run_that_ends_between_retries_is_found(tmp_path: Path) -> None:
         gate = daemon.faults.hold("network.attach")
         await _give_up(asyncio.create_task(runtime.run_sandbox(pod(), "")))
         gate.set()
-        await runtime._context.makes.drain()
+        await runtime._context.makes.drain(10)
         (view,) = runtime.sandboxes(SandboxFilter())
         assert await runtime.run_sandbox(pod(), "") == view.id
         with pytest.raises(AlreadyExistsError, match=view.id):  # a duplicate is no retry
@@ -55,7 +55,7 @@ async def test_run_that_fails_without_caller_leaves_nothing(tmp_path: Path) -> N
         await _give_up(asyncio.create_task(daemon.runtime.run_sandbox(pod(), "")))
         daemon.faults.fail("network.attach", InternalError("no"))
         gate.set()
-        await daemon.runtime._context.makes.drain()
+        await daemon.runtime._context.makes.drain(10)
         assert daemon.left() == NOTHING
         await daemon.runtime.run_sandbox(pod(), "")
 
