@@ -8,10 +8,9 @@ from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
-import structlog
-
 from crishim.config.model import Config
 from crishim.images.model import ImagesApi
+from crishim.log import get_logger
 from crishim.observe import Observer
 from crishim.paths import Paths
 from crishim.pods.events import Bus, Event, EventType
@@ -23,7 +22,7 @@ from crishim.pods.registry import Registry
 from crishim.pods.stats import Stats
 from crishim.pods.validate import Abilities
 
-log: Any = structlog.get_logger("crishim.pods")
+log = get_logger("crishim.pods")
 
 
 def report(key: str, error: BaseException) -> None:
