@@ -129,6 +129,7 @@ def _install(go: str, package: str, name: str, directory: str) -> None:
     arguments = [go, "install", "-trimpath", "-ldflags", "-s -w", package]
     _run(arguments, {"GOBIN": aside, "CGO_ENABLED": "0"})
     os.replace(os.path.join(aside, name), os.path.join(directory, name))
+    os.rmdir(aside)
 
 
 def _build_runc(go: str, cache: str, directory: str) -> None:
