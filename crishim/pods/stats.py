@@ -151,6 +151,6 @@ def _io(sample: "GroupStats") -> IoStats | None:
     return None if sample.io_pressure is None else IoStats(sample.timestamp, _pressure(sample.io_pressure))
 
 
-@lru_cache(maxsize=1024)  # of hundreds of idle groups most show the same pressure
+@lru_cache(maxsize=256)  # of hundreds of idle groups most show the same pressure
 def _pressure(stalls: "Stalls | None") -> Pressure | None:
     return None if stalls is None else Pressure(Psi(*stalls.some), Psi(*stalls.full))
