@@ -43,15 +43,15 @@ async def test_twenty_logging_containers_lose_nothing_when_the_daemon_is_killed(
     touch(flags, "away")
     while len([name for name in os.listdir(flags) if name.endswith(".count")]) < PODS * EACH // 2:
         await asyncio.sleep(0.05)
-    ended_by = time.time_ns()
     await asyncio.sleep(0.3)
+    started_again = time.time_ns()
     world.instance.start()
     await world.reconnect()
     for container, (_, name, code) in writers.items():
         status = await world.cri.status(container)
         if os.path.exists(f"{flags}/{name}.count"):
             assert (status.state, status.exit_code) == (api.CONTAINER_EXITED, code), name
-            assert killed_at <= status.finished_at <= ended_by + 300_000_000, name
+            assert killed_at <= status.finished_at <= started_again, name
         else:
             assert status.state == api.CONTAINER_RUNNING, name
     touch(flags, "back")
@@ -96,7 +96,9 @@ async def test_pods_of_before_and_after_a_restart_live_side_by_side(own_world: W
     fresh = await world.cri.runtime.PodSandboxStatus(api.PodSandboxStatusRequest(pod_sandbox_id=after.id))
     assert reply.status.state == api.SANDBOX_READY
     assert reply.status.network.ip != fresh.status.network.ip
-    outcome = await world.once(f"wget -q -O - http://{reply.status.network.ip}:8080/", pod=after)
+    url = f"http://{reply.status.network.ip}:8080/"
+    fetch = f"for i in 1 2 3 4 5 6 7 8 9; do wget -q -O - {url} && exit 0; sleep 0.1; done; exit 1"
+    outcome = await world.once(fetch, pod=after)
     assert outcome.stdout == "Hello from crishim.\n"
     assert (await world.cri.status(container)).state == api.CONTAINER_RUNNING
 

@@ -128,6 +128,14 @@ async def refused(call: Awaitable[Any], code: grpc.StatusCode) -> str:
     return details
 
 
+async def attempt(call: Awaitable[T]) -> tuple[T | None, grpc.aio.AioRpcError | None]:
+    """Await a call that may be refused; return (result, None) or (None, the error)."""
+    try:
+        return await call, None
+    except grpc.aio.AioRpcError as error:
+        return None, error
+
+
 async def bounded(limit: int, work: Sequence[Callable[[], Awaitable[T]]]) -> list[T]:
     """Run all of `work`, at most `limit` at a time; return the results in order, the first error is raised."""
     gate = asyncio.Semaphore(limit)

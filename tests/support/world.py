@@ -71,9 +71,8 @@ class World:
     async def pod(self, name: str = "", *, security: Mapping[str, Any] | None = None, **more: Any) -> Pod:
         """Run a pod; `security` is the sandbox's security context, `more` further fields of its config."""
         name = name or f"pod{next(_COUNT)}"
-        config = pod_config(name, log_directory=f"{self.instance.logs}/{name}-{next(_COUNT)}", **more)
-        if security:
-            config["linux"] = {**config["linux"], "security_context": dict(security)}
+        directory = f"{self.instance.logs}/{name}-{next(_COUNT)}"
+        config = pod_config(name, log_directory=directory, linux={"security_context": security or {}}, **more)
         pod = Pod(await self.cri.run_pod(config), config)
         self._pods.append(pod.id)
         return pod
@@ -90,12 +89,8 @@ class World:
     ) -> Config:
         """Return a container config; a string is a shell script, a sequence an argv."""
         argv = ["/bin/sh", "-c", command] if isinstance(command, str) else list(command)
-        config = container_config(name or f"c{next(_COUNT)}", image or self.image, argv, **more)
-        if security:
-            config["linux"]["security_context"] = dict(security)
-        if resources:
-            config["linux"]["resources"] = dict(resources)
-        return config
+        linux = {"security_context": security or {}, "resources": resources or {}}
+        return container_config(name or f"c{next(_COUNT)}", image or self.image, argv, linux=linux, **more)
 
     async def run(self, pod: Pod, command: str | Sequence[str], **more: Any) -> str:
         """Create and start a container; return its id. Keywords as in `config`."""
