@@ -96,6 +96,11 @@ class Assembler:
         for flights in (self._settles, self._unpacks, self._fetches):
             await flights.cancel_all()
 
+    async def fetch(self, blob: Descriptor, repository: Repository, received: Callable[[int], None]) -> None:
+        """Get one blob into the store, once however many pulls want it; the caller has pinned it."""
+        if blob.digest not in self._content:
+            await self._fetches.run(blob.digest, lambda: self._fetch(blob, repository, received))
+
     async def assemble(
         self, parts: Sequence[Part], repository: Repository | None, received: Callable[[int], None]
     ) -> list[LayerRecord]:
@@ -129,10 +134,7 @@ class Assembler:
         digest = part.blob.digest
         halves: list[asyncio.Future[None]] = []
         if digest not in self._content and repository is not None:
-            source = repository
-            halves.append(
-                asyncio.ensure_future(self._fetches.run(digest, lambda: self._fetch(part.blob, source, received)))
-            )
+            halves.append(asyncio.ensure_future(self.fetch(part.blob, repository, received)))
         if not self._present(part):
             halves.append(asyncio.ensure_future(self._unpacks.run(part.diff_id, lambda: self._unpack(part))))
         await _all(halves)

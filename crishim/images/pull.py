@@ -10,11 +10,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from crishim.errors import DataLossError, NotFoundError, UnavailableError
+from crishim.errors import DataLossError, NotFoundError
 from crishim.images.assemble import Assembler, Part
-from crishim.images.content import Content, matches
+from crishim.images.content import Content
+from crishim.images.fetch import StalePartError
 from crishim.images.manifest import (
-    DOCUMENT_LIMIT,
     ConfigFile,
     Descriptor,
     Index,
@@ -26,8 +26,8 @@ from crishim.images.manifest import (
 )
 from crishim.images.platform import Platform, rank
 from crishim.images.records import ImageLayer, ImageRecord, chain_ids
-from crishim.images.registry.client import UNAVAILABLE, Repository
-from crishim.images.registry.transport import BrokenError, Cancel
+from crishim.images.registry.client import Repository
+from crishim.images.registry.transport import Cancel
 from crishim.images.threads import in_thread
 
 T = TypeVar("T")
@@ -163,32 +163,12 @@ class Pull:
     async def _document(self, blob: Descriptor) -> bytes:
         """Return a config, from the store or the registry."""
         self._progress.pins.add(blob.digest)
-        if blob.digest in self._content:
-            data = await self._blocking(lambda: self._content.read(blob.digest))
-        else:
-            data = await self._blocking(lambda: self._fetch(blob))
+        try:
+            await self._assembler.fetch(blob, self._repository, self._progress.count)
+        except StalePartError:
+            await self._assembler.fetch(blob, self._repository, self._progress.count)
+        data = await self._blocking(lambda: self._content.read(blob.digest))
         self._keep(blob.digest, data)
-        return data
-
-    def _fetch(self, blob: Descriptor) -> bytes:
-        """Get a small blob into memory; blocks."""
-        what = f"{self._repository.name}: blob {blob.digest}"
-        for last in (False, False, True):
-            try:
-                response, _ = self._repository.blob(blob.digest, 0, (), self._cancel)
-                data = response.body(min(blob.size, DOCUMENT_LIMIT))
-            except BrokenError as error:
-                if last or self._cancel.cancelled:
-                    raise UnavailableError(f"{UNAVAILABLE}: {what}: {error}") from None
-                continue
-            break
-        if len(data) != blob.size:
-            more = "more than " if len(data) > blob.size else ""
-            size = min(len(data), blob.size)
-            raise DataLossError(f"{what}: the manifest says {blob.size} bytes, the registry sent {more}{size}")
-        if not matches(data, blob.digest):
-            raise DataLossError(f"{what}: the bytes received have another digest")
-        self._progress.count(len(data))
         return data
 
     def _keep(self, digest: str, data: bytes) -> None:

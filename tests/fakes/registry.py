@@ -8,6 +8,7 @@ import gzip
 import hashlib
 import http.server
 import json
+import ssl
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -39,8 +40,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         self.registry.handle(self)
 
-    def answer(self, status: int, body: bytes = b"", headers: Mapping[str, str] | None = None) -> None:
-        """Send a whole answer."""
+    def answer(self, status: int, body: bytes = b"", headers: Mapping[str, str] | None = None) -> bool:
+        """Send a whole answer; True, for rules."""
         self.send_response(status)
         for name, value in (headers or {}).items():
             self.send_header(name, value)
@@ -49,6 +50,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(body)
+        return True
 
     def break_off(self, body: bytes, length: int, headers: Mapping[str, str] | None = None, status: int = 200) -> None:
         """Promise `length` bytes, send fewer, and close the connection."""
@@ -62,9 +64,9 @@ Rule = Callable[[Handler], bool]
 
 
 class FakeRegistry:
-    """A context manager; `host` is `127.0.0.1:PORT`."""
+    """A context manager; `host` is `127.0.0.1:PORT`. With a PEM file of certificate and key it speaks TLS."""
 
-    def __init__(self) -> None:
+    def __init__(self, certificate: str = "") -> None:
         self.blobs: dict[str, bytes] = {}
         self.manifests: dict[str, tuple[str, bytes]] = {}
         self.rules: list[Rule] = []
@@ -75,6 +77,10 @@ class FakeRegistry:
         handler = type("BoundHandler", (Handler,), {"registry": self})
         self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self._server.daemon_threads = True
+        if certificate:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate)
+            self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
         self.host = f"127.0.0.1:{self._server.server_port}"
         self._thread = threading.Thread(target=lambda: self._server.serve_forever(0.02), daemon=True)
 

@@ -108,8 +108,8 @@ class Authorizer:
                 return ""
             return self._renew(origin, fetch)
 
-    def answer(self, refused: str, headers: list[str], origin: str, fetch: Fetch) -> tuple[str, bool]:
-        """Answer a 401.
+    def answer(self, refused: str, headers: list[str], origin: str, fetch: Fetch) -> str:
+        """Answer a 401; return the Authorization header to try next, which another thread may have renewed.
 
         Args:
             refused: the Authorization header that was not accepted, or "".
@@ -117,23 +117,20 @@ class Authorizer:
             origin: scheme and host that asked.
             fetch: how the token server is asked.
 
-        Returns:
-            The header to try next, and whether it was made for this call alone (else another thread had renewed it).
-
         Raises:
             UnauthenticatedError: there is no answer, or the token server does not accept us.
         """
         challenge = choose(headers)
         with self._lock:
             if self._header and self._header != refused:
-                return self._header, False
+                return self._header
             if challenge is None or self._login.registry_token:
                 raise UnauthenticatedError(_denied(origin, anonymous=not any(self._login.key)))
             self._challenge = challenge
             header = self._renew(origin, fetch)
             if header == refused:
                 raise UnauthenticatedError(_denied(origin, anonymous=False))
-            return header, True
+            return header
 
     def private(self, origin: str, fetch: Fetch) -> str:
         """Return a token that no other request uses, for registries whose tokens last for one request."""

@@ -256,11 +256,14 @@ class Repository:
             return response
         challenges = response.challenges()
         response.close()
-        header, own = authorizer.answer(header, challenges, origin, fetch)
+        header = authorizer.answer(header, challenges, origin, fetch)
         response = send(header)
-        if response.status == 401 and not own:
-            response.close()
-            response = send(authorizer.private(origin, fetch))
+        if response.status == 401:
+            # Tokens that are good for one request: another thread may have used this one up.
+            private = authorizer.private(origin, fetch)
+            if private != header:
+                response.close()
+                response = send(private)
         return response
 
 

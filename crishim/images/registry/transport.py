@@ -166,11 +166,15 @@ class Transport:
         self._lock = threading.Lock()
 
     def close(self) -> None:
-        """Close all idle connections."""
+        """Close all idle connections; one that is in use closes when it is let go."""
         with self._lock:
-            for pool in self._pools.values():
-                pool.clear()
+            managers = list(self._pools.values())
             self._pools.clear()
+        for manager in managers:
+            for key in manager.pools.keys():  # noqa: SIM118  the container cannot be iterated
+                # `clear` alone would leave the closing to the garbage collector.
+                manager.pools[key].close()
+            manager.clear()
 
     def request(
         self,
@@ -238,8 +242,10 @@ class Transport:
 
 
 def _make_pool(tls: Tls, proxy: str) -> "PoolManager":
-    from urllib3 import PoolManager, ProxyManager, make_headers
+    from urllib3 import PoolManager, ProxyManager, disable_warnings, exceptions, make_headers
 
+    if tls.skip_verify:
+        disable_warnings(exceptions.InsecureRequestWarning)  # hosts.toml asks for it; a warning each time tells nothing
     arguments: dict[str, Any] = {"num_pools": 8, "maxsize": 8}
     if tls != Tls():
         arguments["ssl_context"] = _context(tls)

@@ -1,0 +1,641 @@
+"""Pulls: requests, sharing, faults, and what is left afterwards (field cases A2 to A5, B4, J2)."""
+
+import asyncio
+import gzip
+import hashlib
+import os
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+import zstandard
+
+from crishim.errors import (
+    CrishimError,
+    DataLossError,
+    InvalidArgumentError,
+    NotFoundError,
+    PermissionDeniedError,
+    ResourceExhaustedError,
+    UnauthenticatedError,
+    UnavailableError,
+)
+from crishim.images.model import Credentials
+from tests.fakes.registry import INDEX, FakeRegistry, Handler
+from tests.fakes.registry_images import Service
+from tests.support import layout
+from tests.support.abilities import CLONE_NEWNS, can_mount, can_unshare, need_program
+from tests.support.layout import Entry, directory, tar
+from tests.support.ports import free_port
+from tests.support.registry import Registry
+
+BIG = tar([directory("d"), Entry("d/noise", os.urandom(3_000_000))])
+SMALL = tar([Entry("small", b"x")])
+
+
+@pytest.fixture
+def fake() -> Iterator[FakeRegistry]:
+    if not can_unshare(CLONE_NEWNS) or not can_mount():
+        pytest.skip("lacks the ability to make mount namespaces (CAP_SYS_ADMIN)")
+    with FakeRegistry() as made:
+        yield made
+
+
+def _blobs(path: str = "/blobs/") -> Callable[[Handler], bool]:
+    return lambda handler: path in handler.path
+
+
+async def test_a_real_registry(registry: Registry, tmp_path: Path) -> None:
+    layers = [[directory("a"), Entry("a/x", b"1" * 100_000)], [Entry("a/.wh.x"), Entry("y")]]
+    plan = layout.ImagePlan(layers, {"Cmd": ["run"], "User": "1000", "StopSignal": "SIGQUIT"})
+    identity = layout.write(str(tmp_path / "layout"), plan)
+    reference = registry.push(str(tmp_path / "layout"), "pulls/demo:1")
+    async with Service(str(tmp_path / "root")) as service:
+        assert await service.images.pull(reference, None) == identity
+        (image,) = service.images.list()
+        assert (image.id, image.repo_tags, image.config.cmd) == (identity, (reference,), ("run",))
+        (digest,) = image.repo_digests
+        assert image.size > 100_000
+        by_digest = service.images.find(digest)
+        assert by_digest is image
+        for name in (identity, identity.removeprefix("sha256:"), identity[7:20], reference):
+            assert service.images.find(name) is image
+        assert service.images.find("0" * 64) is None
+        assert service.images.find("no/such:image") is None
+        assert '"imageSpec"' in service.images.info(identity)["info"]
+        usage = service.images.fs_usage()
+        assert os.path.isdir(usage.mountpoint)
+        assert usage.used_bytes > 100_000
+        with pytest.raises(NotFoundError):
+            await service.images.pull(f"{registry.host}/pulls/demo:absent")
+        with pytest.raises(NotFoundError):
+            await service.images.pull(f"{registry.host}/pulls/absent:1")
+    async with Service(str(tmp_path / "root")) as service:
+        (again,) = service.images.list()
+        assert again == image
+        assert service.observed.reclaimed == []
+        await service.images.remove(digest)
+        assert service.images.list() == []
+        await service.images.remove(digest)
+        await service.images.settled()
+        assert service.files() == []
+
+
+async def test_a_cached_image_costs_one_request(fake: FakeRegistry, tmp_path: Path) -> None:
+    made = fake.image("t", [BIG, SMALL])
+    async with Service(str(tmp_path)) as service:
+        assert await service.images.pull(f"{fake.host}/a:t") == made["id"]
+        assert sorted(fake.bodies.values()) == [1, 1, 1]
+        before = len(fake.requests)
+        assert await service.images.pull(f"{fake.host}/a:t") == made["id"]
+        assert await service.images.pull(f"{fake.host}/a@{made['digest']}") == made["id"]
+        assert fake.requests[before:] == ["HEAD /v2/a/manifests/t", f"HEAD /v2/a/manifests/{made['digest']}"]
+        assert [outcome for outcome, _ in service.observed.pulls] == ["ok", "cached", "cached"]
+        moved = fake.image("t", [SMALL])
+        assert await service.images.pull(f"{fake.host}/a:t") == moved["id"]
+        old, new = (service.images.find(i) for i in (made["id"], moved["id"]))
+        assert old is not None
+        assert new is not None
+        assert (old.repo_tags, new.repo_tags) == ((), (f"{fake.host}/a:t",))
+        assert new.layers[0].directory == old.layers[1].directory
+
+
+async def test_names_of_tag_and_digest(fake: FakeRegistry, tmp_path: Path) -> None:
+    made = fake.image("t", [SMALL])
+    digest = f"{fake.host}/a@{made['digest']}"
+    async with Service(str(tmp_path)) as service:
+        await service.images.pull(digest)
+        (image,) = service.images.list()
+        assert (image.repo_tags, image.repo_digests) == ((), (digest,))
+        await service.images.pull(f"{fake.host}/a:v1@{made['digest']}")
+        await service.images.pull(f"{fake.host}/b:t")
+        (image,) = service.images.list()
+        assert image.repo_tags == (f"{fake.host}/a:v1", f"{fake.host}/b:t")
+        results = await asyncio.gather(*(service.images.remove(f"{fake.host}/b:t") for _ in range(5)))
+        assert results == [None] * 5
+        assert service.images.list() == []
+        with pytest.raises(InvalidArgumentError):
+            await service.images.pull("docker.io/Foo/bar")
+
+
+async def test_an_index_is_followed_to_this_platform(fake: FakeRegistry, tmp_path: Path) -> None:
+    made = fake.image("plain", [SMALL])
+    mine = {"os": "linux", "architecture": layout.architecture()}
+    unknown = {"os": "unknown", "architecture": "unknown"}
+    good = {key: made[key] for key in ("mediaType", "digest", "size")}
+    top = fake.document(
+        {"manifests": [{**good, "digest": "sha256:" + "0" * 64, "platform": unknown}, {**good, "platform": mine}]},
+        "multi",
+        INDEX,
+    )
+    fake.document({"manifests": [good]}, "wrapped", INDEX)
+    fake.document({"manifests": [{**good, "platform": {"os": "plan9", "architecture": "mips"}}]}, "other", INDEX)
+    foreign = fake.image("foreign", [SMALL], architecture="s390x")
+    async with Service(str(tmp_path)) as service:
+        assert await service.images.pull(f"{fake.host}/a:multi") == made["id"]
+        (image,) = service.images.list()
+        assert image.repo_digests == (f"{fake.host}/a@{top['digest']}",)
+        assert await service.images.pull(f"{fake.host}/a:wrapped") == made["id"]
+        for tag, there in (("other", "plan9/mips"), ("foreign", "linux/s390x")):
+            with pytest.raises(NotFoundError, match=there):
+                await service.images.pull(f"{fake.host}/a:{tag}")
+        assert service.images.find(foreign["id"]) is None
+
+
+@pytest.mark.parametrize(
+    ("pack", "media_type"),
+    [
+        (lambda data: data, "application/vnd.oci.image.layer.v1.tar+gzip"),
+        (gzip.compress, "application/vnd.docker.image.rootfs.diff.tar"),
+        (zstandard.compress, "application/vnd.oci.image.layer.v1.tar+zstd"),
+    ],
+)
+async def test_layers_are_what_their_bytes_are(
+    fake: FakeRegistry, tmp_path: Path, pack: Callable[[bytes], bytes], media_type: str
+) -> None:
+    fake.image("t", [SMALL, b"", SMALL], pack=pack, media_type=media_type)
+    async with Service(str(tmp_path)) as service:
+        paths = await service.layers(f"{fake.host}/a:t")
+        assert os.listdir(paths[0]) == ["small"]
+        assert paths[0] == paths[2]
+
+
+async def test_a_foreign_layer_comes_from_its_url(fake: FakeRegistry, tmp_path: Path) -> None:
+    made = fake.image("t", [SMALL])
+    data = fake.blobs.pop(made["layers"][0]["digest"])
+    elsewhere = {**made["layers"][0], "urls": [f"http://{fake.host}/elsewhere"]}
+    config = {"mediaType": "x", "digest": made["id"], "size": len(fake.blobs[made["id"]])}
+    fake.document({"config": config, "layers": [elsewhere]}, "foreign")
+    fake.rules.append(lambda h: h.path == "/elsewhere" and h.answer(200, data))
+    async with Service(str(tmp_path)) as service:
+        assert len(await service.layers(f"{fake.host}/a:foreign")) == 1
+
+
+# --- faults ----------------------------------------------------------------------------------------------------------
+
+
+def _status(part: str, status: int) -> Callable[[Handler], bool]:
+    return lambda h: part in h.path and h.answer(status, b'{"errors":[{"message":"words\\u0007"}]}')
+
+
+def _other_bytes(handler: Handler) -> bool:
+    if "/blobs/" not in handler.path:
+        return False
+    data = handler.registry.blobs[handler.path.rpartition("/")[2]]
+    handler.answer(200, data[:-1] + bytes([data[-1] ^ 1]))
+    return True
+
+
+def _cut(handler: Handler) -> bool:
+    if "/blobs/" not in handler.path:
+        return False
+    handler.answer(200, handler.registry.blobs[handler.path.rpartition("/")[2]][:-5])
+    return True
+
+
+def _breaks(handler: Handler) -> bool:
+    if "/blobs/" not in handler.path:
+        return False
+    handler.break_off(b"", len(handler.registry.blobs[handler.path.rpartition("/")[2]]))
+    return True
+
+
+def _endless(handler: Handler) -> bool:
+    if "/manifests/" not in handler.path:
+        return False
+    handler.break_off(b" " * (9 << 20), 1 << 40)
+    return True
+
+
+def _to_a_file(handler: Handler) -> bool:
+    handler.answer(307, headers={"Location": "file:///etc/passwd"})
+    return True
+
+
+@pytest.mark.parametrize(
+    ("rule", "kind", "part"),
+    [
+        (_status("/manifests/", 401), UnauthenticatedError, "denied"),
+        (_status("/manifests/", 403), PermissionDeniedError, "words "),
+        (_status("/manifests/", 404), NotFoundError, "words "),
+        (_status("/blobs/", 404), NotFoundError, "blob sha256"),
+        (_status("/manifests/", 503), UnavailableError, "RegistryUnavailable: "),
+        (_status("/blobs/", 429), UnavailableError, "RegistryUnavailable: "),
+        (_other_bytes, DataLossError, "digest"),
+        (_cut, DataLossError, "bytes"),
+        (_breaks, UnavailableError, "RegistryUnavailable: "),
+        (_endless, DataLossError, "larger"),
+        (_to_a_file, CrishimError, "file:///etc/passwd"),
+    ],
+)
+async def test_faults_are_told_and_leave_no_trace(
+    fake: FakeRegistry, tmp_path: Path, rule: Callable[[Handler], bool], kind: type[CrishimError], part: str
+) -> None:
+    fake.image("t", [BIG, SMALL])
+    fake.rules.append(rule)
+    async with Service(str(tmp_path)) as service:
+        with pytest.raises(kind) as caught:
+            await service.images.pull(f"{fake.host}/a:t")
+        assert part in str(caught.value)
+        assert fake.host in str(caught.value)
+        if part.startswith("RegistryUnavailable"):
+            assert str(caught.value).startswith(part)
+        await service.images.settled()
+        assert service.files() == []
+        assert service.images.fs_usage().used_bytes == 0
+        fake.rules.clear()
+        await service.images.pull(f"{fake.host}/a:t")
+
+
+async def test_a_registry_that_is_away(tmp_path: Path) -> None:
+    async with Service(str(tmp_path)) as service:
+        with pytest.raises(UnavailableError, match=r"^RegistryUnavailable: .*refused"):
+            await service.images.pull(f"127.0.0.1:{free_port()}/a:t")
+
+
+async def test_a_wrong_diff_id_a_corrupt_layer_and_no_tar(fake: FakeRegistry, tmp_path: Path) -> None:
+    other = [f"sha256:{hashlib.sha256(SMALL).hexdigest()}"]
+    fake.image("diff", [BIG], rootfs={"diff_ids": other})
+    fake.image("gzip", [BIG], pack=lambda data: gzip.compress(data)[:-2000])
+    fake.image("text", [b"this is no tar archive" * 100])
+    fake.image("count", [BIG], rootfs={"diff_ids": other * 2})
+    async with Service(str(tmp_path)) as service:
+        for tag, part in (("diff", "the image says"), ("gzip", "gzip"), ("text", "tar"), ("count", "2 diff ids")):
+            with pytest.raises(DataLossError, match=part):
+                await service.images.pull(f"{fake.host}/a:{tag}")
+        await service.images.settled()
+        assert service.files() == []
+
+
+async def test_a_full_disk(fake: FakeRegistry, tmp_path: Path) -> None:
+    fake.image("t", [BIG, tar([Entry(f"f{n}", bytes(50_000)) for n in range(60)])])
+    fake.image("small", [SMALL])
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(disk)], check=True)
+    try:
+        async with Service(str(disk)) as service:
+            with pytest.raises(ResourceExhaustedError, match="No space left"):
+                await service.images.pull(f"{fake.host}/a:t")
+            await service.images.settled()
+            assert service.files() == []
+            await service.images.pull(f"{fake.host}/a:small")
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+# --- authentication --------------------------------------------------------------------------------------------------
+
+
+class TokenAuth:
+    """Wants a bearer token that it gives to one user; each token is good for `uses` requests."""
+
+    def __init__(self, registry: FakeRegistry, uses: int, user: str = "") -> None:
+        self.registry = registry
+        self.uses = uses
+        self.user = user
+        self.left: dict[str, int] = {}
+        self.lock = threading.Lock()
+        registry.rules.append(self.rule)
+
+    def rule(self, handler: Handler) -> bool:
+        if handler.path.startswith("/token"):
+            query = parse_qs(urlsplit(handler.path).query)
+            assert query["scope"] == ["repository:a:pull", "repository:b:pull"]
+            if self.user and handler.headers.get("Authorization", "") != self.user:
+                handler.answer(401)
+                return True
+            with self.lock:
+                token = f"token{len(self.left)}"
+                self.left[token] = self.uses
+            handler.answer(200, b'{"access_token": "%s"}' % token.encode())
+            return True
+        with self.lock:
+            token = handler.headers.get("Authorization", "").removeprefix("Bearer ")
+            if self.left.get(token, 0) > 0:
+                self.left[token] -= 1
+                return False
+        scope = "repository:a:pull repository:b:pull"
+        realm = f"http://{self.registry.host}/token"
+        handler.answer(401, headers={"WWW-Authenticate": f'Bearer realm="{realm}",service="s",scope="{scope}"'})
+        return True
+
+
+@pytest.mark.parametrize("uses", [1, 1000])
+async def test_tokens_that_last_long_and_for_one_request(fake: FakeRegistry, tmp_path: Path, uses: int) -> None:
+    fake.image("t", [tar([Entry(f"f{n}")]) for n in range(6)])
+    auth = TokenAuth(fake, uses)
+    async with Service(str(tmp_path)) as service:
+        await service.images.pull(f"{fake.host}/a:t")
+        before = len(fake.requests)
+        await service.images.pull(f"{fake.host}/a:t")
+    assert uses == 1 or (len(auth.left), len(fake.requests) - before) == (1, 1)
+
+
+async def test_credentials_and_their_absence(fake: FakeRegistry, tmp_path: Path) -> None:
+    fake.image("t", [SMALL])
+    TokenAuth(fake, 1000, "Basic dTpw")
+    async with Service(str(tmp_path)) as service:
+        for wrong in (None, Credentials(username="u", password="no")):
+            with pytest.raises(UnauthenticatedError, match=fake.host):
+                await service.images.pull(f"{fake.host}/a:t", wrong)
+        await service.images.pull(f"{fake.host}/a:t", Credentials(auth="dTpw"))
+        # What one may pull, the other still may not, though the image is here.
+        with pytest.raises(UnauthenticatedError):
+            await service.images.pull(f"{fake.host}/a:t")
+
+
+async def test_authorization_stays_with_its_origin(fake: FakeRegistry, tmp_path: Path) -> None:
+    fake.image("t", [SMALL])
+    seen = []
+    with FakeRegistry() as store:
+
+        def refuse(handler: Handler) -> bool:
+            seen.append(handler.headers.get("Authorization"))
+            return bool(handler.headers.get("Authorization")) and handler.answer(400)
+
+        store.rules.append(refuse)
+        store.blobs = fake.blobs
+
+        def redirect(handler: Handler) -> bool:
+            if handler.headers.get("Authorization") != "Basic dTpw":
+                handler.answer(401, headers={"WWW-Authenticate": "Basic realm=x"})
+            elif "/blobs/" in handler.path:
+                handler.answer(307, headers={"Location": f"http://{store.host}{handler.path}"})
+            else:
+                return False
+            return True
+
+        fake.rules.append(redirect)
+        async with Service(str(tmp_path)) as service:
+            await service.images.pull(f"{fake.host}/a:t", Credentials(username="u", password="p"))
+    assert seen
+    assert set(seen) == {None}
+
+
+async def test_mirrors_are_tried_in_order_and_named(fake: FakeRegistry, tmp_path: Path) -> None:
+    fake.image("t", [SMALL])
+    hosts = tmp_path / "certs" / "registry.example"
+    hosts.mkdir(parents=True)
+    dead = f"127.0.0.1:{free_port()}"
+    text = f'server = "http://127.0.0.1:1"\n[host."http://{dead}"]\n[host."http://{fake.host}"]\n'
+    (hosts / "hosts.toml").write_text(text, encoding="utf-8")
+    async with Service(str(tmp_path / "root"), certs_d=(str(tmp_path / "certs"),)) as service:
+        await service.images.pull("registry.example/a:t")
+        assert fake.requests[0] == "GET /v2/a/manifests/t?ns=registry.example"
+        (image,) = service.images.list()
+        assert image.repo_tags == ("registry.example/a:t",)
+        with pytest.raises(UnavailableError) as caught:
+            await service.images.pull("registry.example/a:absent")
+    for name in (dead, fake.host, "127.0.0.1:1"):
+        assert name in str(caught.value)
+
+
+async def test_tls_with_an_own_authority(tmp_path: Path) -> None:
+    openssl = need_program("openssl", "openssl")
+    pem = str(tmp_path / "server.pem")
+    names = ["-subj", "/CN=test", "-addext", "subjectAltName=IP:127.0.0.1"]
+    command = [openssl, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    subprocess.run([*command, *names, "-keyout", pem, "-out", f"{pem}.crt"], check=True, capture_output=True)
+    with open(pem, "a", encoding="utf-8") as file, open(f"{pem}.crt", encoding="utf-8") as certificate:
+        file.write(certificate.read())
+    with FakeRegistry(pem) as fake:
+        fake.image("t", [SMALL])
+        hosts = tmp_path / "certs" / fake.host
+        hosts.mkdir(parents=True)
+
+        def configure(text: str) -> None:
+            (hosts / "hosts.toml").write_text(f'server = "https://{fake.host}"\n{text}', encoding="utf-8")
+
+        async with Service(str(tmp_path / "root"), certs_d=(str(tmp_path / "certs"),)) as service:
+            configure("")
+            with pytest.raises(UnavailableError, match=r"TLS.*hosts\.toml"):
+                await service.images.pull(f"{fake.host}/a:t")
+            configure('ca = "/no/such/file"')
+            with pytest.raises(CrishimError, match="/no/such/file"):
+                await service.images.pull(f"{fake.host}/a:t")
+            configure(f'ca = "{pem}.crt"')
+            await service.images.pull(f"{fake.host}/a:t")
+            configure("skip_verify = true")
+            await service.images.pull(f"{fake.host}/a:t")
+
+
+# --- many at once, and interruptions -----------------------------------------------------------------------
+
+
+async def test_eight_pulls_with_every_third_request_failing(fake: FakeRegistry, tmp_path: Path) -> None:
+    shared = [tar([Entry(f"f{n}", os.urandom(200_000))]) for n in range(9)]
+    fake.image("one", [*shared, SMALL])
+    fake.image("two", [*shared, BIG])
+    counter = iter(range(10**6))
+    fake.rules.append(lambda h: next(counter) % 3 == 2 and h.answer(500))
+    async with Service(str(tmp_path)) as service:
+        names = [f"{fake.host}/{repo}:{tag}" for repo in "ab" for tag in ("one", "two")]
+        await asyncio.gather(*(service.images.pull(name) for name in names * 2))
+        assert len(service.images.list()) == 2
+        assert set(fake.bodies.values()) == {1}
+        assert len([name for name in service.files() if name.startswith("layers/")]) == 11
+
+
+class Gate:
+    """Sends half of the blob and holds the rest until `open`."""
+
+    def __init__(self, registry: FakeRegistry, size: int) -> None:
+        self.reached = threading.Event()
+        self.open = threading.Event()
+        self._size = size
+        registry.rules.append(self.rule)
+
+    def rule(self, handler: Handler) -> bool:
+        data = handler.registry.blobs.get(handler.path.rpartition("/")[2], b"")
+        if len(data) < self._size or handler.headers.get("Range") or self.open.is_set():
+            return False
+        half = len(data) // 2
+        handler.answer(200, data[:half], {"Content-Length": str(len(data))})
+        handler.wfile.flush()
+        self.reached.set()
+        self.open.wait(20)
+        try:
+            handler.wfile.write(data[half:])
+        except OSError:
+            handler.close_connection = True
+        return True
+
+
+async def _reached(gate: Gate) -> None:
+    assert await asyncio.to_thread(gate.reached.wait, 20)
+
+
+async def test_one_caller_leaves_and_the_others_do_not_notice(fake: FakeRegistry, tmp_path: Path) -> None:
+    fake.image("t", [BIG])
+    gate = Gate(fake, 1_000_000)
+    async with Service(str(tmp_path)) as service:
+        calls = [asyncio.create_task(service.images.pull(f"{fake.host}/{repo}:t")) for repo in "aab"]
+        await _reached(gate)
+        calls[0].cancel()
+        await asyncio.sleep(0.05)
+        await service.images.remove(f"{fake.host}/a:t")
+        gate.open.set()
+        results = await asyncio.gather(*calls, return_exceptions=True)
+    assert isinstance(results[0], asyncio.CancelledError)
+    assert results[1] == results[2]
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+async def test_the_last_caller_leaves_and_the_next_resumes(fake: FakeRegistry, tmp_path: Path, ranges: bool) -> None:
+    made = fake.image("t", [BIG])
+    fake.ranges = ranges
+    gate = Gate(fake, 1_000_000)
+    async with Service(str(tmp_path)) as service:
+        call = asyncio.create_task(service.images.pull(f"{fake.host}/a:t"))
+        await _reached(gate)
+        part = tmp_path / "content" / "parts" / made["layers"][0]["digest"].replace(":", "-")
+        while part.stat().st_size < 1_000_000:
+            await asyncio.sleep(0.01)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        await service.images.settled()
+        assert [name for name in service.files() if "parts" not in name] == []
+        assert part.stat().st_size >= 1_000_000
+        gate.open.set()
+        await service.images.pull(f"{fake.host}/a:t")
+        assert not part.exists()
+        received = service.observed.pulls[1][1]
+        assert received < len(fake.blobs[made["layers"][0]["digest"]])
+
+
+async def test_a_part_that_is_no_good_is_fetched_anew(fake: FakeRegistry, tmp_path: Path) -> None:
+    made = fake.image("t", [BIG])
+    async with Service(str(tmp_path)) as service:
+        part = tmp_path / "content" / "parts" / made["layers"][0]["digest"].replace(":", "-")
+        part.write_bytes(b"\x1f\x8b" + b"not what it was" * 1000)
+        await service.images.pull(f"{fake.host}/a:t")
+        assert fake.count("GET /v2/a/blobs") == 3
+
+
+async def test_a_connection_that_breaks_is_resumed_within_the_pull(fake: FakeRegistry, tmp_path: Path) -> None:
+    made = fake.image("t", [BIG])
+    digest = made["layers"][0]["digest"]
+    breaks = iter(range(1000))
+
+    def rule(handler: Handler) -> bool:
+        if digest not in handler.path or next(breaks) > 4:
+            return False
+        data = fake.blobs[digest]
+        first = int(handler.headers.get("Range", "bytes=0-")[6:-1])
+        span = {"Content-Range": f"bytes {first}-{len(data) - 1}/{len(data)}"} if first else {}
+        handler.break_off(data[first : first + 600_000], len(data) - first, span, 206 if first else 200)
+        return True
+
+    fake.rules.append(rule)
+    async with Service(str(tmp_path)) as service:
+        await service.images.pull(f"{fake.host}/a:t")
+    assert next(breaks) > 3
+
+
+async def test_a_silent_server_is_given_up(fake: FakeRegistry, tmp_path: Path) -> None:
+    fake.image("t", [BIG])
+    gate = Gate(fake, 1_000_000)
+    fake.ranges = False
+    async with Service(str(tmp_path), stall_seconds=1, attempts=1) as service:
+        with pytest.raises(UnavailableError, match="RegistryUnavailable"):
+            await service.images.pull(f"{fake.host}/a:t")
+        gate.open.set()
+
+
+# --- holds, restarts, damage -------------------------------------------------------------------------------
+
+
+async def test_a_held_image_keeps_its_layers_until_it_is_released(fake: FakeRegistry, tmp_path: Path) -> None:
+    made = fake.image("t", [SMALL])
+    async with Service(str(tmp_path)) as service:
+        await service.images.pull(f"{fake.host}/a:t")
+        (path,) = service.images.hold(f"{fake.host}/a:t", "container")
+        await service.images.remove(made["id"])
+        assert service.images.find(made["id"]) is None
+        assert os.listdir(path) == ["small"]
+        with pytest.raises(NotFoundError):
+            service.images.hold(made["id"], "other")
+    async with Service(str(tmp_path)) as service:
+        assert service.images.list() == []
+        assert service.images.layers_of("container") == (path,)
+        assert os.listdir(path) == ["small"]
+        assert await service.images.pull(f"{fake.host}/a:t") == made["id"]
+        assert len(service.images.list()) == 1
+        await service.images.remove(made["id"])
+        service.images.release("container")
+        service.images.release("container")
+        await service.images.settled()
+        assert service.files() == []
+
+
+async def test_half_made_things_go_at_the_start(fake: FakeRegistry, tmp_path: Path) -> None:
+    fake.image("t", [SMALL])
+    async with Service(str(tmp_path)) as service:
+        await service.images.pull(f"{fake.host}/a:t")
+        whole = service.files()
+    (tmp_path / "layers" / ".new-1" / "deep").mkdir(parents=True)
+    (tmp_path / "layers" / "zz").mkdir()
+    (tmp_path / "content" / "sha256" / ("0" * 64)).write_bytes(b"x")
+    old = tmp_path / "content" / "parts" / ("sha256-" + "0" * 64)
+    old.write_bytes(b"x")
+    os.utime(old, (0, 0))
+    async with Service(str(tmp_path)) as service:
+        await service.images.settled()
+        assert service.files() == whole
+        assert service.observed.reclaimed == [("layer", 2), ("blob", 1)]
+
+
+async def test_layers_without_their_mark_are_made_again_after_a_reboot(
+    fake: FakeRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = fake.image("t", [SMALL, BIG, tar([Entry("d/more")])])
+
+    def no_sync(_self: Any) -> None:
+        raise OSError(5, "syncfs")
+
+    async with Service(str(tmp_path)) as service:
+        monkeypatch.setattr("crishim.images.layers.Layers._sync_files", no_sync)
+        paths = await service.layers(f"{fake.host}/a:t")
+        await service.images.settled()
+    monkeypatch.undo()
+    monkeypatch.setattr("crishim.images.layers.boot_id", lambda: "another boot")
+    before = len(fake.requests)
+    async with Service(str(tmp_path)) as service:
+        again = service.images.hold(made["id"], "test")
+        assert [sorted(os.listdir(path)) for path in again] == [["small"], ["d"], ["d"]]
+        assert set(again) != set(paths)
+        assert os.stat(f"{again[1]}/d/noise").st_size == 3_000_000
+    async with Service(str(tmp_path)) as service:
+        assert service.images.hold(made["id"], "test") == again
+    assert len(fake.requests) == before
+
+
+async def test_one_bad_record_or_lost_file_does_not_stop_the_start(fake: FakeRegistry, tmp_path: Path) -> None:
+    kept, lost, bad = (fake.image(tag, [tar([Entry(tag)])]) for tag in ("kept", "lost", "bad"))
+    async with Service(str(tmp_path)) as service:
+        for tag in ("kept", "lost", "bad"):
+            await service.images.pull(f"{fake.host}/a:{tag}")
+        (path,) = service.images.hold(lost["id"], "x")
+        service.images.release("x")
+        service.store.images.put(bad["id"], b'{"id": 5}')
+    os.rename(path, f"{tmp_path}/gone")
+    os.unlink(tmp_path / "content" / "sha256" / lost["layers"][0]["digest"].partition(":")[2])
+    async with Service(str(tmp_path)) as service:
+        assert [image.id for image in service.images.list()] == [kept["id"]]
+        for tag in ("lost", "bad"):
+            await service.images.pull(f"{fake.host}/a:{tag}")
+        assert len(service.images.list()) == 3
+
+
+async def test_deep_images(fake: FakeRegistry, tmp_path: Path) -> None:
+    fake.image("deep", [tar([Entry(f"f{n}")]) for n in range(120)], pack=lambda data: data)
+    async with Service(str(tmp_path)) as service:
+        paths = await service.layers(f"{fake.host}/a:deep")
+        assert len(set(paths)) == 120
+        assert max(len(os.path.basename(path)) for path in paths) <= 4
