@@ -13,8 +13,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-import structlog
-
 from crishim import codec
 from crishim.clock import boot_id
 from crishim.images.content import disk_error
@@ -22,11 +20,12 @@ from crishim.images.records import LayerRecord
 from crishim.images.threads import in_thread
 from crishim.images.trees import remove_tree
 from crishim.linux.sync import sync_directory, syncfs
+from crishim.log import get_logger
 from crishim.store.store import Store
 
 _DIGITS = "0123456789abcdefghijklmnopqrstuv"
 _NEW, _GONE = ".new-", ".gone-"
-log = structlog.get_logger(__name__)
+log = get_logger("crishim.images")
 
 
 def short_name(number: int) -> str:

@@ -10,8 +10,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import replace
 
-import structlog
-
 from crishim.clock import monotonic, now
 from crishim.errors import CrishimError, DataLossError, NotFoundError, PermissionDeniedError, UnauthenticatedError
 from crishim.images import platform
@@ -30,11 +28,12 @@ from crishim.images.reference import parse as parse_reference
 from crishim.images.registry.auth import Login
 from crishim.images.registry.client import Authorizers, Repository
 from crishim.images.settings import ImageSettings
+from crishim.log import get_logger
 from crishim.observe import Observer
 from crishim.paths import Paths
 from crishim.store.store import Store
 
-log = structlog.get_logger(__name__)
+log = get_logger("crishim.images")
 _SWEEP_SECONDS = 600
 
 

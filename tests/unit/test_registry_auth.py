@@ -74,11 +74,11 @@ def test_a_token_is_fetched_once_kept_and_renewed_when_refused() -> None:
     server = TokenServer("access_token")
     authorizer = Authorizer(Login(None, "r.io"), "repository:a:pull")
     assert authorizer.header("https://r.io", server) == ""
-    assert authorizer.answer("", [BEARER], "https://r.io", server) == ("Bearer t1", True)
+    assert authorizer.answer("", [BEARER], "https://r.io", server) == "Bearer t1"
     assert authorizer.header("https://r.io", server) == "Bearer t1"
-    assert authorizer.answer("Bearer t1", [BEARER], "https://r.io", server) == ("Bearer t2", True)
+    assert authorizer.answer("Bearer t1", [BEARER], "https://r.io", server) == "Bearer t2"
     # Another thread that was refused with the old token takes the new one.
-    assert authorizer.answer("Bearer t1", [BEARER], "https://r.io", server) == ("Bearer t2", False)
+    assert authorizer.answer("Bearer t1", [BEARER], "https://r.io", server) == "Bearer t2"
     assert authorizer.private("https://r.io", server) == "Bearer t3"
     query = parse_qs(urlsplit(server.calls[0][1]).query)
     assert query == {"service": ["r.io"], "scope": ["repository:a:pull", "repository:b:pull"]}
@@ -113,7 +113,7 @@ def test_a_registry_token_is_used_as_it_is_and_a_refusal_is_final() -> None:
 def test_basic_auth() -> None:
     server = TokenServer()
     authorizer = Authorizer(Login(Credentials(username="u", password="p:w"), "r.io"), "s")
-    header, _ = authorizer.answer("", ['Basic realm="x"'], "https://r.io", server)
+    header = authorizer.answer("", ['Basic realm="x"'], "https://r.io", server)
     assert base64.b64decode(header.removeprefix("Basic ")) == b"u:p:w"
     with pytest.raises(UnauthenticatedError, match="does not accept"):
         authorizer.answer(header, ['Basic realm="x"'], "https://r.io", server)

@@ -5,7 +5,6 @@ Blocking; meant for threads. Each endpoint is tried in order; what went wrong at
 Out of scope: what manifests mean, storing blobs. Invariant: no body is believed here; callers check digests.
 """
 
-import email.utils
 import hashlib
 import json
 import threading
@@ -317,8 +316,12 @@ def _said(response: Response) -> str:
 
 def _retry_after(value: str) -> float:
     """Return the seconds of a Retry-After header: a number, or an HTTP date (RFC 9110 section 10.2.3)."""
+    if not value:
+        return 0.0
     if value.strip().isdigit():
         return float(value)
+    import email.utils
+
     try:
         return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
     except (TypeError, ValueError, IndexError, OverflowError):

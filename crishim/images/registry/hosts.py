@@ -6,10 +6,8 @@ its `*.cert` with `*.key` client certificates, as Docker has it. Without any dir
 loopback host. Invariant: mirrors come in the file's order, the registry itself last. Out of scope: requests.
 """
 
-import ipaddress
 import os
 import re
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -60,6 +58,8 @@ def load(host: str, directories: Sequence[str]) -> tuple[Endpoint, ...]:
     directory = _directory(host, directories)
     if directory is None:
         return _default(host, Tls())
+    import tomllib
+
     path = os.path.join(directory, "hosts.toml")
     try:
         with open(path, "rb") as file:
@@ -92,6 +92,8 @@ def parse(document: Mapping[str, Any], host: str, path: str) -> tuple[Endpoint, 
 
 def is_loopback(host: str) -> bool:
     """Tell whether `host[:port]` is this machine, for which plain http is the custom."""
+    import ipaddress
+
     name = urlsplit(f"//{host}").hostname or ""
     if name == "localhost":
         return True
