@@ -9,6 +9,8 @@ from typing import Any, Protocol
 
 from crishim.images.threads import in_thread
 
+_PACKAGES = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
 
 class Extractor(Protocol):
     """Runs `crishim.engine.execute.extract.run` in a process of its own."""
@@ -16,9 +18,9 @@ class Extractor(Protocol):
     async def extract(self, tar_fd: int, dest_fd: int, options: Mapping[str, Any]) -> Mapping[str, Any]:
         """Extract and return the child's report.
 
-        The fds stay the caller's. A child that ends without a report, or cannot be started, is reported as
-        `{"error": sentence, "kind": "fault", "errno": 0}`. A cancelled call may leave the child running until the
-        end of its stream, which the caller closes.
+        The fds stay the caller's. A child that ends without a report, or cannot be started, is an error: raised, or
+        reported as `{"error": sentence, "kind": "fault", "errno": 0}`. A cancelled call may leave the child running
+        until the end of its stream, which the caller closes.
         """
 
 
@@ -31,7 +33,9 @@ class ProgramExtractor:
         words = [str(tar_fd), str(dest_fd), str(child_fd), json.dumps(dict(options))]
         try:
             child = subprocess.Popen(  # noqa: ASYNC220  starting is quick; waiting is done in a thread
-                [sys.executable, "-m", "crishim.engine.execute.extract", *words], pass_fds=(tar_fd, dest_fd, child_fd)
+                [sys.executable, "-m", "crishim.engine.execute.extract", *words],
+                pass_fds=(tar_fd, dest_fd, child_fd),
+                env={**os.environ, "PYTHONPATH": _PACKAGES},
             )
         except BaseException:
             os.close(report_fd)
