@@ -34,6 +34,12 @@ def can_mount() -> bool:
     )
 
 
+def can_raise_limits() -> bool:
+    """Tell whether hard resource limits may be raised here (CAP_SYS_RESOURCE, bit 24 of CapEff)."""
+    with open("/proc/self/status", encoding="ascii") as file:
+        return bool(next(int(line.split()[1], 16) for line in file if line.startswith("CapEff:")) >> 24 & 1)
+
+
 def need_containers() -> None:
     """Skip unless mount and network namespaces can be made here: all that an instance needs at least."""
     if not can_unshare(CLONE_NEWNS):

@@ -167,7 +167,9 @@ class Instance:
     ) -> "subprocess.CompletedProcess[str]":
         """Run crictl against this instance; a failure shows both outputs and the daemon's last log lines."""
         command = [crictl_path(), "--config", f"{self.base}/crictl.yaml", *arguments]
-        result = subprocess.run(command, input=data, capture_output=True, text=True, check=False, errors="replace")
+        result = subprocess.run(
+            command, input=data, capture_output=True, text=True, check=False, errors="replace", timeout=180
+        )
         if check and result.returncode != 0:
             tail = self.log()[-4000:]
             raise AssertionError(f"{' '.join(arguments)}: {result.returncode}\n{result.stdout}{result.stderr}\n{tail}")

@@ -6,6 +6,7 @@ namespace, asynchronously. What is found is reported, then removed, so that one 
 """
 
 import contextlib
+import gc
 import os
 import signal
 import subprocess
@@ -60,6 +61,7 @@ def leaks_since(before: Snapshot, scope: Scope = SCOPE, grace: float = GRACE) ->
     """Return what is ours, is there now and was not there `before`; waits up to `grace` seconds for links only."""
     deadline = time.monotonic() + grace
     while True:
+        gc.collect()  # what only waits for the collector (grpc's sockets behind an exception) is not left behind
         found = _compare(before, snapshot(), scope)
         if not any(leak.kind == "link" for leak in found) or time.monotonic() > deadline:
             return found

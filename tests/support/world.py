@@ -62,6 +62,7 @@ class World:
                 await self.cri.remove_pod(pod)
         finally:
             await self.cri.close()
+            del self.cri
 
     async def reconnect(self) -> None:
         """Open a new channel after the daemon was restarted."""

@@ -1,0 +1,97 @@
+"""ExecSync: outputs, bounds, deadlines, and many at once (field cases E1, G3)."""
+
+import asyncio
+
+import grpc
+
+from crishim._proto.runtime.v1 import api_pb2 as api
+from tests.support.cri import attempt, refused
+from tests.support.world import World
+
+STAY = "trap 'exit 0' TERM; while :; do usleep 50000; done"
+MOST = 16 << 20
+
+
+async def test_streams_and_code_are_told_apart(world: World) -> None:
+    container = await world.run(await world.pod(), STAY)
+    reply = await world.cri.exec(container, "sh", "-c", "printf out; printf err >&2; exit 42")
+    assert (reply.stdout, reply.stderr, reply.exit_code) == (b"out", b"err", 42)
+
+
+async def test_fifty_at_once_each_return_their_own_code(world: World) -> None:
+    container = await world.run(await world.pod(), STAY)
+    calls = [world.cri.exec(container, "sh", "-c", f"echo {n}; exit {n}") for n in range(50)]
+    replies = await asyncio.gather(*calls)
+    assert [(reply.exit_code, reply.stdout) for reply in replies] == [(n, f"{n}\n".encode()) for n in range(50)]
+
+
+async def test_output_beyond_the_bound_is_dropped_and_the_code_is_kept(world: World) -> None:
+    container = await world.run(await world.pod(), STAY)
+    reply = await world.cri.exec(container, "sh", "-c", "head -c 100000000 /dev/zero; exit 9")
+    assert reply.exit_code == 9
+    assert 1 << 20 < len(reply.stdout) <= MOST
+    assert reply.ByteSize() <= MOST
+
+
+async def test_endless_output_ends_with_the_timeout_and_its_processes(world: World) -> None:
+    container = await world.run(await world.pod(), STAY)
+    details = await refused(world.cri.exec(container, "yes", seconds=1), grpc.StatusCode.DEADLINE_EXCEEDED)
+    assert "1" in details
+    assert "yes" not in (await world.cri.output(container, "ps", "-o", "comm")).split()
+
+
+async def test_a_timeout_ends_the_whole_tree(world: World) -> None:
+    container = await world.run(await world.pod(), STAY)
+    tree = "sleep 621 & sh -c 'sleep 622 & sleep 623' & wait"
+    await refused(world.cri.exec(container, "sh", "-c", tree, seconds=1), grpc.StatusCode.DEADLINE_EXCEEDED)
+    left = await world.cri.output(container, "ps", "-o", "args")
+    assert not [line for line in left.splitlines() if line.startswith("sleep 62")]
+
+
+async def test_a_caller_that_goes_away_takes_its_program_along(world: World) -> None:
+    container = await world.run(await world.pod(), STAY)
+    request = api.ExecSyncRequest(container_id=container, cmd=["sleep", "631"], timeout=600)
+    _, error = await attempt(world.cri.runtime.ExecSync(request, timeout=0.5))
+    assert error is not None
+    for _ in range(100):
+        if "sleep 631" not in await world.cri.output(container, "ps", "-o", "args"):
+            break
+        await asyncio.sleep(0.05)
+    else:
+        raise AssertionError("the program lives on without its caller")
+
+
+async def test_an_exec_ends_with_its_container(world: World) -> None:
+    container = await world.run(await world.pod(), STAY)
+    running = asyncio.create_task(attempt(world.cri.exec(container, "sleep", "600")))
+    while "sleep" not in await world.cri.output(container, "ps", "-o", "comm"):
+        await asyncio.sleep(0.02)
+    await world.cri.stop(container)
+    reply, error = await running
+    assert error is not None or (reply is not None and reply.exit_code == 137)
+
+
+async def test_an_orphan_that_keeps_the_pipes_does_not_hold_the_answer_for_ever(world: World) -> None:
+    container = await world.run(await world.pod(), STAY)
+    reply, error = await attempt(world.cri.exec(container, "sh", "-c", "sleep 3 & echo parent; exit 6", seconds=60))
+    assert error is None
+    assert reply is not None
+    assert (reply.exit_code, reply.stdout) == (6, b"parent\n")
+
+
+async def test_exec_needs_a_running_container_and_a_command(world: World) -> None:
+    pod = await world.pod()
+    over = await world.run(pod, "exit 0")
+    await world.cri.wait_exit(over)
+    await refused(world.cri.exec(over, "true"), grpc.StatusCode.FAILED_PRECONDITION)
+    await refused(world.cri.exec("f" * 64, "true"), grpc.StatusCode.NOT_FOUND)
+    running = await world.run(pod, STAY)
+    assert "cmd" in await refused(world.cri.exec(running), grpc.StatusCode.INVALID_ARGUMENT)
+
+
+async def test_no_zombie_stays_after_many(world: World) -> None:
+    container = await world.run(await world.pod(), STAY)
+    for _ in range(10):
+        await asyncio.gather(*(world.cri.exec(container, "sh", "-c", "sleep 0 & true") for _ in range(10)))
+    states = (await world.cri.output(container, "ps", "-o", "stat")).split()
+    assert not [state for state in states if state.startswith("Z")]
