@@ -175,10 +175,15 @@ class Keeper:
         return capture.stdout, capture.stderr, status
 
     async def stop(self) -> None:
-        """Tell the keeper to kill what runs and to leave, and wait until it is gone; a dead one is fine."""
+        """Tell the keeper to kill what runs and to leave; a dead one is fine.
+
+        When it has answered nothing of the pod runs any more; the process itself ends by itself a moment later. One
+        that does not answer is killed, and waited for.
+        """
         self._stopped = True
         with contextlib.suppress(UnavailableError, DeadlineExceededError):
             await self._channel.request({"op": "stop"}, timeout=15.0)
+            return
         self.kill_keeper()
         await self._gone.wait()
 
@@ -220,8 +225,8 @@ class Keeper:
             self._on_hello(message, fds)
             return
         wire.close_all(fds)
-        if event == "exit" and self.on_exit is not None:
-            self.on_exit(_exit(message))
+        if event == "exit":
+            self._on_exit(_exit(message))
         elif event == "exec_exit":
             future = self._execs.get(message["exec"])
             if future is not None and not future.done():
@@ -229,6 +234,13 @@ class Keeper:
         elif event == "failed" and not self._greeted.done():
             self._stopped = True
             self._greeted.set_exception(start_error(message["error"]))
+
+    def _on_exit(self, ended: Exit) -> None:
+        """Pass an exit on; one that comes before anyone listens is found in `exits`."""
+        if self.on_exit is None:
+            self.exits.append(ended)
+        else:
+            self.on_exit(ended)
 
     def _on_hello(self, message: wire.Message, fds: list[int]) -> None:
         version = message["version"]

@@ -5,9 +5,12 @@ else, freezes the garbage collector, and then forks keepers and extraction child
 the daemon's socket; keepers go on.
 
 ```
-daemon ── keeper {plan} + [control]            ─►  fork: keeper serves `control`
+daemon ── keeper {plan} + [control]            ─►  a spare keeper, or a fork, serves `control`
        ── extract {options} + [tar, dir, report] ─►  fork: extraction, reports on `report`
 ```
+Spare keepers wait with everything done that needs no plan (namespaces, sockets, shared memory); one is forked
+whenever nothing else is to do, so that the next pod does not wait for it. They end with the spawner.
+
 A fork that fails is reported on the passed socket. Children are reaped by the kernel (SIGCHLD ignored).
 """
 
@@ -15,8 +18,10 @@ import _socket
 import gc
 import json
 import os
+import select
 import signal
 import sys
+from collections.abc import Callable
 from typing import NoReturn
 
 from crishim.engine import wire
@@ -25,6 +30,8 @@ from crishim.engine.execute.report import describe
 from crishim.engine.keeper import main as keeper
 from crishim.linux import calls
 from crishim.linux.cgroups import apply as cgroups
+
+SPARES = 2
 
 
 def main(control_fd: int, group: list[str], version: int) -> None:
@@ -47,25 +54,85 @@ def main(control_fd: int, group: list[str], version: int) -> None:
     gc.collect()
     gc.disable()
     gc.freeze()
-    try:
-        wire.send(control, {"event": "ready", "pid": os.getpid()})
-        while True:
-            message, fds = wire.receive(control)
-            _fork(message, fds, control)
-            wire.close_all(fds)
-    except wire.ClosedError:
-        return
+    Spawner(control).serve()
 
 
-def _fork(message: wire.Message, fds: list[int], control: _socket.socket) -> None:
-    try:
-        pid = os.fork()
-    except OSError as error:
-        _refuse(message, fds, error)
-        return
-    if pid == 0:
-        control.close()
-        _child(message, fds)
+class Spawner:
+    """The daemon's socket and the spare keepers."""
+
+    def __init__(self, control: _socket.socket) -> None:
+        self._control = control
+        self._spares: list[_socket.socket] = []
+        self._wanted = SPARES
+        self._ready = select.poll()
+        self._ready.register(control, select.POLLIN)
+
+    def serve(self) -> None:
+        """Fork on request until the daemon is gone."""
+        try:
+            wire.send(self._control, {"event": "ready", "pid": os.getpid()})
+            while True:
+                while len(self._spares) < self._wanted and not self._ready.poll(0):
+                    self._add_spare()
+                message, fds = wire.receive(self._control)
+                if message["op"] != "keeper" or not self._use_spare(message, fds):
+                    self._fork(message, fds)
+                wire.close_all(fds)
+        except wire.ClosedError:
+            return
+
+    def _use_spare(self, message: wire.Message, fds: list[int]) -> bool:
+        """Hand a pod to a spare keeper; False if there is none that fits."""
+        while self._spares and keeper.fits_spare(message["plan"]):
+            spare = self._spares.pop(0)
+            try:
+                wire.send(spare, message, fds)
+            except wire.ClosedError:
+                continue  # it was killed while it waited
+            finally:
+                spare.close()
+            return True
+        return False
+
+    def _add_spare(self) -> None:
+        ours, theirs = wire.pair()
+        try:
+            pid = os.fork()
+        except OSError:
+            self._wanted = 0
+            return
+        if pid == 0:
+            self._leave()
+            ours.close()
+            _end_after(lambda: keeper.wait_as_spare(theirs), "spare keeper")
+        theirs.close()
+        try:
+            wire.receive(ours)
+        except wire.ClosedError:
+            self._wanted = 0  # this kernel, or this machine now, cannot have any: pods are forked when asked for
+            ours.close()
+            return
+        self._spares.append(ours)
+
+    def _fork(self, message: wire.Message, fds: list[int]) -> None:
+        try:
+            pid = os.fork()
+        except OSError as error:
+            _refuse(message, fds, error)
+            return
+        if pid:
+            return
+        self._leave()
+        if message["op"] == "keeper":
+            _end_after(lambda: keeper.run(message["plan"], _socket.socket(fileno=fds[0])), "keeper")
+        _end_after(lambda: extract.run(fds[0], fds[1], fds[2], message["options"]), "extraction")
+
+    def _leave(self) -> None:
+        """Close, in a child, what belongs to the spawner."""
+        self._control.close()
+        for spare in self._spares:
+            spare.close()
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 
 def _refuse(message: wire.Message, fds: list[int], error: OSError) -> None:
@@ -78,16 +145,13 @@ def _refuse(message: wire.Message, fds: list[int], error: OSError) -> None:
         os.write(fds[2], json.dumps({"error": f"fork: {error}", "kind": "os", "errno": error.errno}).encode() + b"\n")
 
 
-def _child(message: wire.Message, fds: list[int]) -> NoReturn:
+def _end_after(work: Callable[[], None], what: str) -> NoReturn:
+    """Do a child's work and end the process, whatever happens."""
     status = 1
     try:
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        if message["op"] == "keeper":
-            keeper.run(message["plan"], _socket.socket(fileno=fds[0]))
-        else:
-            extract.run(fds[0], fds[1], fds[2], message["options"])
+        work()
         status = 0
     except BaseException as error:  # noqa: BLE001  the last place before the process ends
-        sys.stderr.write(f"crishim {message['op']} {os.getpid()}: {type(error).__name__}: {error}\n")
+        sys.stderr.write(f"crishim {what} {os.getpid()}: {type(error).__name__}: {error}\n")
     finally:
         os._exit(status)

@@ -123,8 +123,29 @@ _unshare = _bind("unshare", _int)
 _setns = _bind("setns", _int, _int)
 _sethostname = _bind("sethostname", _char_p, ctypes.c_size_t)
 _prctl = _bind("prctl", _int, _ulong, _ulong, _ulong, _ulong)
-_syscall = _libc["syscall"]
-_syscall.restype = _long
+
+
+def _bind_number(*arguments: type) -> "ctypes._CFuncPtr":  # type: ignore[name-defined]
+    """Bind a call that libc has no function for; the number goes first, in every call."""
+    function = _libc["syscall"]
+    function.argtypes = (_long, *arguments)
+    function.restype = _long
+    return function
+
+
+_uint, _size = ctypes.c_uint, ctypes.c_size_t
+_capset = _bind_number(_void_p, _void_p)
+_seccomp = _bind_number(_uint, _uint, _void_p)
+_keyctl = _bind_number(_long, _void_p)
+_close_range = _bind_number(_uint, _uint, _int)
+_pivot_root = _bind_number(_char_p, _char_p)
+_open_tree = _bind_number(_int, _char_p, _uint)
+_move_mount = _bind_number(_int, _char_p, _int, _char_p, _uint)
+_fsopen = _bind_number(_char_p, _uint)
+_fsconfig = _bind_number(_int, _uint, _char_p, _char_p, _int)
+_fsmount = _bind_number(_int, _uint, _uint)
+_mount_setattr = _bind_number(_int, _char_p, _uint, _void_p, _size)
+_openat2 = _bind_number(_int, _char_p, _void_p, _size)
 
 # clone3 must not give up the interpreter lock in between: the child is a copy of this very thread, which holds it.
 _held = ctypes.PyDLL(None, use_errno=True)
@@ -137,7 +158,7 @@ def _fail(what: str) -> OSError:
 
 
 def _path(path: str | bytes) -> bytes:
-    return path if isinstance(path, bytes) else os.fsencode(path)
+    return path if isinstance(path, bytes) else path.encode("utf-8", "surrogateescape")
 
 
 class _CloneArgs(ctypes.Structure):
@@ -190,6 +211,9 @@ class _SockFprog(ctypes.Structure):
 
     _fields_ = [("len", ctypes.c_ushort), ("filter", ctypes.c_void_p)]
 
+
+_MOUNT_ATTR_SIZE = ctypes.sizeof(_MountAttr)
+_OPEN_HOW_SIZE = ctypes.sizeof(_OpenHow)
 
 # --- processes and namespaces ------------------------------------------------------------------------------------
 
@@ -265,14 +289,14 @@ def capset(effective: int, permitted: int, inheritable: int) -> None:
         _CapData(effective & 0xFFFFFFFF, permitted & 0xFFFFFFFF, inheritable & 0xFFFFFFFF),
         _CapData(effective >> 32, permitted >> 32, inheritable >> 32),
     )
-    if _syscall(_long(_NR["capset"]), ctypes.byref(header), data) < 0:
+    if _capset(_NR["capset"], ctypes.byref(header), data) < 0:
         raise _fail("capset")
 
 
 def seccomp_filter(program: ctypes.Array[ctypes.c_char], flags: int = 0) -> None:
     """Install a classic BPF program (seccomp(2)); `program` is a buffer made before (8 bytes an instruction)."""
     prog = _SockFprog(len(program) // 8, ctypes.addressof(program))
-    if _syscall(_long(_NR["seccomp"]), _long(SECCOMP_SET_MODE_FILTER), _long(flags), ctypes.byref(prog)) < 0:
+    if _seccomp(_NR["seccomp"], SECCOMP_SET_MODE_FILTER, flags, ctypes.byref(prog)) < 0:
         raise _fail("seccomp filter")
 
 
@@ -283,16 +307,13 @@ def seccomp_buffer(program: bytes) -> ctypes.Array[ctypes.c_char]:
 
 def join_session_keyring() -> None:
     """Leave the inherited session keyring for an anonymous one (keyctl(2))."""
-    if _syscall(_long(_NR["keyctl"]), _long(KEYCTL_JOIN_SESSION_KEYRING), _void_p(None)) < 0:
+    if _keyctl(_NR["keyctl"], KEYCTL_JOIN_SESSION_KEYRING, None) < 0:
         raise _fail("keyctl join_session_keyring")
 
 
 def cloexec_from(first: int) -> None:
     """Set close-on-exec on every fd from `first` on (close_range(2), Linux 5.11)."""
-    if (
-        _syscall(_long(_NR["close_range"]), ctypes.c_uint(first), ctypes.c_uint(0xFFFFFFFF), _int(CLOSE_RANGE_CLOEXEC))
-        < 0
-    ):
+    if _close_range(_NR["close_range"], first, 0xFFFFFFFF, CLOSE_RANGE_CLOEXEC) < 0:
         raise _fail(f"close_range {first}")
 
 
@@ -313,53 +334,52 @@ def umount(target: str | bytes, flags: int = 0) -> None:
 
 def pivot_root(new: str, old: str) -> None:
     """Change the root mount (pivot_root(2))."""
-    if _syscall(_long(_NR["pivot_root"]), _path(new), _path(old)) < 0:
+    if _pivot_root(_NR["pivot_root"], _path(new), _path(old)) < 0:
         raise _fail(f"pivot_root {new}")
 
 
 def open_tree(dir_fd: int, path: str | bytes, flags: int) -> int:
     """Open a mount, or with OPEN_TREE_CLONE a detached copy of it, as an fd (open_tree(2))."""
-    fd = _syscall(_long(_NR["open_tree"]), _int(dir_fd), _path(path), ctypes.c_uint(flags | OPEN_TREE_CLOEXEC))
+    fd: int = _open_tree(_NR["open_tree"], dir_fd, _path(path), flags | OPEN_TREE_CLOEXEC)
     if fd < 0:
         raise _fail(f"open_tree {os.fsdecode(path)}")
-    return int(fd)
+    return fd
 
 
 def move_mount(from_fd: int, to_fd: int, what: str = "", to_path: str = "") -> None:
     """Attach the detached mount `from_fd` on `to_fd` (or on `to_path` below it) (move_mount(2))."""
     flags = MOVE_MOUNT_F_EMPTY_PATH | (0 if to_path else MOVE_MOUNT_T_EMPTY_PATH)
-    if _syscall(_long(_NR["move_mount"]), _int(from_fd), b"", _int(to_fd), _path(to_path), ctypes.c_uint(flags)) < 0:
+    if _move_mount(_NR["move_mount"], from_fd, b"", to_fd, _path(to_path), flags) < 0:
         raise _fail(f"mount {what or to_path}")
 
 
 def fsopen(fstype: str) -> int:
     """Begin to configure a new file system; return its context's fd (fsopen(2))."""
-    fd = _syscall(_long(_NR["fsopen"]), fstype.encode(), ctypes.c_uint(FSOPEN_CLOEXEC))
+    fd: int = _fsopen(_NR["fsopen"], fstype.encode(), FSOPEN_CLOEXEC)
     if fd < 0:
         raise _fail(f"fsopen {fstype}")
-    return int(fd)
+    return fd
 
 
 def fsconfig(fd: int, key: str, value: str | bytes | None = None) -> None:
     """Set one parameter of a file system context; a value of None sets a flag (fsconfig(2)); values < 256 bytes."""
     command = FSCONFIG_SET_FLAG if value is None else FSCONFIG_SET_STRING
-    encoded = None if value is None else _path(value)
-    if _syscall(_long(_NR["fsconfig"]), _int(fd), ctypes.c_uint(command), key.encode(), _char_p(encoded), _int(0)) < 0:
+    if _fsconfig(_NR["fsconfig"], fd, command, key.encode(), None if value is None else _path(value), 0) < 0:
         raise _fail(f"fsconfig {key}={'' if value is None else os.fsdecode(value)}")
 
 
 def fscreate(fd: int, what: str) -> None:
     """Create the configured file system's superblock (fsconfig(2) CMD_CREATE)."""
-    if _syscall(_long(_NR["fsconfig"]), _int(fd), ctypes.c_uint(FSCONFIG_CMD_CREATE), None, None, _int(0)) < 0:
+    if _fsconfig(_NR["fsconfig"], fd, FSCONFIG_CMD_CREATE, None, None, 0) < 0:
         raise _fail(f"mount {what}")
 
 
 def fsmount(fd: int, attributes: int, what: str) -> int:
     """Return a detached mount's fd of a created file system (fsmount(2)); attributes are MOUNT_ATTR_*."""
-    result = _syscall(_long(_NR["fsmount"]), _int(fd), ctypes.c_uint(FSMOUNT_CLOEXEC), ctypes.c_uint(attributes))
+    result: int = _fsmount(_NR["fsmount"], fd, FSMOUNT_CLOEXEC, attributes)
     if result < 0:
         raise _fail(f"fsmount {what}")
-    return int(result)
+    return result
 
 
 def mount_setattr(
@@ -368,15 +388,8 @@ def mount_setattr(
     """Change attributes of a mount or tree (mount_setattr(2))."""
     attributes = _MountAttr(set_, clear, propagation, userns_fd)
     flags = (0 if path else AT_EMPTY_PATH) | (AT_RECURSIVE if recursive else 0)
-    result = _syscall(
-        _long(_NR["mount_setattr"]),
-        _int(fd),
-        _path(path),
-        ctypes.c_uint(flags),
-        ctypes.byref(attributes),
-        ctypes.c_size_t(ctypes.sizeof(attributes)),
-    )
-    if result < 0:
+    number = _NR["mount_setattr"]
+    if _mount_setattr(number, fd, _path(path), flags, ctypes.byref(attributes), _MOUNT_ATTR_SIZE) < 0:
         raise _fail(f"mount_setattr {path or fd} set={set_:#x}")
 
 
@@ -387,10 +400,8 @@ def openat2(dir_fd: int, path: str | bytes, flags: int, mode: int = 0, resolve: 
     """Open with a confined path resolution (openat2(2)); return the fd, close-on-exec."""
     how = _OpenHow(flags | os.O_CLOEXEC, mode, resolve)
     while True:
-        fd = _syscall(
-            _long(_NR["openat2"]), _int(dir_fd), _path(path), ctypes.byref(how), ctypes.c_size_t(ctypes.sizeof(how))
-        )
+        fd: int = _openat2(_NR["openat2"], dir_fd, _path(path), ctypes.byref(how), _OPEN_HOW_SIZE)
         if fd >= 0:
-            return int(fd)
+            return fd
         if ctypes.get_errno() != 11:  # EAGAIN: a rename raced with the resolution; openat2(2) says to try again
             raise _fail(f"open {os.fsdecode(path)}")

@@ -1,7 +1,9 @@
 """The mount operations of a container plan: one function per operation type, and the table that maps them.
 
 Everything happens in the child, in its own mount namespace, before the root changes: sources are the host's, targets
-lie below `Context.root` and are resolved inside it (`paths`). A target is an O_PATH fd from then on.
+lie below `Context.root` and are resolved inside it (`paths`). A target is an O_PATH fd from then on; below a file
+system that was mounted new here, and that nobody else has touched, a name is enough. No fd is closed: all are
+close-on-exec, and the exec is a few milliseconds away.
 """
 
 import errno
@@ -19,9 +21,12 @@ _NULL = os.makedev(1, 3)
 
 
 class Context:
-    """What operations share: the root's fd, the pod's shared memory, and what earlier operations left."""
+    """What operations share: the root's fd, the pod's shared memory, and what earlier operations left.
 
-    __slots__ = ("empty", "master", "null", "root", "shm", "slave")
+    `own` are the top directories of the file systems mounted new here, by target.
+    """
+
+    __slots__ = ("empty", "master", "null", "own", "root", "shm", "slave")
 
     def __init__(self, root: int, shm: int) -> None:
         self.root = root
@@ -30,6 +35,7 @@ class Context:
         self.empty = -1
         self.master = -1
         self.slave = -1
+        self.own: dict[str, int] = {}
 
 
 def apply(operations: list[dict[str, Any]], context: Context) -> None:
@@ -39,12 +45,9 @@ def apply(operations: list[dict[str, Any]], context: Context) -> None:
 
 
 def _mount_fs(operation: dict[str, Any], context: Context) -> None:
-    target_path = operation["target"]
-    target = _own_directory(context.root, target_path)
-    tree = _new_fs(operation["fstype"], operation["options"], operation["attributes"], target_path)
-    calls.move_mount(tree, target, target_path)
-    os.close(tree)
-    os.close(target)
+    target = operation["target"]
+    tree = _new_fs(operation["fstype"], operation["options"], operation["attributes"], target)
+    _attach_own(tree, target, context)
 
 
 def _new_fs(fstype: str, options: list[tuple[str, str]], attributes: int, what: str) -> int:
@@ -52,24 +55,29 @@ def _new_fs(fstype: str, options: list[tuple[str, str]], attributes: int, what: 
     for key, value in options:
         calls.fsconfig(context, key, value or None)
     calls.fscreate(context, what)
-    tree = calls.fsmount(context, attributes, what)
-    os.close(context)
-    return tree
+    return calls.fsmount(context, attributes, what)
 
 
-def _own_directory(root: int, path: str) -> int:
-    """Return the directory on which a kernel file system is mounted; a link there would put it elsewhere."""
+def _attach_own(tree: int, target: str, context: Context) -> None:
+    """Attach a kernel file system; a link at its place would put it elsewhere, so none is followed."""
+    above, _, name = target.rpartition("/")
+    own = context.own.get(above)
+    if own is not None:
+        calls.move_mount(tree, own, target, name)
+    else:
+        calls.move_mount(tree, _plain_directory(context.root, target), target)
+    context.own[target] = tree
+
+
+def _plain_directory(root: int, path: str) -> int:
     try:
-        target = paths.open_path(root, path, links=False)
+        return paths.open_path(root, path, links=False)
     except OSError as error:
         if error.errno == errno.ELOOP:
             raise StepError(f"mount {path}: the image has a symbolic link there", errno.ELOOP, path) from None
         if error.errno != errno.ENOENT:
             raise
-        return paths.ensure(root, path, directory=True)
-    if not stat.S_ISDIR(os.fstat(target).st_mode):
-        raise StepError(f"mount {path}: the image has a file there", errno.ENOTDIR, path)
-    return target
+    return paths.ensure(root, path, directory=True)
 
 
 def _bind(operation: dict[str, Any], context: Context) -> None:
@@ -77,31 +85,21 @@ def _bind(operation: dict[str, Any], context: Context) -> None:
     recursive = calls.AT_RECURSIVE if operation["recursive"] else 0
     tree = calls.open_tree(calls.AT_FDCWD, source, calls.OPEN_TREE_CLONE | recursive)
     attributes = operation["attributes"]
-    if operation["readonly_recursive"]:
-        calls.mount_setattr(tree, "", attributes | calls.MOUNT_ATTR_RDONLY, 0, calls.MS_PRIVATE, recursive=True)
-    else:
-        calls.mount_setattr(tree, "", attributes, 0, calls.MS_PRIVATE, recursive=True)
-        if operation["readonly"]:
-            calls.mount_setattr(tree, "", calls.MOUNT_ATTR_RDONLY)
-    target = paths.ensure(context.root, path, directory=operation["directory"])
-    calls.move_mount(tree, target, path)
-    os.close(tree)
-    os.close(target)
+    if operation["readonly_recursive"] or (operation["readonly"] and not recursive):
+        attributes |= calls.MOUNT_ATTR_RDONLY
+    calls.mount_setattr(tree, "", attributes, 0, calls.MS_PRIVATE, recursive=bool(recursive))
+    if operation["readonly"] and not attributes & calls.MOUNT_ATTR_RDONLY:
+        calls.mount_setattr(tree, "", calls.MOUNT_ATTR_RDONLY)
+    calls.move_mount(tree, paths.ensure(context.root, path, directory=operation["directory"]), path)
 
 
 def _pod_shm(operation: dict[str, Any], context: Context) -> None:
-    path = operation["target"]
     tree = calls.open_tree(context.shm, "", calls.OPEN_TREE_CLONE | calls.AT_EMPTY_PATH)
-    target = paths.ensure(context.root, path, directory=True)
-    calls.move_mount(tree, target, path)
-    os.close(tree)
-    os.close(target)
+    _attach_own(tree, operation["target"], context)
 
 
 def _devices(operation: dict[str, Any], context: Context) -> None:
-    top = paths.open_path(context.root, operation["target"], links=False)
-    directory = os.open(f"/proc/self/fd/{top}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    os.close(top)
+    directory = context.own[operation["target"]]
     for name in operation["directories"]:
         os.mkdir(name, 0o755, dir_fd=directory)
     old = os.umask(0)
@@ -111,14 +109,13 @@ def _devices(operation: dict[str, Any], context: Context) -> None:
     for target, name in operation["links"]:
         os.symlink(target, name, dir_fd=directory)
     context.null = _checked_null(directory)
-    os.close(directory)
 
 
 def _make_node(node: dict[str, Any], directory: int) -> None:
     path = node["path"]
-    parent = os.path.dirname(path)
+    parent = path.rpartition("/")[0]
     if parent:
-        os.close(paths.ensure(directory, parent, directory=True))
+        paths.ensure(directory, parent, directory=True)
     kind = stat.S_IFCHR if node["kind"] == "c" else stat.S_IFBLK
     os.mknod(path, kind | node["mode"], os.makedev(node["major"], node["minor"]), dir_fd=directory)
     if node["uid"] or node["gid"]:
@@ -135,64 +132,50 @@ def _checked_null(directory: int) -> int:
 
 
 def _cgroup_view(operation: dict[str, Any], context: Context) -> None:
-    path = operation["target"]
+    target = operation["target"]
     attributes = calls.MOUNT_ATTR_NOSUID | calls.MOUNT_ATTR_NODEV | calls.MOUNT_ATTR_NOEXEC
-    readonly = calls.MOUNT_ATTR_RDONLY if operation["readonly"] else 0
-    target = _own_directory(context.root, path)
     hierarchies = operation["hierarchies"]
+    place = _plain_directory(context.own["/sys"], "fs/cgroup") if "/sys" in context.own else -1
+    if place < 0:
+        place = _plain_directory(context.root, target)
     if len(hierarchies) == 1 and not hierarchies[0][0]:
-        _bind_group(hierarchies[0][1], target, attributes | readonly, path)
-        os.close(target)
-        return
-    frame = _new_fs("tmpfs", [("mode", "755"), ("size", "64k")], attributes, path)
-    calls.move_mount(frame, target, path)
-    os.close(target)
-    for name, source in hierarchies:
-        os.mkdir(name, 0o755, dir_fd=frame)
-        place = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=frame)
-        _bind_group(source, place, attributes | readonly, f"{path}/{name}")
-        os.close(place)
-    for link, name in operation["links"]:
-        os.symlink(link, name, dir_fd=frame)
-    if readonly:
-        calls.mount_setattr(frame, "", readonly)
-    os.close(frame)
-
-
-def _bind_group(source: str, place: int, attributes: int, what: str) -> None:
-    tree = calls.open_tree(calls.AT_FDCWD, source, calls.OPEN_TREE_CLONE)
-    calls.mount_setattr(tree, "", attributes, 0, calls.MS_PRIVATE)
-    calls.move_mount(tree, place, what)
-    os.close(tree)
+        frame = calls.open_tree(calls.AT_FDCWD, hierarchies[0][1], calls.OPEN_TREE_CLONE)
+        calls.move_mount(frame, place, target)
+    else:
+        frame = _new_fs("tmpfs", [("mode", "755"), ("size", "64k")], attributes, target)
+        calls.move_mount(frame, place, target)
+        for name, source in hierarchies:
+            os.mkdir(name, 0o755, dir_fd=frame)
+            tree = calls.open_tree(calls.AT_FDCWD, source, calls.OPEN_TREE_CLONE)
+            calls.move_mount(tree, frame, f"{target}/{name}", name)
+        for link, name in operation["links"]:
+            os.symlink(link, name, dir_fd=frame)
+    if operation["readonly"]:
+        attributes |= calls.MOUNT_ATTR_RDONLY
+    calls.mount_setattr(frame, "", attributes, 0, calls.MS_PRIVATE, recursive=True)
 
 
 def _terminal(operation: dict[str, Any], context: Context) -> None:
-    pts = paths.open_path(context.root, "/dev/pts", links=False)
-    context.master, context.slave = open_terminal(pts, operation["columns"], operation["rows"])
-    os.close(pts)
-    console = paths.ensure(context.root, "/dev/console", directory=False)
+    context.master, context.slave = open_terminal(context.own["/dev/pts"], operation["columns"], operation["rows"])
+    device = context.own["/dev"]
+    os.close(os.open("console", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600, dir_fd=device))
     tree = calls.open_tree(context.slave, "", calls.OPEN_TREE_CLONE | calls.AT_EMPTY_PATH)
-    calls.move_mount(tree, console, "/dev/console")
-    os.close(tree)
-    os.close(console)
+    calls.move_mount(tree, device, "/dev/console", "console")
 
 
 def _mask_paths(operation: dict[str, Any], context: Context) -> None:
     for path in operation["paths"]:
         target = _existing(context.root, path)
-        if target < 0:
-            continue
-        tree = _empty_tree(context) if stat.S_ISDIR(os.fstat(target).st_mode) else _null_tree(context)
-        calls.move_mount(tree, target, f"mask over {path}")
-        if context.empty < 0 and stat.S_ISDIR(os.fstat(tree).st_mode):
-            context.empty = tree
-        else:
-            os.close(tree)
-        os.close(target)
+        if target >= 0:
+            directory = stat.S_ISDIR(os.fstat(target).st_mode)
+            tree = _empty_tree(context) if directory else _null_tree(context)
+            calls.move_mount(tree, target, f"mask over {path}")
+            if directory:
+                context.empty = tree
 
 
 def _empty_tree(context: Context) -> int:
-    """Return an empty read-only tmpfs; the first one serves all, cloned."""
+    """Return an empty read-only tmpfs; the first one, once it is attached, serves all, cloned."""
     if context.empty >= 0:
         return calls.open_tree(context.empty, "", calls.OPEN_TREE_CLONE | calls.AT_EMPTY_PATH)
     attributes = calls.MOUNT_ATTR_RDONLY | calls.MOUNT_ATTR_NOSUID | calls.MOUNT_ATTR_NODEV | calls.MOUNT_ATTR_NOEXEC
@@ -208,14 +191,10 @@ def _null_tree(context: Context) -> int:
 def _readonly_paths(operation: dict[str, Any], context: Context) -> None:
     for path in operation["paths"]:
         target = _existing(context.root, path)
-        if target < 0:
-            continue
-        flags = calls.OPEN_TREE_CLONE | calls.AT_EMPTY_PATH | calls.AT_RECURSIVE
-        tree = calls.open_tree(target, "", flags)
-        calls.mount_setattr(tree, "", calls.MOUNT_ATTR_RDONLY, 0, calls.MS_PRIVATE, recursive=True)
-        calls.move_mount(tree, target, f"read-only {path}")
-        os.close(tree)
-        os.close(target)
+        if target >= 0:
+            tree = calls.open_tree(target, "", calls.OPEN_TREE_CLONE | calls.AT_EMPTY_PATH | calls.AT_RECURSIVE)
+            calls.mount_setattr(tree, "", calls.MOUNT_ATTR_RDONLY, 0, calls.MS_PRIVATE, recursive=True)
+            calls.move_mount(tree, target, f"read-only {path}")
 
 
 def _existing(root: int, path: str) -> int:

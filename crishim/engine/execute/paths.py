@@ -44,7 +44,7 @@ def ensure(root: int, path: str, *, directory: bool, links: int = _MAX_LINKS) ->
     else:
         _check_kind(fd, path, directory=directory)
         return fd
-    parent, name = os.path.split(path.rstrip("/") or "/")
+    parent, _, name = path.rstrip("/").rpartition("/")
     if not name or name == "..":
         raise StepError(f"{path}: no such directory", errno.ENOENT, path)
     parent_fd = ensure(root, parent or "/", directory=True, links=links)

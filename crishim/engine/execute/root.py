@@ -31,9 +31,7 @@ def mount_overlay(plan: dict[str, Any]) -> int:
         key, separator, value = option.partition("=")
         calls.fsconfig(context, key, value if separator else None)
     calls.fscreate(context, "root overlay")
-    root = calls.fsmount(context, 0, "root overlay")
-    os.close(context)
-    return root
+    return calls.fsmount(context, 0, "root overlay")
 
 
 def _mount_by_options(plan: dict[str, Any]) -> int:
@@ -55,9 +53,7 @@ def _comma(text: str) -> str:
 def attach(root: int, place: str, *, attached: bool) -> int:
     """Attach the root at `place`, an empty directory, in this mount namespace; return an fd of its top directory."""
     if not attached:
-        target = os.open(place, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        calls.move_mount(root, target, "root")
-        os.close(target)
+        calls.move_mount(root, calls.AT_FDCWD, "root", place)
     return root
 
 

@@ -70,7 +70,7 @@ def _read(root: int, path: str) -> bytes:
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode) or status.st_size > _MAX_SIZE:
             return b""
-        return os.read(fd, _MAX_SIZE)
+        return os.read(fd, status.st_size)
     finally:
         os.close(fd)
 

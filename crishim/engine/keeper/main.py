@@ -33,31 +33,67 @@ from crishim.linux import calls
 
 SOCKET = "keeper.sock"
 JOURNAL = "journal"
+SPARE_NAMESPACES = ("net", "ipc", "uts")
+SPARE_SHM_SIZE = 64 * 1024 * 1024
 _STOP_PATIENCE = 10.0
 
 
 def run(plan: dict[str, Any], control: _socket.socket) -> None:
     """Be a pod's keeper until told to stop; `control` is the daemon's first connection."""
-    become(plan["pod_id"])
+    become()
     try:
-        pod = pods.make(plan)
-        keeper = Keeper(plan, pod)
-    except (OSError, StepError) as error:
+        pod = pods.prepare(tuple(plan["namespaces"]), plan["shm_size"], plan["directory"])
+    except OSError as error:
         wire.send(control, {"event": "failed", **describe("pod", error)})
         return
-    keeper.serve(control)
+    _serve(plan, control, pod)
 
 
-def become(pod_id: str) -> None:
+def wait_as_spare(spawner: _socket.socket) -> None:
+    """Be a keeper without a pod: everything that needs no plan is done, then the plan is waited for.
+
+    Ends when the spawner does. A kernel that cannot clone a detached mount needs the pod's directory first, so
+    there a spare is of no use, and it says so by ending.
+    """
+    become()
+    calls.set_title("crishim-keeper (spare)")
+    pod = pods.prepare(SPARE_NAMESPACES, SPARE_SHM_SIZE, "")
+    if not pods.can_clone(pod.shm):
+        return
+    try:
+        wire.send(spawner, {"event": "spare"})
+        message, fds = wire.receive(spawner)
+    except wire.ClosedError:
+        return
+    spawner.close()
+    _serve(message["plan"], _socket.socket(fileno=fds[0]), pod)
+
+
+def fits_spare(plan: dict[str, Any]) -> bool:
+    """Tell whether a spare keeper has just what this pod wants."""
+    return tuple(plan["namespaces"]) == SPARE_NAMESPACES and plan["shm_size"] == SPARE_SHM_SIZE
+
+
+def become() -> None:
     """Take on a keeper's properties: own session, subreaper, nothing can look into it, quiet signals."""
     os.setsid()
-    calls.set_name(f"crishim-{pod_id[:7]}")
-    calls.set_title(f"crishim-keeper {pod_id}")
     calls.prctl(calls.PR_SET_CHILD_SUBREAPER, 1)
     calls.prctl(calls.PR_SET_DUMPABLE, 0)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
+
+
+def _serve(plan: dict[str, Any], control: _socket.socket, pod: pods.Pod) -> None:
+    calls.set_name(f"crishim-{plan['pod_id'][:7]}")
+    calls.set_title(f"crishim-keeper {plan['pod_id']}")
+    try:
+        pods.complete(plan)
+        keeper = Keeper(plan, pod)
+    except (OSError, StepError) as error:
+        wire.send(control, {"event": "failed", **describe("pod", error)})
+        return
+    keeper.serve(control)
 
 
 class Keeper:

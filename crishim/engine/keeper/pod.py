@@ -44,32 +44,45 @@ class Pod:
             self.netlink = None
 
 
-def make(plan: dict[str, Any]) -> Pod:
-    """Carry out a PodPlan in the keeper's process.
+def prepare(namespaces: tuple[str, ...], shm_size: int, directory: str) -> Pod:
+    """Make what needs no more than the kinds of namespaces; a spare keeper has done this before it is needed.
+
+    Args:
+        namespaces: subset of `net`, `ipc`, `uts`.
+        shm_size: bytes of /dev/shm, 0 for the host's.
+        directory: the pod's, for kernels that clone only attached mounts; "" where there is none yet.
+
+    Raises:
+        OSError: the step that failed, by its text.
+    """
+    pod = Pod()
+    flags = 0
+    for name in namespaces:
+        flags |= _NAMESPACES[name]
+    if flags:
+        calls.unshare(flags)
+    if "net" in namespaces:
+        pod.netns = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        pod.netlink = _socket.socket(_AF_NETLINK, _socket.SOCK_RAW | _socket.SOCK_CLOEXEC, _NETLINK_ROUTE)
+    pod.shm = _shared_memory(shm_size, directory)
+    return pod
+
+
+def complete(plan: dict[str, Any]) -> None:
+    """Make what has the pod's own name or values; the keeper is in the pod's namespaces already.
 
     Raises:
         OSError, StepError: the step that failed, by its text.
     """
-    pod = Pod()
     group = plan["cgroup"]
     cgroups.make(group["directories"], parent=True)
     cgroups.write_all((w["directory"], w["file"], w["value"]) for w in group["writes"])
-    flags = 0
-    for name in plan["namespaces"]:
-        flags |= _NAMESPACES[name]
-    if flags:
-        calls.unshare(flags)
     if "uts" in plan["namespaces"] and plan["hostname"]:
         calls.sethostname(plan["hostname"])
     for key, value in plan["sysctls"].items():
         _set_sysctl(key, value)
     if plan["pin"]:
         _pin(plan["pin"])
-    if "net" in plan["namespaces"]:
-        pod.netns = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-        pod.netlink = _socket.socket(_AF_NETLINK, _socket.SOCK_RAW | _socket.SOCK_CLOEXEC, _NETLINK_ROUTE)
-    pod.shm = _shared_memory(plan)
-    return pod
 
 
 def _pin(path: str) -> None:
@@ -100,26 +113,27 @@ def _set_sysctl(key: str, value: str) -> None:
         os.close(fd)
 
 
-def _shared_memory(plan: dict[str, Any]) -> int:
+def _shared_memory(size: int, directory: str) -> int:
     """Return the mount behind the containers' /dev/shm: the pod's own tmpfs, or the host's for a host IPC pod."""
-    if not plan["shm_size"]:
-        return calls.open_tree(calls.AT_FDCWD, "/dev/shm", 0)
+    if not size:
+        return calls.open_tree(calls.AT_FDCWD, "/dev/shm", calls.OPEN_TREE_CLONE)
     context = calls.fsopen("tmpfs")
     calls.fsconfig(context, "mode", "1777")
-    calls.fsconfig(context, "size", str(plan["shm_size"]))
+    calls.fsconfig(context, "size", str(size))
     calls.fscreate(context, "/dev/shm")
     attributes = calls.MOUNT_ATTR_NOSUID | calls.MOUNT_ATTR_NODEV | calls.MOUNT_ATTR_NOEXEC
     mount = calls.fsmount(context, attributes, "/dev/shm")
     os.close(context)
-    if not _can_clone(mount):
+    if directory and not can_clone(mount):
         # Linux before 6.15 clones only mounts that are attached somewhere
-        place = f"{plan['directory']}/shm"
+        place = f"{directory}/shm"
         os.makedirs(place, 0o711, exist_ok=True)
         calls.move_mount(mount, calls.AT_FDCWD, place, place)
     return mount
 
 
-def _can_clone(mount: int) -> bool:
+def can_clone(mount: int) -> bool:
+    """Tell whether the kernel clones this detached mount."""
     try:
         os.close(calls.open_tree(mount, "", calls.OPEN_TREE_CLONE | calls.AT_EMPTY_PATH))
     except OSError:
