@@ -12,7 +12,7 @@ published port is struck out only when its map element is gone.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
@@ -54,9 +54,8 @@ class EmbeddedNetwork:
             InvalidArgumentError: a setting is wrong.
         """
         self._settings = settings
-        self._subnets = plan_subnets(settings.subnets)
-        self._kernel = Kernel(settings, self._subnets)
-        self._ipam = Ipam(self._subnets, leases)
+        self._ipam = Ipam(plan_subnets(settings.subnets), leases)
+        self._kernel = Kernel(settings, self._ipam.subnets)
         self._ports = PortTable()
         self._attached: dict[str, str] = {}  # link → pod id
         self._attaching: set[str] = set()  # links that are being made: reconcile leaves them alone
@@ -89,6 +88,9 @@ class EmbeddedNetwork:
         if self._worker is None:
             self._worker = ThreadPoolExecutor(1, thread_name_prefix="crishim-network")
         self._links.watch(self._on_other_link, lambda: self._background.spawn(self._look()))
+        conflict = self._ipam.conflict([pool.subnet for pool in self._ipam.pools])
+        if conflict:
+            raise FailedPreconditionError(conflict)
         return await self._work(self._kernel.start)
 
     def _adopt(self, state: HostState) -> None:
@@ -106,6 +108,33 @@ class EmbeddedNetwork:
         for change in state.bridge.changes:
             self._log.info("network: host changed", change=change)
 
+    async def use_subnets(self, texts: Sequence[str]) -> None:
+        """Give new pods addresses of these subnets; pods that live keep theirs, and all reach each other.
+
+        Raises:
+            InvalidArgumentError: a subnet is wrong.
+            FailedPreconditionError: a living pod holds an address that cannot be one, or the range is someone else's.
+            KernelError: the host refuses; everything stays as it was.
+        """
+        subnets = plan_subnets(texts)
+        async with self._starting:
+            before = [pool.subnet for pool in self._ipam.pools]
+            if list(subnets) == before:
+                return
+            conflict = self._ipam.conflict(subnets)
+            if conflict:
+                raise FailedPreconditionError(conflict)
+            # First the books, so that nothing is taken of the old range meanwhile; its leases keep it served.
+            self._ipam.use(subnets)
+            try:
+                if self._worker is None:
+                    self._kernel.use(self._ipam.subnets)
+                else:
+                    await self._work(self._kernel.use, self._ipam.subnets)
+            except BaseException:
+                self._ipam.use(before)
+                raise
+
     async def attach(self, netns: PodNetns, request: AttachRequest) -> Attachment:
         """Give the pod `eth0`, addresses, routes, `lo` and its published ports; on failure nothing is left.
 
@@ -115,7 +144,7 @@ class EmbeddedNetwork:
             ResourceExhaustedError: no address is free.
             FailedPreconditionError: the network is not ready.
         """
-        check_ports(request.ports, [subnet.version for subnet in self._subnets])
+        check_ports(request.ports, [pool.subnet.version for pool in self._ipam.pools])
         await self._require()
         link = link_name(self._settings.bridge, request.pod_id)
         if link in self._attached or link in self._links.draining:

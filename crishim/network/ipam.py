@@ -1,15 +1,17 @@
 """Which address is whose: one pool per subnet, in memory, with every lease in the store.
 
 Addresses are handed out round-robin, so that one that was just freed is the last to come again: peers' caches and
-open connections get time to end. Out of scope: when an address is free (`embedded` knows: when its link is gone).
-Invariant: an address is in the pool's books exactly as long as the store has its lease, and no two owners share one.
+open connections get time to end. A subnet that is no longer the instance's own is *retired*: nothing more is handed out
+from it, and it stays in the books as long as someone holds an address of it. Out of scope: when an address is free
+(`embedded` knows: when its link is gone). Invariant: an address is in the pool's books exactly as long as the store has
+its lease, and no two owners share one, not even across overlapping subnets.
 """
 
 import ipaddress
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from crishim.network.plan import PodAddress, Subnet
+from crishim.network.plan import PodAddress, Subnet, plan_subnets
 
 
 class Leases(Protocol):
@@ -23,6 +25,9 @@ class Leases(Protocol):
 
     def load(self, pool: str) -> Mapping[str, str]:
         """Return address → owner of one pool."""
+
+    def pools(self) -> Sequence[str]:
+        """Return the pools that have a lease."""
 
 
 class MemoryLeases:
@@ -46,12 +51,20 @@ class MemoryLeases:
         """Return address → owner of one pool."""
         return {address: owner for (name, address), owner in self._owners.items() if name == pool}
 
+    def pools(self) -> list[str]:
+        """Return the pools that have a lease."""
+        return sorted({name for name, _ in self._owners})
+
 
 class Pool:
-    """The addresses of one subnet that pods may get: all but the network's own, the gateway's and the broadcast."""
+    """The addresses of one subnet that pods may get: all but the network's own, the gateway's and the broadcast.
 
-    def __init__(self, subnet: Subnet, taken: Mapping[str, str]) -> None:
+    `others` are retired pools, whose owners may hold addresses of this one.
+    """
+
+    def __init__(self, subnet: Subnet, taken: Mapping[str, str], others: "Sequence[Pool]" = ()) -> None:
         self.subnet = subnet
+        self._others = others
         first = int(subnet.network.network_address)
         last = int(subnet.network.broadcast_address)
         self._first = first + 2
@@ -79,10 +92,11 @@ class Pool:
         """Return the free address that was in use longest ago, None if there is none; does not take it."""
         make = ipaddress.IPv4Address if self.subnet.version == 4 else ipaddress.IPv6Address
         # Of any len(owners) + 1 addresses in a row one is free.
-        for step in range(min(self._size, len(self._owners) + 1)):
+        held = [self._owners, *(pool.owners for pool in self._others)]
+        for step in range(min(self._size, sum(map(len, held)) + 1)):
             offset = (self._next + step) % self._size
             address = str(make(self._first + offset))
-            if address not in self._owners:
+            if not any(address in owners for owners in held):
                 return address
         return None
 
@@ -100,9 +114,41 @@ class Pool:
 class Ipam:
     """All pools of an instance, and their leases."""
 
-    def __init__(self, subnets: tuple[Subnet, ...], leases: Leases) -> None:
+    def __init__(self, subnets: Sequence[Subnet], leases: Leases) -> None:
         self._leases = leases
-        self.pools = tuple(Pool(subnet, leases.load(subnet.text)) for subnet in subnets)
+        self.pools: tuple[Pool, ...] = ()
+        self.retired: tuple[Pool, ...] = ()
+        self.use(subnets)
+
+    @property
+    def subnets(self) -> tuple[Subnet, ...]:
+        """All subnets of which someone may hold an address, the current ones first."""
+        return tuple(pool.subnet for pool in (*self.pools, *self.retired))
+
+    def use(self, subnets: Sequence[Subnet]) -> None:
+        """Hand out addresses of these subnets from now on; what others have leases in is retired."""
+        current = {subnet.text for subnet in subnets}
+        old = [plan_subnets([text])[0] for text in self._leases.pools() if text not in current]
+        self.retired = tuple(Pool(subnet, self._leases.load(subnet.text)) for subnet in old)
+        self.pools = tuple(Pool(subnet, self._leases.load(subnet.text), self.retired) for subnet in subnets)
+
+    def conflict(self, subnets: Sequence[Subnet]) -> str:
+        """Return why these subnets cannot be used while owners keep what they hold, or "" if they can.
+
+        An address that is the new gateway, or names the new network or its broadcast, cannot be a pod's as well.
+        """
+        current = {subnet.text for subnet in subnets}
+        for text in self._leases.pools():
+            if text in current:
+                continue
+            for address, owner in self._leases.load(text).items():
+                for subnet in subnets:
+                    if address in {subnet.gateway, *map(str, (subnet.network[0], subnet.network[-1]))}:
+                        return (
+                            f"pod {owner[:13]} still has {address} of {text}, which {subnet.text} needs for itself;"
+                            " remove that pod first"
+                        )
+        return ""
 
     def take(self, owner: str) -> tuple[PodAddress, ...] | None:
         """Lease one address of each family to `owner`; None, and nothing taken, if one family has none left."""
@@ -124,13 +170,13 @@ class Ipam:
     def release(self, owner: str) -> int:
         """Free what `owner` holds; return how many leases that were."""
         count = len(self._leases.release(owner))
-        for pool in self.pools:
+        for pool in (*self.pools, *self.retired):
             pool.free(owner)
         return count
 
     def owners(self) -> frozenset[str]:
         """Return everyone who holds an address."""
-        return frozenset(owner for pool in self.pools for owner in pool.owners.values())
+        return frozenset(owner for pool in (*self.pools, *self.retired) for owner in pool.owners.values())
 
     def full(self) -> list[Pool]:
         """Return the pools that have no free address."""

@@ -39,7 +39,7 @@ class Kernel:
 
     def __init__(self, settings: NetworkSettings, subnets: Sequence[Subnet]) -> None:
         self._settings = settings
-        self._subnets = subnets
+        self._subnets = tuple(subnets)
         self._table = settings.table_name
         self._prefix = link_prefix(settings.bridge)
         self._route: Connection | None = None
@@ -56,6 +56,22 @@ class Kernel:
         self._build_table(ports)
         allow_loopback(self._settings.bridge)
         return HostState(bridge, frozenset(list_ports(self._route, bridge, self._prefix)), ports)
+
+    def use(self, subnets: Sequence[Subnet]) -> Bridge:
+        """Serve other subnets from now on, or from `start` on; on failure the old ones stay.
+
+        Pods of a subnet that is in both lists notice nothing; published ports stay in force throughout.
+        """
+        before, self._subnets = self._subnets, tuple(subnets)
+        if self._bridge is None:
+            return Bridge(0, 0)
+        try:
+            self._bridge = ensure_bridge(self._routes(), self._settings, self._subnets)
+            self._build_table(tuple(self._load_ports()))
+        except BaseException:
+            self._subnets = before
+            raise
+        return self._bridge
 
     def close(self) -> None:
         """Close the sockets; idempotent."""

@@ -114,6 +114,10 @@ class Leases:
         """Return the pool's leases: address → owner."""
         return dict(self._database.rows("SELECT address, owner FROM leases WHERE pool = ?", (pool,)))
 
+    def pools(self) -> list[str]:
+        """Return the pools that have a lease."""
+        return [str(pool) for (pool,) in self._database.rows("SELECT DISTINCT pool FROM leases ORDER BY pool")]
+
 
 class Values:
     """Small settings of the instance itself, as JSON values."""

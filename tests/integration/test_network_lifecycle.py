@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import socket
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
@@ -19,8 +20,9 @@ from crishim.network.embedded import EmbeddedNetwork
 from crishim.network.ipam import MemoryLeases
 from crishim.network.model import AttachRequest, HostPort, PodNetns
 from crishim.network.settings import NetworkSettings
-from tests.integration.network_topology import Namespace, Pod, inside, need_network_namespaces
+from tests.integration.network_topology import Namespace, Pod, Service, ask, inside, need_network_namespaces
 
+TCP = socket.SOCK_STREAM
 Story = Callable[[], Coroutine[Any, Any, None]]
 
 
@@ -74,7 +76,7 @@ def test_a_small_range_never_runs_dry(host: Namespace) -> None:
         made = network(subnet="10.202.7.0/28")
         await made.start()
         seen = []
-        for _ in range(40):
+        for _ in range(200):
             with Pod() as pod:
                 seen.append((await made.attach(pod.netns, AttachRequest(pod.id))).ips[0])
                 await made.detach(pod.id, None)
@@ -84,6 +86,74 @@ def test_a_small_range_never_runs_dry(host: Namespace) -> None:
         await free_again(made)
         assert links(host) == 0
         await made.shutdown(remove=True)
+
+    play(host, story)
+
+
+def test_a_range_that_is_filled_again_and_again(host: Namespace) -> None:
+    async def story() -> None:
+        made = network(subnet="10.202.7.0/28")
+        await made.start()
+        for _ in range(12):
+            pods = [Pod() for _ in range(13)]
+            given = await asyncio.gather(*(made.attach(pod.netns, AttachRequest(pod.id)) for pod in pods))
+            assert len({item.ips for item in given}) == 13
+            for pod in pods:
+                await made.detach(pod.id, None)
+                pod.close()
+        await free_again(made)
+        assert links(host) == 0
+        await made.shutdown(remove=True)
+
+    play(host, story)
+
+
+def test_another_range_for_new_pods_while_old_ones_live(host: Namespace) -> None:
+    async def story() -> None:
+        leases = MemoryLeases()
+        made = network(leases, "10.202.0.0/16")
+        await made.start()
+        with Pod() as old, Pod() as new, Pod() as newest:
+            port = HostPort("tcp", 80, 8080)
+            assert (await made.attach(old.netns, AttachRequest(old.id, ports=(port,)))).ips == ("10.202.0.2",)
+            with pytest.raises(InvalidArgumentError, match="is no subnet"):
+                await made.use_subnets(["10.300.0.0/16"])
+            host.ip("link add other0 type veth peer name other1")
+            host.ip("addr add 10.203.9.1/24 dev other0")
+            with pytest.raises(FailedPreconditionError, match=r"used by other0 \(10\.203\.9\.1/24\)"):
+                await made.use_subnets(["10.203.0.0/16"])
+            host.ip("link del other0")
+            await made.use_subnets(["10.202.7.0/24", "fd00:202:7::/64"])
+            given = await made.attach(new.netns, AttachRequest(new.id))
+            assert given.ips == ("10.202.7.2", "fd00:202:7::2")
+            with Service(old, TCP, 80, "old"), Service(new, TCP, 80, "new"):
+                assert await asyncio.to_thread(ask, new, "10.202.0.2", 80) == "old 10.202.7.2"
+                assert await asyncio.to_thread(ask, old, "10.202.7.2", 80) == "new 10.202.0.2"
+            assert elements(host) == 1
+            assert "10.202.0.0/16" in host.run("nft", "list", "table", "inet", "crishim-ctl0")
+            await made.shutdown(remove=False)
+            # a restart with the new range finds the old one again in its leases
+            after = network(leases, "10.202.7.0/24")
+            await after.start()
+            assert await after.reconcile(frozenset({old.id, new.id})) == 0
+            with Service(old, TCP, 81, "old"):
+                assert await asyncio.to_thread(ask, host, "10.202.0.2", 81) == "old 10.202.0.1"
+            await after.detach(old.id, None)
+            await after.detach(new.id, None)
+            old.close()
+            new.close()
+            async with asyncio.timeout(10):
+                while after._ipam.owners():
+                    await asyncio.sleep(0.01)
+            assert links(host) == 0
+            await after.shutdown(remove=False)
+            last = network(leases, "10.202.7.0/24")
+            await last.start()
+            assert (await last.attach(newest.netns, AttachRequest(newest.id))).ips[0].startswith("10.202.7.")
+            await last.detach(newest.id, None)
+        await free_again(last)
+        assert "10.202.0.1" not in host.run("ip", "addr", "show", "ctl0")
+        await last.shutdown(remove=True)
 
     play(host, story)
 

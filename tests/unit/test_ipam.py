@@ -93,3 +93,35 @@ def test_whatever_comes_and_goes_no_two_share_an_address(steps: list[int]) -> No
     assert {address: owner for owner, address in held.items()} == {
         address: int(owner) for address, owner in books.pools[0].owners.items()
     }
+
+
+def test_another_range_serves_new_owners_and_keeps_the_old_ones() -> None:
+    leases = MemoryLeases()
+    books = ipam("10.9.0.0/16", leases=leases)
+    assert take(books, "old") == ["10.9.0.2"]
+    assert take(books, "older") == ["10.9.0.3"]
+    books.use(plan_subnets(["10.9.0.0/29", "fd00::/64"]))
+    assert [subnet.text for subnet in books.subnets] == ["10.9.0.0/29", "fd00::/64", "10.9.0.0/16"]
+    # what the old range's owners hold is not given again
+    assert [take(books, str(n)) for n in range(3)] == [[f"10.9.0.{n}", f"fd00::{n - 2}"] for n in (4, 5, 6)]
+    assert books.take("more") is None
+    assert books.release("old") == 1
+    assert take(books, "more") == ["10.9.0.2", "fd00::5"]
+    assert books.owners() == {"older", "0", "1", "2", "more"}
+    # a restart knows the old range from its leases
+    again = ipam("10.9.0.0/29", "fd00::/64", leases=leases)
+    assert [subnet.text for subnet in again.subnets] == ["10.9.0.0/29", "fd00::/64", "10.9.0.0/16"]
+    again.release("older")
+    assert ipam("10.9.0.0/29", "fd00::/64", leases=leases).retired == ()
+
+
+def test_a_range_whose_gateway_is_a_pods_address_is_a_conflict() -> None:
+    leases = MemoryLeases()
+    books = ipam("10.9.0.0/16", leases=leases)
+    take(books, "pod")
+    assert books.conflict(plan_subnets(["10.9.0.0/28"])) == ""
+    leases.take("10.9.0.0/16", "10.9.4.1", "other")
+    found = books.conflict(plan_subnets(["10.9.4.0/24"]))
+    assert "pod other still has 10.9.4.1 of 10.9.0.0/16, which 10.9.4.0/24 needs" in found
+    leases.take("10.9.0.0/16", "10.9.5.255", "third")
+    assert "pod third" in books.conflict(plan_subnets(["10.9.5.0/24"]))

@@ -115,9 +115,11 @@ def test_leases(store: Store) -> None:
     with pytest.raises(AlreadyExistsError, match=r"10\.0\.0\.2 of 10\.0\.0\.0/24 is leased to pod1"):
         store.leases.take("10.0.0.0/24", "10.0.0.2", "pod2")
     assert store.leases.load("10.0.0.0/24") == {"10.0.0.2": "pod1"}
+    assert store.leases.pools() == ["10.0.0.0/24", "fd00::/64"]
     assert store.leases.release("pod1") == ["10.0.0.2", "fd00::2"]
     assert store.leases.release("pod1") == []
     assert store.leases.load("10.0.0.0/24") == {}
+    assert store.leases.pools() == []
 
 
 def test_values(store: Store) -> None:
