@@ -53,11 +53,6 @@ class CrishimEngine:
         cgroups.make(child)
         cgroups.remove(child)
 
-    @property
-    def spawner(self) -> int:
-        """The spawner's pid; 0 before the first turn."""
-        return self._engine.spawner_pid if self._engine is not None else 0
-
     def close(self) -> None:
         """End the spawner."""
         if self._engine is not None:

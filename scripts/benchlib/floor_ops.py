@@ -39,7 +39,8 @@ class Program:
         self.pod = pod
         self.plan = plan
         self.place = place
-        self.masked = 0
+        self.masked = False
+        self.own: set[str] = set()
         self.layers = [os.path.join(plan.root.base, layer) for layer in plan.root.lower]
 
     def has(self, path: str) -> bool:
@@ -118,61 +119,72 @@ def _root(text: Program) -> None:
         key, _, value = option.partition("=")
         pairs.append((key, value))
     text.child += _new_fs("overlay", pairs, 0, "root")
-    text.child.append(("openat", "cwd", text.place, os.O_PATH | os.O_DIRECTORY, "=place"))
-    text.child += [_move("root", "place"), ("close", "=place")]
+    text.child.append(("move_mount", "=root", "", "cwd", text.place, calls.MOVE_MOUNT_F_EMPTY_PATH))
 
 
 def _mount_fs(text: Program, operation: types.MountFs) -> None:
-    text.child += _target(text, operation.target, directory=True, links=False)
-    text.child += _new_fs(operation.fstype, operation.options, operation.attributes, "tree")
-    text.child += _attached()
+    name = _own(operation.target)
+    text.child += _new_fs(operation.fstype, operation.options, operation.attributes, name)
+    _attach_own(text, name, operation.target)
+
+
+def _attach_own(text: Program, tree: str, target: str) -> None:
+    """Attach a kernel file system: by name below one that the plan has mounted itself, else where the image has it."""
+    above, _, name = target.rpartition("/")
+    if above in text.own:
+        move: Line = ("move_mount", f"={tree}", "", f"={_own(above)}", name, calls.MOVE_MOUNT_F_EMPTY_PATH)
+        text.child.append(move)
+    else:
+        text.child += [*_target(text, target, directory=True, links=False), _move(tree, "target")]
+    text.own.add(target)
 
 
 def _bind(text: Program, operation: types.Bind) -> None:
     recursive = calls.AT_RECURSIVE if operation.recursive else 0
     text.child.append(("open_tree", "cwd", operation.source, calls.OPEN_TREE_CLONE | CLOEXEC | recursive, "=tree"))
-    whole = calls.MOUNT_ATTR_RDONLY if operation.readonly_recursive else 0
-    text.child.append(_attributes("tree", operation.attributes | whole, calls.MS_PRIVATE, calls.AT_RECURSIVE))
+    whole = operation.readonly_recursive or (operation.readonly and not recursive)
+    attributes = operation.attributes | (calls.MOUNT_ATTR_RDONLY if whole else 0)
+    text.child.append(_attributes("tree", attributes, calls.MS_PRIVATE, recursive))
     if operation.readonly and not whole:
         text.child.append(_attributes("tree", calls.MOUNT_ATTR_RDONLY))
-    text.child += [*_target(text, operation.target, directory=operation.directory), *_attached()]
+    text.child += [*_target(text, operation.target, directory=operation.directory), _move("tree", "target")]
 
 
 def _pod_shm(text: Program, operation: types.PodShm) -> None:
+    name = _own(operation.target)
     options = [("mode", "1777"), ("size", str(text.pod.shm_size))]
-    text.child += _new_fs("tmpfs", options, NOTHING, "tree")
-    text.child += [*_target(text, operation.target, directory=True), *_attached()]
+    text.child += _new_fs("tmpfs", options, NOTHING, name)
+    _attach_own(text, name, operation.target)
 
 
 def _devices(text: Program, operation: types.Devices) -> None:
-    text.child.append(("openat2", "=root", operation.target, os.O_PATH, RESOLVE | calls.RESOLVE_NO_SYMLINKS, "=dev"))
-    text.child += [("mkdirat", "=dev", name, 0o755) for name in operation.directories]
+    place = f"={_own(operation.target)}"
+    text.child += [("mkdirat", place, name, 0o755) for name in operation.directories]
     text.child.append(("umask", 0))
     for node in operation.nodes:
         kind = stat.S_IFCHR if node.kind == "c" else stat.S_IFBLK
-        text.child.append(("mknodat", "=dev", node.path, kind | node.mode, node.major, node.minor))
+        text.child.append(("mknodat", place, node.path, kind | node.mode, node.major, node.minor))
     text.child.append(("umask", 0o022))
-    text.child += [("symlinkat", target, "=dev", name) for target, name in operation.links]
-    text.child += [("openat", "=dev", "null", os.O_PATH | os.O_NOFOLLOW, "=null"), ("close", "=dev")]
+    text.child += [("symlinkat", target, place, name) for target, name in operation.links]
+    text.child.append(("openat", place, "null", os.O_PATH | os.O_NOFOLLOW, "=null"))
 
 
 def _cgroup_view(text: Program, operation: types.CgroupView) -> None:
     readonly = calls.MOUNT_ATTR_RDONLY if operation.readonly else 0
     text.child += _target(text, operation.target, directory=True, links=False)
+    clone = calls.OPEN_TREE_CLONE | CLOEXEC
     if len(operation.hierarchies) == 1 and not operation.hierarchies[0][0]:
-        text.child += _group_tree(operation.hierarchies[0][1], "target", NOTHING | readonly)
-        text.child.append(("close", "=target"))
-        return
-    text.child += _new_fs("tmpfs", [("mode", "755"), ("size", "64k")], NOTHING, "frame")
-    text.child += [_move("frame", "target"), ("close", "=target")]
-    flags = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW
-    for name, source in operation.hierarchies:
-        text.child += [("mkdirat", "=frame", name, 0o755), ("openat", "=frame", name, flags, "=place")]
-        text.child += [*_group_tree(source, "place", NOTHING | readonly), ("close", "=place")]
-    text.child += [("symlinkat", link, "=frame", name) for link, name in operation.links]
-    if readonly:
-        text.child.append(_attributes("frame", readonly))
-    text.child.append(("close", "=frame"))
+        text.child += [("open_tree", "cwd", operation.hierarchies[0][1], clone, "=frame"), _move("frame", "target")]
+    else:
+        text.child += [
+            *_new_fs("tmpfs", [("mode", "755"), ("size", "64k")], NOTHING, "frame"),
+            _move("frame", "target"),
+        ]
+        for name, source in operation.hierarchies:
+            text.child += [("mkdirat", "=frame", name, 0o755), ("open_tree", "cwd", source, clone, "=tree")]
+            text.child.append(("move_mount", "=tree", "", "=frame", name, calls.MOVE_MOUNT_F_EMPTY_PATH))
+        text.child += [("symlinkat", link, "=frame", name) for link, name in operation.links]
+    text.child.append(_attributes("frame", NOTHING | readonly, calls.MS_PRIVATE, calls.AT_RECURSIVE))
 
 
 def _mask_paths(text: Program, operation: types.MaskPaths) -> None:
@@ -186,10 +198,10 @@ def _mask_paths(text: Program, operation: types.MaskPaths) -> None:
         else:
             options = [("size", "0"), ("nr_inodes", "1"), ("mode", "555")]
             text.child += _new_fs("tmpfs", options, NOTHING | calls.MOUNT_ATTR_RDONLY, "empty")
-            text.child += [_move("empty", "target"), ("close", "=target")]
-            text.masked += 1
+            text.masked = True
+            text.child.append(_move("empty", "target"))
             continue
-        text.child += _attached()
+        text.child.append(_move("tree", "target"))
 
 
 def _readonly_paths(text: Program, operation: types.ReadonlyPaths) -> None:
@@ -199,7 +211,7 @@ def _readonly_paths(text: Program, operation: types.ReadonlyPaths) -> None:
             continue
         text.child.append(("open_tree", "=target", "", flags, "=tree"))
         text.child.append(_attributes("tree", calls.MOUNT_ATTR_RDONLY, calls.MS_PRIVATE, calls.AT_RECURSIVE))
-        text.child += _attached()
+        text.child.append(_move("tree", "target"))
 
 
 def _terminal(_text: Program, _operation: types.Terminal) -> None:
@@ -256,7 +268,7 @@ def _new_fs(fstype: str, options: Iterable[tuple[str, str]], attributes: int, na
     for key, value in options:
         lines.append(("fsconfig", "=context", 1 if value else 0, key, value, 0))
     lines.append(("fsconfig", "=context", calls.FSCONFIG_CMD_CREATE, "", "", 0))
-    return [*lines, ("fsmount", "=context", calls.FSMOUNT_CLOEXEC, attributes, f"={name}"), ("close", "=context")]
+    return [*lines, ("fsmount", "=context", calls.FSMOUNT_CLOEXEC, attributes, f"={name}")]
 
 
 def _target(text: Program, path: str, *, directory: bool, links: bool = True, out: str = "target") -> list[Line]:
@@ -284,13 +296,9 @@ def _existing(text: Program, path: str) -> bool:
     return found
 
 
-def _group_tree(source: str, place: str, attributes: int) -> list[Line]:
-    opened: Line = ("open_tree", "cwd", source, calls.OPEN_TREE_CLONE | CLOEXEC, "=tree")
-    return [opened, _attributes("tree", attributes, calls.MS_PRIVATE), _move("tree", place), ("close", "=tree")]
-
-
-def _attached() -> list[Line]:
-    return [_move("tree", "target"), ("close", "=tree"), ("close", "=target")]
+def _own(target: str) -> str:
+    """The name under which the top of a file system mounted by the plan is kept."""
+    return f"own:{target}"
 
 
 def _move(tree: str, target: str) -> Line:

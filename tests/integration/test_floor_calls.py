@@ -31,7 +31,7 @@ SHARED_MEMORY = Counter({"fsopen": 1, "fsconfig": 3, "fsmount": 1})
 TRUE = "int main(void) { return 0; }\n"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CrishimEngine]:
     need_containers()
     for tool in ("strace", "cc"):
@@ -90,11 +90,13 @@ def test_the_floor_leaves_nothing(engine: CrishimEngine, traced_floor: floor.Flo
 def test_the_engines_child_makes_at_least_the_floors_calls(
     engine: CrishimEngine, traced_floor: floor.Floor, tmp_path: Path
 ) -> None:
+    watched = engine.cage.processes()  # the spawner, and the keepers that it has ready
     with open(tmp_path / "errors", "wb") as errors:
-        command = ["strace", "-f", "-ff", "-o", str(tmp_path / "trace"), "-p", str(engine.spawner)]
+        command = ["strace", "-f", "-ff", "-o", str(tmp_path / "trace"), *(f"-p{pid}" for pid in sorted(watched))]
         tracer = subprocess.Popen(command, stderr=errors)
     try:
-        _wait_attached(engine.spawner)
+        for pid in watched:
+            _wait_attached(pid)
         engine.run(1, 0.0)
     finally:
         tracer.terminate()
@@ -122,4 +124,4 @@ def _wait_attached(pid: int) -> None:
             if "TracerPid:\t0\n" not in file.read():
                 return
         time.sleep(0.02)
-    pytest.fail("strace did not attach to the spawner")
+    pytest.fail(f"strace did not attach to process {pid}")
