@@ -55,8 +55,9 @@ def wait_as_spare(spawner: _socket.socket) -> None:
     Ends when the spawner does. A kernel that cannot clone a detached mount needs the pod's directory first, so
     there a spare is of no use, and it says so by ending.
     """
-    become()
+    calls.set_name("crishim-spare")
     calls.set_title("crishim-keeper (spare)")
+    become()
     pod = pods.prepare(SPARE_NAMESPACES, SPARE_SHM_SIZE, "")
     if not pods.can_clone(pod.shm):
         return
