@@ -159,7 +159,10 @@ class Instance:
         if self._program is None:
             return False
         row = machine.process(pid)
-        return row is not None and self.pid in {row.pid, row.parent}
+        if row is None or self.pid in {row.pid, row.parent}:
+            return row is not None
+        parent = machine.process(row.parent)
+        return parent is not None and parent.parent == self.pid and _is_spare(pid)
 
     # --- crictl -------------------------------------------------------------------------------
     def crictl(
@@ -195,6 +198,12 @@ class Instance:
         container = self.crictl("create", "--no-pull", pod, *files).stdout.strip()
         self.crictl("start", container)
         return container
+
+
+def _is_spare(pid: int) -> bool:
+    """Tell whether a child of the spawner waits for a pod; one that has or had a pod is named after it."""
+    title = machine.read(f"/proc/{pid}/cmdline").decode("utf-8", "replace")
+    return "(spare)" in title or not title.startswith("crishim-keeper")
 
 
 def _write(path: str, text: str) -> None:
