@@ -41,9 +41,7 @@ def writable_layers(instance: Instance) -> list[str]:
 async def at_rest(instance: Instance) -> None:
     """Wait until what is removed off the critical path is gone: the containers' directories."""
     async with asyncio.timeout(60):
-        while any(
-            os.listdir(f"{instance.root}/containers/{name}") for name in os.listdir(f"{instance.root}/containers")
-        ):
+        while writable_layers(instance):
             await asyncio.sleep(0.05)
     await asyncio.sleep(0.2)
 
