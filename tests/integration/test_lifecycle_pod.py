@@ -1,8 +1,10 @@
 """One pod, several containers: what they share with each other, with other pods and with the host."""
 
 import os
+import pathlib
 
 from crishim._proto.runtime.v1 import api_pb2 as api
+from tests.support.machine import read
 from tests.support.world import World
 
 STAY = "sleep 600"
@@ -63,6 +65,12 @@ async def test_a_pod_on_the_host_uses_the_hosts_namespaces(world: World) -> None
     for kind in ("net", "pid", "ipc"):
         inside = await world.cri.output(container, "readlink", f"/proc/self/ns/{kind}")
         assert inside.strip() == os.readlink(f"/proc/self/ns/{kind}"), kind
+    name = f"{world.instance.name}-shared"
+    try:
+        await world.cri.output(container, "sh", "-c", f"echo inside > /dev/shm/{name}")
+        assert read(f"/dev/shm/{name}") == b"inside\n"
+    finally:
+        pathlib.Path(f"/dev/shm/{name}").unlink(missing_ok=True)
     status = await world.cri.runtime.PodSandboxStatus(api.PodSandboxStatusRequest(pod_sandbox_id=pod.id))
     assert status.status.linux.namespaces.options.network == api.NODE
 

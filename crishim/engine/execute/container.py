@@ -15,7 +15,13 @@ from crishim.linux.cgroups import apply as cgroups
 
 
 def run(
-    plan: dict[str, Any], reporter: Reporter, stdio: tuple[int, int, int], shm: int, place: str, *, born_unified: bool
+    plan: dict[str, Any],
+    reporter: Reporter,
+    stdio: tuple[int, int, int],
+    shm: int | str,
+    place: str,
+    *,
+    born_unified: bool,
 ) -> NoReturn:
     """Carry out a ContainerPlan in the child; ends by exec, or by a report and `_exit`.
 
@@ -23,7 +29,7 @@ def run(
         plan: the JSON form of a ContainerPlan.
         reporter: tells the keeper.
         stdio: fds for 0, 1 and 2; ignored where the plan has a terminal.
-        shm: the pod's shared memory mount.
+        shm: the pod's shared memory: an fd of a detached mount, or the path of an attached one.
         place: an empty directory on which the root is attached in this mount namespace.
         born_unified: the child was made in its v2 control group.
     """

@@ -28,7 +28,7 @@ class Context:
 
     __slots__ = ("empty", "master", "null", "own", "root", "shm", "slave")
 
-    def __init__(self, root: int, shm: int) -> None:
+    def __init__(self, root: int, shm: int | str) -> None:
         self.root = root
         self.shm = shm
         self.null = -1
@@ -94,7 +94,10 @@ def _bind(operation: dict[str, Any], context: Context) -> None:
 
 
 def _pod_shm(operation: dict[str, Any], context: Context) -> None:
-    tree = calls.open_tree(context.shm, "", calls.OPEN_TREE_CLONE | calls.AT_EMPTY_PATH)
+    if isinstance(context.shm, str):
+        tree = calls.open_tree(calls.AT_FDCWD, context.shm, calls.OPEN_TREE_CLONE)
+    else:
+        tree = calls.open_tree(context.shm, "", calls.OPEN_TREE_CLONE | calls.AT_EMPTY_PATH)
     _attach_own(tree, operation["target"], context)
 
 

@@ -87,7 +87,7 @@ class Containers:
     """Starts, signals and ends containers. `on_exit` gets the fields of each end's journal entry."""
 
     def __init__(
-        self, loop: Loop, children: Children, shm: int, place: str, on_exit: Callable[[dict[str, Any]], None]
+        self, loop: Loop, children: Children, shm: int | str, place: str, on_exit: Callable[[dict[str, Any]], None]
     ) -> None:
         self._loop = loop
         self._children = children

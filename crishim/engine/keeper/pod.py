@@ -30,7 +30,7 @@ class Pod:
     def __init__(self) -> None:
         self.netns = -1
         self.netlink: _socket.socket | None = None
-        self.shm = -1
+        self.shm: int | str = -1
 
     def hand_over(self) -> list[int]:
         """Return the fds for the network set-up: the namespace, and a route socket made inside it."""
@@ -113,10 +113,15 @@ def _set_sysctl(key: str, value: str) -> None:
         os.close(fd)
 
 
-def _shared_memory(size: int, directory: str) -> int:
-    """Return the mount behind the containers' /dev/shm: the pod's own tmpfs, or the host's for a host IPC pod."""
+def _shared_memory(size: int, directory: str) -> int | str:
+    """Return the mount behind the containers' /dev/shm: the pod's own tmpfs, or the host's for a host IPC pod.
+
+    A detached mount is an fd. An attached one is a path, which each container resolves in its own mount namespace: a
+    mount, or a clone of one, belongs to the namespace that it came from, and is not cloned in another one (EINVAL;
+    `may_copy_tree` in the kernel's fs/namespace.c).
+    """
     if not size:
-        return calls.open_tree(calls.AT_FDCWD, "/dev/shm", calls.OPEN_TREE_CLONE)
+        return "/dev/shm"
     context = calls.fsopen("tmpfs")
     calls.fsconfig(context, "mode", "1777")
     calls.fsconfig(context, "size", str(size))
@@ -129,11 +134,15 @@ def _shared_memory(size: int, directory: str) -> int:
         place = f"{directory}/shm"
         os.makedirs(place, 0o711, exist_ok=True)
         calls.move_mount(mount, calls.AT_FDCWD, place, place)
+        os.close(mount)
+        return place
     return mount
 
 
-def can_clone(mount: int) -> bool:
-    """Tell whether the kernel clones this detached mount."""
+def can_clone(mount: int | str) -> bool:
+    """Tell whether this is a detached mount, and the kernel clones it."""
+    if isinstance(mount, str):
+        return False
     try:
         os.close(calls.open_tree(mount, "", calls.OPEN_TREE_CLONE | calls.AT_EMPTY_PATH))
     except OSError:
