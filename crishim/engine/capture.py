@@ -6,6 +6,7 @@ goes on to read and drop for it, so that it gets no SIGPIPE, until it closes its
 """
 
 import asyncio
+import fcntl
 import os
 
 _CHUNK = 65536
@@ -44,10 +45,11 @@ class Capture:
         return part
 
     def finish(self) -> None:
-        """Take what the ended process left in the pipes."""
+        """Take what the ended process left in the pipes: no more than a pipe holds, since others may write on."""
         for stream in self._streams:
-            while stream.take():
-                continue
+            left = stream.capacity()
+            while left > 0 and (taken := stream.take()):
+                left -= taken
 
     def close(self) -> None:
         """Keep nothing more; pipes that others hold open are drained on."""
@@ -62,20 +64,24 @@ class _Stream:
         os.set_blocking(fd, False)
         asyncio.get_running_loop().add_reader(fd, self.take)
 
-    def take(self) -> bool:
-        """Read one chunk; False if there is nothing now or the end is reached."""
+    def capacity(self) -> int:
+        """Return how many bytes can lie in the pipe; 0 after its end."""
+        return fcntl.fcntl(self._fd, fcntl.F_GETPIPE_SZ) if self._fd >= 0 else 0
+
+    def take(self) -> int:
+        """Read one chunk; return its size, 0 if there is nothing now or the end is reached."""
         if self._fd < 0:
-            return False
+            return 0
         try:
             data = os.read(self._fd, _CHUNK)
         except BlockingIOError:
-            return False
+            return 0
         if not data:
             asyncio.get_running_loop().remove_reader(self._fd)
             os.close(self._fd)
             self._fd = -1
-            return False
+            return 0
         part = self._capture.keep(data)
         if part:
             self.kept.append(part)
-        return True
+        return len(data)

@@ -54,6 +54,7 @@ class Engine:
         self._spawner: Channel | None = None
         self._process: Any = None
         self._ready: asyncio.Future[int] | None = None
+        self._replacing = asyncio.Lock()
         self.spawner_pid = 0
 
     async def start(self) -> None:
@@ -201,12 +202,22 @@ class Engine:
 
     async def _send(self, message: wire.Message, fds: tuple[int, ...]) -> None:
         """Send to the spawner; one that has died (which a memory shortage may do) is replaced once."""
-        if self._process is not None and (self._spawner is None or not self._spawner.open):
-            await asyncio.to_thread(self._process.wait)
-            await self._start_spawner(self._settings.layout.directories(self._settings.keepers_group))
+        with contextlib.suppress(UnavailableError):
+            if self._spawner is not None:
+                self._spawner.send(message, fds)
+                return
+        async with self._replacing:
+            await self._replace_spawner()
         if self._spawner is None:
             raise UnavailableError("the engine is closed")
         self._spawner.send(message, fds)
+
+    async def _replace_spawner(self) -> None:
+        """Start another spawner, unless that was done while the lock was waited for."""
+        if self._process is None or self._spawner is None or self._spawner.open:
+            return
+        await asyncio.to_thread(self._process.wait)
+        await self._start_spawner(self._settings.layout.directories(self._settings.keepers_group))
 
     async def _give_up(self, keeper: Keeper, plan: PodPlan) -> None:
         """Take back a pod whose keeper did not come up."""

@@ -215,9 +215,10 @@ class Keeper:
     async def _kill_exec(self, number: int, ended: "asyncio.Future[int]") -> None:
         """Kill an exec's tree and wait for its end, even if the caller is cancelled meanwhile."""
         with contextlib.suppress(UnavailableError, DeadlineExceededError, StartError, TimeoutError):
-            await asyncio.shield(self._call({"op": "exec_kill", "exec": number}))
-            async with asyncio.timeout(_EXEC_END):
-                await asyncio.shield(ended)
+            answer = await asyncio.shield(self._call({"op": "exec_kill", "exec": number}))
+            if answer.get("found", True):
+                async with asyncio.timeout(_EXEC_END):
+                    await asyncio.shield(ended)
 
     def _on_event(self, message: wire.Message, fds: list[int]) -> None:
         event = message.get("event")
@@ -254,7 +255,12 @@ class Keeper:
             return
         self.version = version
         self.pid = message["pid"]
-        self.pidfd = os.pidfd_open(self.pid)
+        try:
+            self.pidfd = os.pidfd_open(self.pid)
+        except ProcessLookupError:  # it has just died: what ends with its socket ends now
+            wire.close_all(fds)
+            self._channel.close()
+            return
         self.start_time = _process_start(self.pid)
         asyncio.get_running_loop().add_reader(self.pidfd, self._on_death)
         if fds:

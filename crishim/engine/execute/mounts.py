@@ -90,7 +90,12 @@ def _bind(operation: dict[str, Any], context: Context) -> None:
     calls.mount_setattr(tree, "", attributes, 0, calls.MS_PRIVATE, recursive=bool(recursive))
     if operation["readonly"] and not attributes & calls.MOUNT_ATTR_RDONLY:
         calls.mount_setattr(tree, "", calls.MOUNT_ATTR_RDONLY)
-    calls.move_mount(tree, paths.ensure(context.root, path, directory=operation["directory"]), path)
+    target = paths.ensure(context.root, path, directory=operation["directory"])
+    proc = context.own.get("/proc")
+    if proc is not None and os.fstat(target).st_dev == os.fstat(proc).st_dev:
+        # the image may lead there by a link; what is mounted over procfs would hide what protects the host
+        raise StepError(f"mount {path}: leads into /proc by a link in the image", errno.EPERM, path)
+    calls.move_mount(tree, target, path)
 
 
 def _pod_shm(operation: dict[str, Any], context: Context) -> None:
@@ -159,7 +164,10 @@ def _cgroup_view(operation: dict[str, Any], context: Context) -> None:
 
 
 def _terminal(operation: dict[str, Any], context: Context) -> None:
-    context.master, context.slave = open_terminal(context.own["/dev/pts"], operation["columns"], operation["rows"])
+    devpts = context.own.get("/dev/pts", -1)
+    if devpts < 0:
+        raise StepError("terminal: a mount of the request covers /dev/pts", errno.EINVAL, "/dev/pts")
+    context.master, context.slave = open_terminal(devpts, operation["columns"], operation["rows"])
     device = context.own["/dev"]
     os.close(os.open("console", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600, dir_fd=device))
     tree = calls.open_tree(context.slave, "", calls.OPEN_TREE_CLONE | calls.AT_EMPTY_PATH)

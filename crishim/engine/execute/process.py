@@ -118,15 +118,23 @@ def _set_rlimit(limit: dict[str, int]) -> None:
 def _enter(root: int, cwd: str) -> bool:
     """Enter the working directory as root, making it if it is missing; tell whether that worked."""
     try:
-        os.chdir(cwd)
-    except FileNotFoundError:
-        os.close(paths.ensure(root, cwd, directory=True))
-        os.chdir(cwd)
+        try:
+            os.chdir(cwd)
+        except FileNotFoundError:
+            os.close(paths.ensure(root, cwd, directory=True))
+            os.chdir(cwd)
     except PermissionError:
         return False  # it may be the user's own, and root may lack DAC_OVERRIDE: tried again with its ids
     except NotADirectoryError:
         raise StepError(f"working directory {cwd}: is a file", errno.ENOTDIR, cwd) from None
+    except OSError as error:
+        raise _bad_directory(cwd, error) from None
     return True
+
+
+def _bad_directory(cwd: str, error: OSError) -> StepError:
+    number = error.errno or 0
+    return StepError(f"working directory {cwd}: {os.strerror(number).lower()}", number, cwd)
 
 
 def _check_entered(cwd: str, *, entered: bool) -> None:
@@ -135,9 +143,7 @@ def _check_entered(cwd: str, *, entered: bool) -> None:
         try:
             os.chdir(cwd)
         except OSError as error:
-            raise StepError(
-                f"working directory {cwd}: {os.strerror(error.errno or 0).lower()}", error.errno or 0, cwd
-            ) from None
+            raise _bad_directory(cwd, error) from None
     try:
         inside = os.getcwd().startswith("/")
     except OSError:

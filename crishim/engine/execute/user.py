@@ -2,7 +2,8 @@
 
 Never by pwd, grp or NSS: those would load the image's libraries into a process that is still root. The files are
 opened inside the root, must be regular and at most 1 MiB; only a newline ends a line (passwd(5), group(5)); malformed
-lines are skipped, as getpwent(3) does.
+lines are skipped, as getpwent(3) does, and so are ids beyond the kernel's. A number is always an id, never a
+name that happens to consist of digits: the image's author could map it to 0 (CVE-2016-3697).
 """
 
 import errno
@@ -15,6 +16,7 @@ from crishim.linux import calls
 
 _MAX_SIZE = 1 << 20
 _MAX_ID = 2**32 - 2
+_MAX_DIGITS = 20
 
 
 class Identity:
@@ -39,20 +41,21 @@ def resolve(plan: dict[str, Any], root: int) -> Identity:
     Raises:
         StepError: a name is not in the image's files.
     """
-    passwd = _read(root, "/etc/passwd")
-    user: str = plan["user"]
-    entry = _find_user(passwd, user or "0")
-    if entry is None and not user.isdigit() and user:
-        raise StepError(f"user {user}: not in the image's /etc/passwd", errno.ENOENT, "/etc/passwd")
+    user: str = plan["user"] or "0"
+    wanted = _number(user, "user") if _is_number(user) else user
+    entry = _find_user(_read(root, "/etc/passwd"), wanted)
     if entry is not None:
         name, uid, gid, home = entry
+    elif isinstance(wanted, int):
+        name, uid, gid, home = "", wanted, 0, "/"
     else:
-        name, uid, gid, home = "", _number(user or "0", "user"), 0, "/"
+        raise StepError(f"user {user}: not in the image's /etc/passwd", errno.ENOENT, "/etc/passwd")
+    group: str = plan["group"]
     groups_text = b""
-    if plan["group"] or (plan["image_groups"] and name):
+    if (group and not _is_number(group)) or (plan["image_groups"] and name):
         groups_text = _read(root, "/etc/group")
-    if plan["group"]:
-        gid = _find_group(groups_text, plan["group"])
+    if group:
+        gid = _number(group, "group") if _is_number(group) else _find_group(groups_text, group)
     groups = [gid, *plan["groups"]]
     if plan["image_groups"] and name:
         groups += _memberships(groups_text, name)
@@ -75,44 +78,57 @@ def _read(root: int, path: str) -> bytes:
         os.close(fd)
 
 
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit()
+
+
 def _number(text: str, what: str) -> int:
-    number = int(text) if text.isascii() and text.isdigit() else -1
-    if not 0 <= number <= _MAX_ID:
-        raise StepError(f"{what} {text}: not an id between 0 and {_MAX_ID}", errno.EINVAL, text)
+    number = _id(text)
+    if number < 0:
+        raise StepError(f"{what} {text[:32]}: not an id between 0 and {_MAX_ID}", errno.EINVAL, text[:32])
     return number
 
 
-def _find_user(text: bytes, wanted: str) -> tuple[str, int, int, str] | None:
-    """Return (name, uid, gid, home) of a name, or of a uid if `wanted` is a number that is no name."""
-    by_id = None
-    key = wanted.encode()
+def _id(text: str | bytes) -> int:
+    """Return the id that decimal digits stand for; -1 for anything else and for what the kernel does not take."""
+    if not text.isdigit() or len(text) > _MAX_DIGITS:
+        return -1
+    number = int(text)
+    return number if number <= _MAX_ID else -1
+
+
+def _find_user(text: bytes, wanted: int | str) -> tuple[str, int, int, str] | None:
+    """Return (name, uid, gid, home) of the first entry with this uid or name."""
+    key = _bytes(wanted) if isinstance(wanted, str) else b""
     for line in text.split(b"\n"):
         fields = line.split(b":")
-        if len(fields) < 6 or not fields[0] or not fields[2].isdigit() or not fields[3].isdigit():
+        if len(fields) < 6 or not fields[0]:
             continue
-        if fields[0] == key or (by_id is None and int(fields[2]) == (int(key) if key.isdigit() else -1)):
-            found = (os.fsdecode(fields[0]), int(fields[2]), int(fields[3]), os.fsdecode(fields[5]))
-            if fields[0] == key:
-                return found
-            by_id = found
-    return by_id
+        uid, gid = _id(fields[2]), _id(fields[3])
+        if uid < 0 or gid < 0:
+            continue
+        if fields[0] == key or uid == wanted:
+            return os.fsdecode(fields[0]), uid, gid, os.fsdecode(fields[5])
+    return None
+
+
+def _bytes(name: str) -> bytes:
+    return name.encode("utf-8", "surrogatepass")
 
 
 def _find_group(text: bytes, wanted: str) -> int:
-    key = wanted.encode()
+    key = _bytes(wanted)
     for line in text.split(b"\n"):
         fields = line.split(b":")
-        if len(fields) >= 3 and fields[0] == key and fields[2].isdigit():
-            return int(fields[2])
-    if wanted.isdigit():
-        return _number(wanted, "group")
+        if len(fields) >= 3 and fields[0] == key and _id(fields[2]) >= 0:
+            return _id(fields[2])
     raise StepError(f"group {wanted}: not in the image's /etc/group", errno.ENOENT, "/etc/group")
 
 
 def _memberships(text: bytes, name: str) -> list[int]:
     key = os.fsencode(name)
     return [
-        int(fields[2])
+        _id(fields[2])
         for fields in (line.split(b":") for line in text.split(b"\n"))
-        if len(fields) >= 4 and fields[2].isdigit() and key in fields[3].split(b",")
+        if len(fields) >= 4 and _id(fields[2]) >= 0 and key in fields[3].split(b",")
     ]

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from crishim.engine import wire
-from crishim.engine.keeper.loop import Loop
+from crishim.engine.keeper.loop import Loop, guard
 from crishim.linux import calls
 
 _PF_FORKNOEXEC = 0x40  # linux/sched.h: forked but did not exec
@@ -82,7 +82,13 @@ class Children:
             os.close(child.pidfd)
             child.pidfd = -1
             status = result.si_status if result.si_code == os.CLD_EXITED else 128 + result.si_status
-            child.ended(status)
+            # Child and owner hold each other, and the keeper has no garbage collector running: let go of one end
+            ended, child.ended = child.ended, _ended_before
+            guard(lambda ended=ended, status=status: ended(status))  # type: ignore[misc]
+
+
+def _ended_before(_status: int) -> None:
+    """Stand in the place of a callback that was called."""
 
 
 class Setup:

@@ -77,11 +77,12 @@ class Execs:
         self._running.append(run)
         Setup(self._loop, ours, lambda result: self._set_up(run, result))
 
-    def kill(self, connection: Connection, number: int) -> None:
-        """SIGKILL one exec with what it started."""
-        for run in self._running:
-            if run.connection is connection and run.number == number:
-                self._kill_tree(run)
+    def kill(self, connection: Connection, number: int) -> bool:
+        """SIGKILL one exec with what it started; tell whether it was there, so that its `exec_exit` will come."""
+        found = [run for run in self._running if run.connection is connection and run.number == number]
+        for run in found:
+            self._kill_tree(run)
+        return bool(found)
 
     def connection_closed(self, connection: Connection) -> None:
         """SIGKILL what belongs to a connection that is gone."""
@@ -125,7 +126,7 @@ class Execs:
         if result.error is not None or not run.child.ran:
             run.connection.answer(run.request, error=result.error or _killed())
             if run.status >= 0:
-                self._forget(run)
+                self._finish(run)
             return
         run.connection.answer(run.request, pid=run.child.pid, user=result.user)
         if run.status >= 0:
@@ -133,12 +134,8 @@ class Execs:
 
     def _ended(self, run: Exec, status: int) -> None:
         run.status = status
-        if not run.reported:
-            return
-        if run.child.ran:
+        if run.reported:
             self._finish(run)
-        else:
-            self._forget(run)
 
     def _finish(self, run: Exec) -> None:
         run.connection.send({"event": "exec_exit", "exec": run.number, "status": run.status})

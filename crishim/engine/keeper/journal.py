@@ -2,11 +2,13 @@
 
 An entry is in the file before it is sent. The daemon acknowledges a number after its commit in the store; an entry
 seen twice changes nothing. The file (on a tmpfs) is for the case that the keeper itself dies before a daemon came:
-the next daemon reads it then.
+the next daemon reads it then. Where the tmpfs is full, entries are in memory alone: a container's end must never get
+lost for that.
 """
 
 import json
 import os
+import sys
 from typing import Any
 
 
@@ -25,7 +27,10 @@ class Journal:
         entry = {"seq": self._next, **entry}
         self._next += 1
         self._entries.append(entry)
-        os.write(self._fd, json.dumps(entry).encode() + b"\n")
+        try:
+            os.write(self._fd, json.dumps(entry).encode() + b"\n")
+        except OSError as error:
+            sys.stderr.write(f"crishim keeper: journal: {os.strerror(error.errno or 0)}; it is kept in memory\n")
         return entry
 
     def acknowledge(self, seq: int) -> None:

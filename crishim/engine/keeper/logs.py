@@ -1,8 +1,8 @@
 """CRI log files: `<RFC3339Nano> <stream> <P|F> <text>`, written by the keeper from the container's pipes or terminal.
 
 The hot path takes whole chunks: one read, one timestamp, the prefix put in by `bytes.replace`, one write. Only a
-The hot path takes whole chunks: one read, one timestamp, the prefix put in by `bytes.replace`, one write. Only a
-as `P` at the end of the stream, so that joining the records gives exactly the bytes that the container wrote (field
+newline ends a line; a line over 16 KiB becomes `P` records and a last `F`. A tail without newline is written as `P`
+at the end of the stream, so that joining the records gives exactly the bytes that the container wrote (field
 cases F1, F2). A write that fails (disk full) drops the record, never blocks the container, and leaves only whole
 records in the file (F4); drops are counted and reported once a minute.
 """
@@ -133,9 +133,14 @@ class Stream:
         loop.add(fd, self._on_ready)
 
     def drain(self) -> None:
-        """Take everything that is there now, then close: called when the container has ended."""
-        while self.fd >= 0 and self._take():
-            continue
+        """Take everything that is there now, then close: called when the container has ended.
+
+        What it wrote is in the pipe, so no more than a pipe holds is taken: one that lives elsewhere and was handed
+        the pipe may write without end.
+        """
+        left = _capacity(self.fd) if self.fd >= 0 else 0
+        while self.fd >= 0 and left > 0 and (taken := self._take()):
+            left -= taken
         self.close()
 
     def close(self) -> None:
@@ -152,21 +157,21 @@ class Stream:
     def _on_ready(self) -> None:
         self._take()
 
-    def _take(self) -> bool:
-        """Read one chunk; tell whether there may be more now."""
+    def _take(self) -> int:
+        """Read one chunk; return its size, 0 if there is nothing now or the end is reached."""
         try:
             data = os.read(self.fd, self._size)
         except BlockingIOError:
-            return False
+            return 0
         except OSError:  # EIO: the last slave of the terminal is closed
             data = b""
         if not data:
             self.close()
-            return False
+            return 0
         if len(data) == self._size or len(data) >= _CHUNK:
             self._grow()
         self.feed(data)
-        return True
+        return len(data)
 
     def _grow(self) -> None:
         """Give a stream that keeps its pipe full a larger one, so that fewer reads carry more."""
@@ -218,6 +223,14 @@ class Stream:
         return b"".join(
             [prefix + data[start : start + LINE_LIMIT] + b"\n" for start in range(0, len(data), LINE_LIMIT)]
         )
+
+
+def _capacity(fd: int) -> int:
+    """Return how many bytes can lie in a pipe; a generous number for a terminal, which holds a few pages."""
+    try:
+        return fcntl.fcntl(fd, fcntl.F_GETPIPE_SZ)
+    except OSError:
+        return _LARGE_CHUNK
 
 
 def _has_long_line(body: bytes) -> bool:

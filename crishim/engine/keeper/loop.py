@@ -63,7 +63,7 @@ class Loop:
             for fd, _ in self._epoll.poll(self._patience()):
                 callback = self._callbacks.get(fd)
                 if callback is not None:
-                    _guard(callback)
+                    guard(callback)
             if self._timers:
                 self._fire()
 
@@ -77,7 +77,7 @@ class Loop:
         due = [callback for when, callback in self._timers if when <= now]
         self._timers = [timer for timer in self._timers if timer[0] > now]
         for callback in due:
-            _guard(callback)
+            guard(callback)
 
     def _drain_wake(self) -> None:
         os.read(self._wake, 4096)
@@ -92,7 +92,8 @@ def _handle(_number: int, _frame: object) -> None:
     """Exist: a signal that is handled, even by nothing, writes to the wakeup fd."""
 
 
-def _guard(callback: Callback) -> None:
+def guard(callback: Callback) -> None:
+    """Call a callback; what it raises is reported, and the loop goes on."""
     try:
         callback()
     except Exception as error:  # noqa: BLE001  the loop serves every container of the pod and must go on

@@ -169,8 +169,7 @@ class Keeper:
         self._execs.start(connection, message, fds)
 
     def _exec_kill(self, connection: Connection, message: wire.Message, _fds: list[int]) -> None:
-        self._execs.kill(connection, message["exec"])
-        connection.answer(message)
+        connection.answer(message, found=self._execs.kill(connection, message["exec"]))
 
     def _signal(self, connection: Connection, message: wire.Message, _fds: list[int]) -> None:
         connection.answer(message, sent=self._containers.signal(message["container"], message["signal"]))

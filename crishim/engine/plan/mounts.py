@@ -8,7 +8,7 @@ file systems and devices), Kubernetes KEP-1769 for which files a pod's container
 from collections.abc import Sequence
 from os.path import basename, normpath
 
-from crishim.engine.plan.request import ContainerConfig, Mount
+from crishim.engine.plan.request import ContainerConfig, Mount, NamespaceMode
 from crishim.engine.plan.settings import PlanSettings
 from crishim.engine.plan.types import (
     Bind,
@@ -67,8 +67,9 @@ def plan_mounts(
         settings: of the instance.
     """
     privileged = config.security.privileged
+    host_ipc = config.security.namespaces.ipc is NamespaceMode.NODE
     taken = {normpath(mount.container_path) for mount in mounts}
-    operations = [*_base(privileged=privileged, taken=taken, nodes=nodes)]
+    operations = [*_base(privileged=privileged, host_ipc=host_ipc, taken=taken, nodes=nodes)]
     if "/sys/fs/cgroup" not in taken and "/sys" not in taken:
         operations.append(_cgroup_view(group, settings, readonly=not privileged))
     if config.tty:
@@ -88,7 +89,7 @@ def plan_mounts(
     return tuple(operations)
 
 
-def _base(*, privileged: bool, taken: set[str], nodes: Sequence[DeviceNode]) -> list[MountOperation]:
+def _base(*, privileged: bool, host_ipc: bool, taken: set[str], nodes: Sequence[DeviceNode]) -> list[MountOperation]:
     """What every container has; a mount of the request over one of them (but /proc and /dev) takes its place."""
     own = {node.path for node in nodes}
     devices = (*(node for node in DEFAULT_NODES if node.path not in own), *nodes)
@@ -100,7 +101,7 @@ def _base(*, privileged: bool, taken: set[str], nodes: Sequence[DeviceNode]) -> 
             "/dev/pts",
             MountFs("/dev/pts", "devpts", NOSUID | NOEXEC, (("ptmxmode", "0666"), ("mode", "0620"), ("gid", "5"))),
         ),
-        ("/dev/shm", PodShm("/dev/shm")),
+        ("/dev/shm", Bind("/dev/shm", "/dev/shm", directory=True) if host_ipc else PodShm("/dev/shm")),
         ("/dev/mqueue", MountFs("/dev/mqueue", "mqueue", NOSUID | NOEXEC | NODEV)),
         ("/sys", MountFs("/sys", "sysfs", NOSUID | NOEXEC | NODEV | (0 if privileged else RDONLY))),
     ]
