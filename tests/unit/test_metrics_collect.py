@@ -89,7 +89,7 @@ async def test_the_catalog_is_what_is_shown() -> None:
 
 
 def test_the_readme_holds_the_table() -> None:
-    assert Metrics.table() in (ROOT / "crishim/metrics/README.md").read_text(encoding="utf-8")
+    assert Metrics.table() in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_no_label_can_hold_a_name_of_an_object() -> None:
