@@ -248,7 +248,7 @@ class Assembler:
         try:
             while True:
                 current, found = path, report
-                more, size, inodes = await in_thread("settle", lambda: settle(current, found, paths))  # noqa: B023
+                more, size, inodes = await in_thread("settle", lambda: settle(current, found, paths))  # noqa: B023  awaited
                 if not more:
                     break
                 _check_rounds(renames, more, part)

@@ -6,10 +6,8 @@ import hashlib
 import os
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
 import pytest
 import zstandard
@@ -24,25 +22,15 @@ from crishim.errors import (
     UnauthenticatedError,
     UnavailableError,
 )
-from crishim.images.model import Credentials
 from tests.fakes.registry import INDEX, FakeRegistry, Handler
 from tests.fakes.registry_images import Service
 from tests.support import layout
-from tests.support.abilities import CLONE_NEWNS, can_mount, can_unshare, need_program
 from tests.support.layout import Entry, directory, tar
 from tests.support.ports import free_port
 from tests.support.registry import Registry
 
 BIG = tar([directory("d"), Entry("d/noise", os.urandom(3_000_000))])
 SMALL = tar([Entry("small", b"x")])
-
-
-@pytest.fixture
-def fake() -> Iterator[FakeRegistry]:
-    if not can_unshare(CLONE_NEWNS) or not can_mount():
-        pytest.skip("lacks the ability to make mount namespaces (CAP_SYS_ADMIN)")
-    with FakeRegistry() as made:
-        yield made
 
 
 def _blobs(path: str = "/blobs/") -> Callable[[Handler], bool]:
@@ -288,145 +276,6 @@ async def test_a_full_disk(fake: FakeRegistry, tmp_path: Path) -> None:
         subprocess.run(["umount", str(disk)], check=True)
 
 
-# --- authentication --------------------------------------------------------------------------------------------------
-
-
-class TokenAuth:
-    """Wants a bearer token that it gives to one user; each token is good for `uses` requests."""
-
-    def __init__(self, registry: FakeRegistry, uses: int, user: str = "") -> None:
-        self.registry = registry
-        self.uses = uses
-        self.user = user
-        self.left: dict[str, int] = {}
-        self.lock = threading.Lock()
-        registry.rules.append(self.rule)
-
-    def rule(self, handler: Handler) -> bool:
-        if handler.path.startswith("/token"):
-            query = parse_qs(urlsplit(handler.path).query)
-            assert query["scope"] == ["repository:a:pull", "repository:b:pull"]
-            if self.user and handler.headers.get("Authorization", "") != self.user:
-                handler.answer(401)
-                return True
-            with self.lock:
-                token = f"token{len(self.left)}"
-                self.left[token] = self.uses
-            handler.answer(200, b'{"access_token": "%s"}' % token.encode())
-            return True
-        with self.lock:
-            token = handler.headers.get("Authorization", "").removeprefix("Bearer ")
-            if self.left.get(token, 0) > 0:
-                self.left[token] -= 1
-                return False
-        scope = "repository:a:pull repository:b:pull"
-        realm = f"http://{self.registry.host}/token"
-        handler.answer(401, headers={"WWW-Authenticate": f'Bearer realm="{realm}",service="s",scope="{scope}"'})
-        return True
-
-
-@pytest.mark.parametrize("uses", [1, 1000])
-async def test_tokens_that_last_long_and_for_one_request(fake: FakeRegistry, tmp_path: Path, uses: int) -> None:
-    fake.image("t", [tar([Entry(f"f{n}")]) for n in range(6)])
-    auth = TokenAuth(fake, uses)
-    async with Service(str(tmp_path)) as service:
-        await service.images.pull(f"{fake.host}/a:t")
-        before = len(fake.requests)
-        await service.images.pull(f"{fake.host}/a:t")
-    assert uses == 1 or (len(auth.left), len(fake.requests) - before) == (1, 1)
-
-
-async def test_credentials_and_their_absence(fake: FakeRegistry, tmp_path: Path) -> None:
-    fake.image("t", [SMALL])
-    TokenAuth(fake, 1000, "Basic dTpw")
-    async with Service(str(tmp_path)) as service:
-        for wrong in (None, Credentials(username="u", password="no")):
-            with pytest.raises(UnauthenticatedError, match=fake.host):
-                await service.images.pull(f"{fake.host}/a:t", wrong)
-        await service.images.pull(f"{fake.host}/a:t", Credentials(auth="dTpw"))
-        # What one may pull, the other still may not, though the image is here.
-        with pytest.raises(UnauthenticatedError):
-            await service.images.pull(f"{fake.host}/a:t")
-
-
-async def test_authorization_stays_with_its_origin(fake: FakeRegistry, tmp_path: Path) -> None:
-    fake.image("t", [SMALL])
-    seen = []
-    with FakeRegistry() as store:
-
-        def refuse(handler: Handler) -> bool:
-            seen.append(handler.headers.get("Authorization"))
-            return bool(handler.headers.get("Authorization")) and handler.answer(400)
-
-        store.rules.append(refuse)
-        store.blobs = fake.blobs
-
-        def redirect(handler: Handler) -> bool:
-            if handler.headers.get("Authorization") != "Basic dTpw":
-                handler.answer(401, headers={"WWW-Authenticate": "Basic realm=x"})
-            elif "/blobs/" in handler.path:
-                handler.answer(307, headers={"Location": f"http://{store.host}{handler.path}"})
-            else:
-                return False
-            return True
-
-        fake.rules.append(redirect)
-        async with Service(str(tmp_path)) as service:
-            await service.images.pull(f"{fake.host}/a:t", Credentials(username="u", password="p"))
-    assert seen
-    assert set(seen) == {None}
-
-
-async def test_mirrors_are_tried_in_order_and_named(fake: FakeRegistry, tmp_path: Path) -> None:
-    fake.image("t", [SMALL])
-    hosts = tmp_path / "certs" / "registry.example"
-    hosts.mkdir(parents=True)
-    dead = f"127.0.0.1:{free_port()}"
-    text = f'server = "http://127.0.0.1:1"\n[host."http://{dead}"]\n[host."http://{fake.host}"]\n'
-    (hosts / "hosts.toml").write_text(text, encoding="utf-8")
-    async with Service(str(tmp_path / "root"), certs_d=(str(tmp_path / "certs"),)) as service:
-        await service.images.pull("registry.example/a:t")
-        assert fake.requests[0] == "GET /v2/a/manifests/t?ns=registry.example"
-        (image,) = service.images.list()
-        assert image.repo_tags == ("registry.example/a:t",)
-        with pytest.raises(UnavailableError) as caught:
-            await service.images.pull("registry.example/a:absent")
-    for name in (dead, fake.host, "127.0.0.1:1"):
-        assert name in str(caught.value)
-
-
-async def test_tls_with_an_own_authority(tmp_path: Path) -> None:
-    openssl = need_program("openssl", "openssl")
-    pem = str(tmp_path / "server.pem")
-    names = ["-subj", "/CN=test", "-addext", "subjectAltName=IP:127.0.0.1"]
-    command = [openssl, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-    subprocess.run([*command, *names, "-keyout", pem, "-out", f"{pem}.crt"], check=True, capture_output=True)
-    with open(pem, "a", encoding="utf-8") as file, open(f"{pem}.crt", encoding="utf-8") as certificate:
-        file.write(certificate.read())
-    with FakeRegistry(pem) as fake:
-        fake.image("t", [SMALL])
-        hosts = tmp_path / "certs" / fake.host
-        hosts.mkdir(parents=True)
-
-        def configure(text: str) -> None:
-            (hosts / "hosts.toml").write_text(f'server = "https://{fake.host}"\n{text}', encoding="utf-8")
-
-        async with Service(str(tmp_path / "root"), certs_d=(str(tmp_path / "certs"),)) as service:
-            configure("")
-            with pytest.raises(UnavailableError, match=r"TLS.*hosts\.toml"):
-                await service.images.pull(f"{fake.host}/a:t")
-            configure('ca = "/no/such/file"')
-            with pytest.raises(CrishimError, match="/no/such/file"):
-                await service.images.pull(f"{fake.host}/a:t")
-            configure(f'ca = "{pem}.crt"')
-            await service.images.pull(f"{fake.host}/a:t")
-            configure("skip_verify = true")
-            await service.images.pull(f"{fake.host}/a:t")
-
-
-# --- many at once, and interruptions -----------------------------------------------------------------------
-
-
 async def test_eight_pulls_with_every_third_request_failing(fake: FakeRegistry, tmp_path: Path) -> None:
     shared = [tar([Entry(f"f{n}", os.urandom(200_000))]) for n in range(9)]
     fake.image("one", [*shared, SMALL])
@@ -549,93 +398,3 @@ async def test_a_silent_server_is_given_up(fake: FakeRegistry, tmp_path: Path) -
 
 
 # --- holds, restarts, damage -------------------------------------------------------------------------------
-
-
-async def test_a_held_image_keeps_its_layers_until_it_is_released(fake: FakeRegistry, tmp_path: Path) -> None:
-    made = fake.image("t", [SMALL])
-    async with Service(str(tmp_path)) as service:
-        await service.images.pull(f"{fake.host}/a:t")
-        (path,) = service.images.hold(f"{fake.host}/a:t", "container")
-        await service.images.remove(made["id"])
-        assert service.images.find(made["id"]) is None
-        assert os.listdir(path) == ["small"]
-        with pytest.raises(NotFoundError):
-            service.images.hold(made["id"], "other")
-    async with Service(str(tmp_path)) as service:
-        assert service.images.list() == []
-        assert service.images.layers_of("container") == (path,)
-        assert os.listdir(path) == ["small"]
-        assert await service.images.pull(f"{fake.host}/a:t") == made["id"]
-        assert len(service.images.list()) == 1
-        await service.images.remove(made["id"])
-        service.images.release("container")
-        service.images.release("container")
-        await service.images.settled()
-        assert service.files() == []
-
-
-async def test_half_made_things_go_at_the_start(fake: FakeRegistry, tmp_path: Path) -> None:
-    fake.image("t", [SMALL])
-    async with Service(str(tmp_path)) as service:
-        await service.images.pull(f"{fake.host}/a:t")
-        whole = service.files()
-    (tmp_path / "layers" / ".new-1" / "deep").mkdir(parents=True)
-    (tmp_path / "layers" / "zz").mkdir()
-    (tmp_path / "content" / "sha256" / ("0" * 64)).write_bytes(b"x")
-    old = tmp_path / "content" / "parts" / ("sha256-" + "0" * 64)
-    old.write_bytes(b"x")
-    os.utime(old, (0, 0))
-    async with Service(str(tmp_path)) as service:
-        await service.images.settled()
-        assert service.files() == whole
-        assert service.observed.reclaimed == [("layer", 2), ("blob", 1)]
-
-
-async def test_layers_without_their_mark_are_made_again_after_a_reboot(
-    fake: FakeRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    made = fake.image("t", [SMALL, BIG, tar([Entry("d/more")])])
-
-    def no_sync(_self: Any) -> None:
-        raise OSError(5, "syncfs")
-
-    async with Service(str(tmp_path)) as service:
-        monkeypatch.setattr("crishim.images.layers.Layers._sync_files", no_sync)
-        paths = await service.layers(f"{fake.host}/a:t")
-        await service.images.settled()
-    monkeypatch.undo()
-    monkeypatch.setattr("crishim.images.layers.boot_id", lambda: "another boot")
-    before = len(fake.requests)
-    async with Service(str(tmp_path)) as service:
-        again = service.images.hold(made["id"], "test")
-        assert [sorted(os.listdir(path)) for path in again] == [["small"], ["d"], ["d"]]
-        assert set(again) != set(paths)
-        assert os.stat(f"{again[1]}/d/noise").st_size == 3_000_000
-    async with Service(str(tmp_path)) as service:
-        assert service.images.hold(made["id"], "test") == again
-    assert len(fake.requests) == before
-
-
-async def test_one_bad_record_or_lost_file_does_not_stop_the_start(fake: FakeRegistry, tmp_path: Path) -> None:
-    kept, lost, bad = (fake.image(tag, [tar([Entry(tag)])]) for tag in ("kept", "lost", "bad"))
-    async with Service(str(tmp_path)) as service:
-        for tag in ("kept", "lost", "bad"):
-            await service.images.pull(f"{fake.host}/a:{tag}")
-        (path,) = service.images.hold(lost["id"], "x")
-        service.images.release("x")
-        service.store.images.put(bad["id"], b'{"id": 5}')
-    os.rename(path, f"{tmp_path}/gone")
-    os.unlink(tmp_path / "content" / "sha256" / lost["layers"][0]["digest"].partition(":")[2])
-    async with Service(str(tmp_path)) as service:
-        assert [image.id for image in service.images.list()] == [kept["id"]]
-        for tag in ("lost", "bad"):
-            await service.images.pull(f"{fake.host}/a:{tag}")
-        assert len(service.images.list()) == 3
-
-
-async def test_deep_images(fake: FakeRegistry, tmp_path: Path) -> None:
-    fake.image("deep", [tar([Entry(f"f{n}")]) for n in range(120)], pack=lambda data: data)
-    async with Service(str(tmp_path)) as service:
-        paths = await service.layers(f"{fake.host}/a:deep")
-        assert len(set(paths)) == 120
-        assert max(len(os.path.basename(path)) for path in paths) <= 4

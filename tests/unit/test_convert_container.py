@@ -1,3 +1,5 @@
+"""Containers from protobuf and back: fields, defaults, and what is refused by its path."""
+
 from collections.abc import Callable
 
 import pytest

@@ -1,3 +1,5 @@
+"""Sandboxes from protobuf and back: fields, defaults, and what is refused by its path."""
+
 from collections.abc import Callable
 
 import pytest

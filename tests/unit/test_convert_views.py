@@ -1,3 +1,5 @@
+"""Views, statistics and images as CRI messages."""
+
 import dataclasses
 
 import pytest

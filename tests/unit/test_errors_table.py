@@ -1,3 +1,5 @@
+"""The table from our errors to gRPC codes is complete and says what it should."""
+
 import inspect
 
 import grpc

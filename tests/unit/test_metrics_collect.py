@@ -1,3 +1,5 @@
+"""What /metrics shows: names, labels, values, and the table in the documents."""
+
 import re
 from pathlib import Path
 

@@ -17,7 +17,6 @@ from crishim.engine.plan.request import (
 )
 from crishim.errors import (
     AlreadyExistsError,
-    CrishimError,
     DeadlineExceededError,
     FailedPreconditionError,
     InternalError,
@@ -26,7 +25,6 @@ from crishim.errors import (
 )
 from crishim.pods import keepers, stopping
 from crishim.pods.api import RuntimeApi
-from crishim.pods.events import EventType
 from crishim.pods.views import ContainerFilter, ContainerState, SandboxFilter, SandboxState
 from tests.fakes.daemon import NOTHING, Daemon, app, pod, running
 from tests.fakes.engine import Program
@@ -467,58 +465,3 @@ async def test_refused_requests(tmp_path: Path) -> None:
         with pytest.raises(FailedPreconditionError, match="sandbox_config"):
             await runtime.create_container(pod_id, app(), pod("other"))
         assert daemon.left()["containers"] == []
-
-
-STEPS = {
-    "planner.pod": "run",
-    "engine.start_pod": "run",
-    "network.attach": "run",
-    "images.find": "create",
-    "images.hold": "create",
-    "planner.container": "create",
-    "keeper.start_container": "start",
-}
-
-
-@pytest.mark.parametrize("step", STEPS)
-async def test_each_step_fails_once(tmp_path: Path, step: str) -> None:
-    async with running(tmp_path) as daemon:
-        daemon.faults.fail(step)
-        with pytest.raises(CrishimError, match="was told to fail"):
-            await _started(daemon)
-        if STEPS[step] == "run":
-            assert daemon.left() == NOTHING
-        elif STEPS[step] == "create":
-            assert daemon.left()["containers"] == []
-            assert daemon.left()["layers"] == []
-            assert daemon.images.holds == {}
-        for view in daemon.runtime.sandboxes(SandboxFilter()):
-            await daemon.runtime.remove_sandbox(view.id)
-        assert daemon.left() == NOTHING
-        await _started(daemon)  # the same names are free
-
-
-@pytest.mark.parametrize("undo", ["network.detach", "keeper.stop", "engine.remove_pod"])
-async def test_what_cannot_be_undone_stays_listed(tmp_path: Path, undo: str) -> None:
-    async with running(tmp_path) as daemon:
-        daemon.faults.fail("network.attach")
-        daemon.faults.fail(undo)
-        with pytest.raises(InternalError) as caught:
-            await daemon.runtime.run_sandbox(pod(), "")
-        assert any(undo in note for note in caught.value.__notes__)
-        (view,) = daemon.runtime.sandboxes(SandboxFilter())
-        assert view.state is SandboxState.NOTREADY
-        await daemon.runtime.remove_sandbox(view.id)
-        assert daemon.left() == NOTHING
-
-
-async def test_events_of_a_slow_subscriber_are_dropped_and_counted(tmp_path: Path) -> None:
-    async with running(tmp_path) as daemon:
-        slow = daemon.runtime._context.bus.subscribe(length=1)
-        quick = daemon.runtime.events()
-        await _started(daemon)
-        assert daemon.observer.dropped == 3
-        slow.close()
-        assert [event.kind async for event in slow] == [EventType.CREATED]
-        quick.close()
-        assert len([event async for event in quick]) == 4
