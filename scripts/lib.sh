@@ -131,6 +131,26 @@ install_crictl() {
     printf '%s\n' "$crictl_version" >"$cache/bin/.crictl"
 }
 
+# critest and the ginkgo command that it starts, into .cache/bin; then the images that its specs ask for, into .cache/critest.
+install_critest() {
+    local module=$checkout/tests/conformance stamp
+    stamp=$(cat "$module/go.mod" "$module/go.sum" | sha256sum)
+    if [ ! -x "$cache/bin/critest" ] || [ "$(cat "$cache/bin/.critest" 2>/dev/null)" != "$stamp" ]; then
+        find_go
+        say "building critest"
+        mkdir -p "$cache/bin"
+        (
+            cd "$module" && export CGO_ENABLED=0 GOFLAGS='-trimpath -mod=readonly' &&
+                go build -o "$cache/bin/ginkgo" github.com/onsi/ginkgo/v2/ginkgo &&
+                go test -c -o "$cache/bin/critest" sigs.k8s.io/cri-tools/cmd/critest
+        ) >>"$cache/go.log" 2>&1 || die "building critest failed: see $cache/go.log"
+        printf '%s\n' "$stamp" >"$cache/bin/.critest"
+    fi
+    [ -r /etc/debian_version ] || return 0
+    (cd "$checkout" && CRISHIM_CACHE=$cache "$venv/bin/python" -m tests.conformance.critest.build >/dev/null) ||
+        die "making critest's images failed"
+}
+
 # What quickstart needs: an interpreter with crishim, crictl, a registry and what the demonstration image is made of.
 install_base() {
     mkdir -p "$cache/bin"
@@ -142,9 +162,11 @@ install_base() {
     install_crictl
 }
 
-# What the tests need besides: second opinions (nft, promtool, strace) and a C compiler for the floor and the headers.
+# What the tests need besides: second opinions (nft, promtool, strace), a C compiler for the floor, the headers and busybox,
+# and critest.
 install_tests() {
     install_base
-    if [ -r /etc/debian_version ]; then apt_install gcc libc6-dev nftables strace; fi
+    if [ -r /etc/debian_version ]; then apt_install gcc libc6-dev make nftables strace; fi
     apt_extract prometheus promtool
+    install_critest
 }
