@@ -87,6 +87,10 @@ class Repository:
         """Close idle connections."""
         self._transport.close()
 
+    def _named(self, target: str) -> str:
+        """Return the reference as a person writes it: `@` before a digest, `:` before a tag."""
+        return f"{self.name}{'@' if is_digest(target) else ':'}{target}"
+
     def resolve(self, target: str, cancel: Cancel) -> str:
         """Return the digest of a tag's (or digest's) manifest by one HEAD, or "" if the registry does not say."""
 
@@ -96,7 +100,7 @@ class Repository:
             digest = response.headers.get("Docker-Content-Digest", "")
             return digest if is_digest(digest) else ""
 
-        return self._each(self._able(target), ask, f"{self.name}:{target}", cancel)
+        return self._each(self._able(target), ask, self._named(target), cancel)
 
     def manifest(self, target: str, cancel: Cancel) -> tuple[bytes, str, str]:
         """Return a manifest's bytes, media type and digest; the digest is the one asked for, or computed.
@@ -118,7 +122,7 @@ class Repository:
                 raise DataLossError(f"{what} has the digest {digest}, not {stated}")
             return data, response.headers.get("Content-Type", ""), digest
 
-        return self._each(self._able(target), ask, f"{self.name}:{target}", cancel)
+        return self._each(self._able(target), ask, self._named(target), cancel)
 
     def blob(self, digest: str, offset: int, urls: Sequence[str], cancel: Cancel) -> tuple[Response, int]:
         """Open a blob from byte `offset` on; return the answer and where it really starts (0 if ranges are unknown).
