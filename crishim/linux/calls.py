@@ -311,9 +311,9 @@ def join_session_keyring() -> None:
         raise _fail("keyctl join_session_keyring")
 
 
-def cloexec_from(first: int) -> None:
-    """Set close-on-exec on every fd from `first` on (close_range(2), Linux 5.11)."""
-    if _close_range(_NR["close_range"], first, 0xFFFFFFFF, CLOSE_RANGE_CLOEXEC) < 0:
+def close_from(first: int) -> None:
+    """Close every fd from `first` on (close_range(2))."""
+    if _close_range(_NR["close_range"], first, 0xFFFFFFFF, 0) < 0:
         raise _fail(f"close_range {first}")
 
 

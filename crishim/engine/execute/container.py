@@ -55,7 +55,7 @@ def run(
             reporter.terminal(context.master)
             stdio = (context.slave, context.slave, context.slave)
         reporter.step = "stdio"
-        process.wire_stdio(*stdio)
+        process.wire_stdio(*stdio, reporter)
         process.run(plan["process"], reporter, own_terminal=context.slave >= 0)
     except BaseException as error:  # noqa: BLE001  whatever it is, the keeper must hear of it
         reporter.fail(error)

@@ -35,7 +35,7 @@ def run(
         flags = calls.CLONE_NEWNS | (calls.CLONE_NEWCGROUP if own_cgroup_namespace else 0)
         calls.setns(init, flags, "the container's namespaces")
         reporter.step = "stdio"
-        process.wire_stdio(*stdio)
+        process.wire_stdio(*stdio, reporter)
         process.run(plan["process"], reporter, own_terminal=False)
     except BaseException as error:  # noqa: BLE001  whatever it is, the keeper must hear of it
         reporter.fail(error)

@@ -11,6 +11,7 @@ import _signal  # type: ignore[import-not-found]  # typeshed describes only what
 import binascii
 import contextlib
 import errno
+import fcntl
 import os
 import resource
 from typing import Any, NoReturn
@@ -44,12 +45,17 @@ def prepare(plan: dict[str, Any]) -> None:
     _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
 
 
-def wire_stdio(stdin: int, stdout: int, stderr: int) -> None:
-    """Make the three fds 0, 1 and 2, and every other fd close-on-exec (CVE-2024-21626)."""
-    fds = [fd if fd > 2 else os.dup(fd) for fd in (stdin, stdout, stderr)]
+def wire_stdio(stdin: int, stdout: int, stderr: int, reporter: Reporter) -> None:
+    """Make the three fds 0, 1 and 2, and close every other one but the reporter's.
+
+    Close-on-exec is not enough (CVE-2024-21626): the image names the working directory and the program, and through
+    /proc/self/fd it could name what lies below a mask or a read-only path, by an fd from before these were mounted.
+    """
+    fds = [fd if fd > 3 else fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 4) for fd in (stdin, stdout, stderr)]
+    reporter.move_to(3)
     for number, fd in enumerate(fds):
         os.dup2(fd, number, inheritable=True)
-    calls.cloexec_from(3)
+    calls.close_from(4)
 
 
 def run(plan: dict[str, Any], reporter: Reporter, *, own_terminal: bool) -> NoReturn:
@@ -72,7 +78,7 @@ def run(plan: dict[str, Any], reporter: Reporter, *, own_terminal: bool) -> NoRe
     entered = _enter(root, cwd)
     _drop_ids(plan["capabilities"], identity, reporter)
     reporter.step = "working directory"
-    _check_entered(cwd, entered=entered)
+    _check_entered(root, cwd, entered=entered)
     reporter.step = "exec"
     program = _find_program(plan["argv"][0], environment)
     argv = plan["argv"]
@@ -118,30 +124,35 @@ def _set_rlimit(limit: dict[str, int]) -> None:
 def _enter(root: int, cwd: str) -> bool:
     """Enter the working directory as root, making it if it is missing; tell whether that worked."""
     try:
-        try:
-            os.chdir(cwd)
-        except FileNotFoundError:
-            os.close(paths.ensure(root, cwd, directory=True))
-            os.chdir(cwd)
+        _change_directory(root, cwd)
     except PermissionError:
         return False  # it may be the user's own, and root may lack DAC_OVERRIDE: tried again with its ids
-    except NotADirectoryError:
-        raise StepError(f"working directory {cwd}: is a file", errno.ENOTDIR, cwd) from None
-    except OSError as error:
+    except (OSError, StepError) as error:
         raise _bad_directory(cwd, error) from None
     return True
 
 
-def _bad_directory(cwd: str, error: OSError) -> StepError:
-    number = error.errno or 0
+def _change_directory(root: int, cwd: str, *, make: bool = True) -> None:
+    """Change to a directory below the root; never through a link of /proc/<pid>/{fd,cwd,root}, which leads anywhere."""
+    directory = paths.ensure(root, cwd, directory=True) if make else paths.open_path(root, cwd)
+    try:
+        os.fchdir(directory)
+    finally:
+        os.close(directory)
+
+
+def _bad_directory(cwd: str, error: OSError | StepError) -> StepError:
+    number = error.number if isinstance(error, StepError) else error.errno or 0
+    if number == errno.ENOTDIR:
+        return StepError(f"working directory {cwd}: is a file", number, cwd)
     return StepError(f"working directory {cwd}: {os.strerror(number).lower()}", number, cwd)
 
 
-def _check_entered(cwd: str, *, entered: bool) -> None:
+def _check_entered(root: int, cwd: str, *, entered: bool) -> None:
     """Enter with the user's ids what root could not, and refuse a directory outside the root."""
     if not entered:
         try:
-            os.chdir(cwd)
+            _change_directory(root, cwd, make=False)
         except OSError as error:
             raise _bad_directory(cwd, error) from None
     try:

@@ -37,6 +37,13 @@ class Reporter:
         self.step = "start"
         self._sock = sock
 
+    def move_to(self, fd: int) -> None:
+        """Go on at this descriptor number; what it was before is closed."""
+        old = self._sock.detach()
+        if old != fd:
+            os.dup2(old, fd, inheritable=False)
+        self._sock = _socket.socket(fileno=fd)
+
     def user(self, uid: int, gid: int, groups: list[int]) -> None:
         """Tell the ids the process will have; formatted by hand, since the JSON encoder costs many page copies."""
         members = ",".join([str(group) for group in groups])

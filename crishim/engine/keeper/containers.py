@@ -84,10 +84,19 @@ Answer = Callable[..., None]
 
 
 class Containers:
-    """Starts, signals and ends containers. `on_exit` gets the fields of each end's journal entry."""
+    """Starts, signals and ends containers.
+
+    `on_exit` gets the fields of each end's journal entry; `on_gone` is called when one is let go of, ran it or not.
+    """
 
     def __init__(
-        self, loop: Loop, children: Children, shm: int | str, place: str, on_exit: Callable[[dict[str, Any]], None]
+        self,
+        loop: Loop,
+        children: Children,
+        shm: int | str,
+        place: str,
+        on_exit: Callable[[dict[str, Any]], None],
+        on_gone: Callable[[], None],
     ) -> None:
         self._loop = loop
         self._children = children
@@ -95,6 +104,7 @@ class Containers:
         self._place = place
         self._on_exit = on_exit
         self._reaper: Child | None = None
+        self._on_gone = on_gone
         self.by_id: dict[str, Container] = {}
 
     def start(self, plan: dict[str, Any], answer: Answer) -> None:
@@ -277,6 +287,7 @@ class Containers:
         if self.by_id.get(container.id) is container:
             del self.by_id[container.id]
         self._remove_group(container.group)
+        self._on_gone()
 
     def _remove_group(self, group: dict[str, Any]) -> None:
         """Remove the control group; dying processes may hold it a moment longer."""

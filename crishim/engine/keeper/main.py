@@ -107,7 +107,7 @@ class Keeper:
         self._loop = Loop()
         self._journal = Journal(f"{plan['directory']}/{JOURNAL}")
         children = Children(self._loop)
-        self._containers = Containers(self._loop, children, pod.shm, plan["empty"], self._on_exit)
+        self._containers = Containers(self._loop, children, pod.shm, plan["empty"], self._on_exit, self._leave)
         self._execs = Execs(self._loop, children, self._containers)
         self._connections: list[Connection] = []
         self._stopping: list[tuple[Connection, wire.Message]] = []
@@ -207,7 +207,6 @@ class Keeper:
         numbered = self._journal.add(entry)
         for connection in list(self._connections):
             connection.send({"event": "exit", **numbered})
-        self._loop.later(0.0, self._leave)
 
 
 _HANDLERS = {
