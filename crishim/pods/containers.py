@@ -50,10 +50,10 @@ async def create(context: Context, sandbox: Sandbox, config: ContainerConfig) ->
         began = clock.monotonic()
         identifier = new_id()
         async with Undo(f"container {identifier}") as undo:
-            undo.push("discard the layer", lambda: context.layers.discard(identifier))
-            context.layers.make(identifier)
             undo.push("release the image", lambda: context.images.release(identifier))
             layers = context.images.hold(image.id, identifier)
+            undo.push("discard the layer", lambda: context.layers.discard(identifier))
+            context.layers.make(identifier, layers[-1] if layers else "")
             spec = ContainerSpec(
                 id=identifier,
                 sandbox_id=sandbox.id,

@@ -13,6 +13,7 @@ import contextlib
 import errno
 import os
 import shutil
+import stat
 from concurrent.futures import ThreadPoolExecutor
 
 from crishim.errors import KernelError
@@ -45,8 +46,15 @@ class Layers:
         """Return overlayfs's work directory."""
         return f"{self._base}/{container_id}/work"
 
-    def make(self, container_id: str) -> None:
-        """Make a container's empty layer; the upper directory is the container's root and takes its mode.
+    def make(self, container_id: str, top: str = "") -> None:
+        """Make a container's empty layer.
+
+        The upper directory is what the container sees of its root directory, so it takes mode and owner of the
+        image's.
+
+        Args:
+            container_id: whose layer.
+            top: the image's topmost layer; "" for an image without one.
 
         Raises:
             KernelError: a directory could not be made (ENOSPC, EROFS…).
@@ -54,9 +62,11 @@ class Layers:
         home = f"{self._base}/{container_id}"
         try:
             os.mkdir(home, 0o711)
-            for path in (f"{home}/upper", f"{home}/work"):
-                os.mkdir(path, 0o755)
-                os.chmod(path, 0o755)
+            os.mkdir(f"{home}/work", 0o755)
+            os.mkdir(f"{home}/upper", 0o755)
+            mode, uid, gid = _root_of(top)
+            os.chown(f"{home}/upper", uid, gid)
+            os.chmod(f"{home}/upper", mode)
         except OSError as error:
             raise KernelError(f"make the layer {home}", error.errno or errno.EIO) from None
 
@@ -125,3 +135,12 @@ def _delete(path: str) -> None:
     with contextlib.suppress(OSError):
         # overlayfs leaves work/work with mode 0, which root may still enter.
         shutil.rmtree(path, ignore_errors=True)
+
+
+def _root_of(layer: str) -> tuple[int, int, int]:
+    """Return mode, owner and group of the image's root directory."""
+    try:
+        status = os.stat(layer)
+    except FileNotFoundError:
+        return 0o755, 0, 0
+    return stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid
