@@ -15,7 +15,8 @@ _REPORT = """\
 <testcase name="[It] [k8s.io] Pod should stop" status="failed"><failure message="no
  way"/></testcase>
 <testcase name="[It] [k8s.io] Pod should panic" status="panicked"><error message="panic"/></testcase>
-<testcase name="[It] [k8s.io] Pod should wait" status="skipped"><skipped message="skipped - no AppArmor"/></testcase>
+<testcase name="[It] [k8s.io] Pod should wait" status="skipped"><skipped message="off on this host"/></testcase>
+<testcase name="[It] [k8s.io] Pod should sleep" status="skipped"><skipped message="skipped - runtime"/></testcase>
 <testcase name="[It] [k8s.io] [benchmark] Pod" status="skipped"><skipped message="skipped"/></testcase>
 </testsuite></testsuites>
 """
@@ -33,17 +34,19 @@ def test_the_report_tells_each_specs_outcome(outcomes: dict[str, report.Outcome]
         "Pod should run [Conformance]": report.Outcome("passed", ""),
         "Pod should stop": report.Outcome("failed", "no way"),
         "Pod should panic": report.Outcome("failed", "panic"),
-        "Pod should wait": report.Outcome("skipped", "skipped - no AppArmor"),
+        "Pod should wait": report.Outcome("skipped", "off on this host"),
+        "Pod should sleep": report.Outcome("skipped", "skipped - runtime"),
     }
-    assert report.summary(outcomes) == "critest: 1 passed, 2 failed, 1 skipped"
+    assert report.summary(outcomes) == "critest: 1 passed, 2 failed, 2 skipped"
 
 
 def test_the_list_is_kept_in_both_directions(outcomes: dict[str, report.Outcome]) -> None:
     text = "# a comment\n\nPod should run [Conformance]\n"
     assert report.problems(outcomes, report.expected(text)) == []
     assert report.problems(outcomes, ["Pod should wait", "Pod should run [Conformance]"]) == []
-    assert report.problems(outcomes, ["Pod should stop", "Pod should fly"]) == [
+    assert report.problems(outcomes, ["Pod should stop", "Pod should fly", "Pod should sleep"]) == [
         "listed, but critest has no such spec: Pod should fly",
+        "listed, but skipped: Pod should sleep: skipped - runtime",
         "listed, but failed: Pod should stop: no way",
         "passed, but is not listed (add it to passing.txt): Pod should run [Conformance]",
     ]
