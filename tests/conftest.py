@@ -9,7 +9,7 @@ from collections.abc import Generator, Iterator
 
 import pytest
 
-from tests.support import layout, leaks
+from tests.support import layout, leaks, orphans
 from tests.support.abilities import need_containers
 from tests.support.busybox import plan
 from tests.support.instance import Instance
@@ -94,6 +94,7 @@ def test_leaks(request: pytest.FixtureRequest, module_leaks: None) -> Iterator[N
         return
     before = leaks.snapshot()
     yield
+    orphans.give_back()
     _check(before, request.node.nodeid, failed=request.node.stash.get(_FAILED, False))
 
 

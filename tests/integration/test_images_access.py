@@ -153,6 +153,3 @@ async def test_tls_with_an_own_authority(tmp_path: Path) -> None:
             await service.images.pull(f"{fake.host}/a:t")
             configure("skip_verify = true")
             await service.images.pull(f"{fake.host}/a:t")
-
-
-# --- many at once, and interruptions -----------------------------------------------------------------------

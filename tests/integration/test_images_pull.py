@@ -395,6 +395,3 @@ async def test_a_silent_server_is_given_up(fake: FakeRegistry, tmp_path: Path) -
         with pytest.raises(UnavailableError, match="RegistryUnavailable"):
             await service.images.pull(f"{fake.host}/a:t")
         gate.open.set()
-
-
-# --- holds, restarts, damage -------------------------------------------------------------------------------
