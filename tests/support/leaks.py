@@ -14,7 +14,7 @@ import os
 import signal
 import subprocess
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from crishim.engine.spawner import SPARES
 from tests.support import machine
@@ -119,14 +119,24 @@ def _is_ours(kind: str, name: str, detail: str, held: set[str], scope: Scope) ->
     return scope.owns_name(name)
 
 
-def scrub(leaks: list[Leak]) -> None:
-    """Remove what was found, best effort: processes first, then the rest, cgroups from the leaves up."""
+def scrub(leaks: list[Leak], scope: Scope = SCOPE) -> None:
+    """Remove what was found, best effort: processes first, then the rest, cgroups from the leaves up.
+
+    Only what carries the run's id is touched, even where everything new is reported: it may be another's after all.
+    """
+    mine = replace(scope, whole=False)
+    table = {row.pid: row for row in machine.processes().values()}
     for leak in leaks:
-        if leak.kind == "process":
-            _kill(leak.name)
+        row = table.get(int(leak.name.partition("@")[0])) if leak.kind == "process" else None
+        if row is not None and row.key == leak.name and mine.owns_process(row, table):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(row.pid, signal.SIGKILL)
     for leak in reversed(leaks):
         if leak.kind == "mount":
-            _run("umount", "-l", leak.name.rpartition(" #")[0])
+            if mine.owns_mount(leak.name, leak.detail):
+                _run("umount", "-l", leak.name.rpartition(" #")[0])
+        elif not mine.owns_name(leak.name):
+            continue
         elif leak.kind == "link":
             _run("ip", "link", "del", leak.name)
         elif leak.kind == "nft table":
@@ -134,14 +144,6 @@ def scrub(leaks: list[Leak]) -> None:
         elif leak.kind == "cgroup":
             with contextlib.suppress(OSError):
                 os.rmdir(leak.name)
-
-
-def _kill(key: str) -> None:
-    pid, _, start = key.partition("@")
-    row = machine.process(int(pid))
-    if row is not None and row.start == int(start):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(row.pid, signal.SIGKILL)
 
 
 def _run(*command: str) -> None:

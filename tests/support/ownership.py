@@ -46,19 +46,21 @@ class Scope:
         directories: below these everything is ours: mounts, command lines, descriptors.
         words: parts of names (cgroups, links, tables) that only this run uses.
         live: instances and registries that are meant to be there now.
+        whole: whether the machine is this run's alone, so that everything new counts.
     """
 
     directories: set[str] = field(default_factory=set)
     words: set[str] = field(default_factory=set)
     live: list[Standing] = field(default_factory=list)
+    whole: bool = field(default_factory=strict)
 
     def owns_mount(self, point: str, detail: str) -> bool:
         """Tell whether a mount is ours by its mount point or source."""
-        return strict() or any(d in point or d in detail for d in self.directories)
+        return self.whole or any(d in point or d in detail for d in self.directories)
 
     def owns_name(self, name: str) -> bool:
         """Tell whether a cgroup, link or table is ours by its name."""
-        if strict():
+        if self.whole:
             return not any(part in name for part in FOREIGN_CGROUPS)
         return any(word in name for word in self.words)
 
@@ -74,7 +76,7 @@ class Scope:
             return False
         if _descends(row, os.getpid(), table):
             return True
-        if strict() and row.parent == 1:
+        if self.whole and row.parent == 1:
             return True
         return self._marked(row)
 
