@@ -232,7 +232,8 @@ def _process(text: Program) -> None:
     text.child += [("dup3", "=stdio", number, 0) for number in range(3)]
     text.child.append(("close_range", 3, 0xFFFFFFFF, calls.CLOSE_RANGE_CLOEXEC))
     text.child += [("prlimit64", limit.resource, limit.soft, limit.hard) for limit in process.rlimits]
-    text.child += [("umask", process.umask), ("chdir", process.cwd)]
+    text.child.append(("umask", process.umask))
+    text.child += [("openat", "cwd", process.cwd, os.O_PATH | os.O_DIRECTORY, "=work"), ("fchdir", "=work")]
     for number in range(_capabilities()):
         if not sets.bounding >> number & 1:
             text.child.append(("prctl", calls.PR_CAPBSET_DROP, number, 0, 0, 0))
