@@ -9,6 +9,7 @@ import contextlib
 import json
 import os
 import shutil
+import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -31,6 +32,7 @@ __all__ = ["Engine", "EngineSettings", "Exit", "Keeper", "StartError", "Started"
 _BOOT = "from crishim.engine import spawner; spawner.main(int(sys.argv[1]), sys.argv[3:], int(sys.argv[2]))"
 _SOCKET = "keeper.sock"
 _JOURNAL = "journal"
+_END_SHOWS = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +68,11 @@ class Engine:
         self._prepare_directories()
         group = self._settings.layout.directories(self._settings.keepers_group)
         cgroups.make(group)
-        await self._start_spawner(group)
+        try:
+            await self._start_spawner(group)
+        except BaseException:
+            await self.close()
+            raise
 
     async def close(self) -> None:
         """Let the spawner end; keepers go on."""
@@ -83,6 +89,22 @@ class Engine:
         Raises:
             StartError: which step failed; nothing is left.
         """
+        try:
+            return await self._start_keeper(plan)
+        except UnavailableError:
+            if not await self._spawner_died():
+                raise
+            return await self._start_keeper(plan)  # the spawner died with the request in its hands
+
+    async def _spawner_died(self) -> bool:
+        """Tell whether the spawner has ended; what it held is closed a moment before its end can be seen."""
+        try:
+            await asyncio.to_thread(self._process.wait, _END_SHOWS)
+        except subprocess.TimeoutExpired:
+            return False
+        return self._spawner is not None
+
+    async def _start_keeper(self, plan: PodPlan) -> Keeper:
         os.makedirs(plan.directory, 0o711, exist_ok=True)
         ours, theirs = wire.pair()
         keeper = Keeper(plan.pod_id, ours)

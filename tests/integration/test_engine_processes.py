@@ -251,14 +251,14 @@ async def test_only_three_descriptors(lab: Lab) -> None:
 async def test_working_directory_and_program_through_descriptors(lab: Lab) -> None:
     def links(top: str) -> None:
         os.mkdir(f"{top}/opt")
-        for number in range(41):
+        for number in range(81):
             os.symlink(f"/proc/self/fd/{number}", f"{top}/opt/{number}")
 
     # whatever is open in the child: by it a process could stand below a mask, or on a side that is still writable
     rights = security(masked_paths=("/proc/acpi", "/sys/firmware"), readonly_paths=("/proc/sys", "/proc/bus"))
     async with lab.pod() as pod:
         runs = await pod.run("/bin/sleep", "600", security=rights, upper=links)
-        for number in range(41):
+        for number in range(81):
             for directory in (f"/proc/self/fd/{number}", f"/opt/{number}"):
                 attempts = (
                     pod.complete("/bin/pwd", "", working_dir=directory, security=rights, upper=links),

@@ -101,6 +101,7 @@ class Pod:
         self.exits: dict[str, Exit] = {}
         self.containers: list[Container] = []
         self.lost = asyncio.Event()
+        self._planned: list[str] = []
         self.keeper = keeper
         self.meet(keeper)
 
@@ -142,6 +143,7 @@ class Pod:
         """
         command = ("/bin/sh", "-c", *argv) if len(argv) == 1 else argv
         container_id = secrets.token_hex(32)
+        self._planned.append(container_id)
         directory = self.lab.paths.container(container_id)
         os.makedirs(f"{directory}/upper")
         os.makedirs(f"{directory}/work")
@@ -218,7 +220,7 @@ class Pod:
         """Remove the pod and all that belonged to it."""
         await self.keeper.stop()
         self.lab.engine.remove_pod(self.id, self.group)
-        for name in os.listdir(self.lab.paths.containers):
+        for name in self._planned:
             shutil.rmtree(self.lab.paths.container(name))
 
 

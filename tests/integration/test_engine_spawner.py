@@ -1,0 +1,72 @@
+"""The spawner: it dies and is replaced, its children are no burden, and it runs from a copy that nobody can write."""
+
+import asyncio
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.lab import Lab, lives, open_lab, scenario, until
+
+
+@pytest.fixture
+def lab(test_leaks: None) -> Iterator[Lab]:
+    """Return an instance of the test's own: its spawner is killed."""
+    yield from open_lab()
+
+
+@scenario
+async def test_dead_spawner_is_replaced(lab: Lab) -> None:
+    first = lab.engine.spawner_pid
+    os.kill(first, signal.SIGKILL)
+
+    async def life() -> None:
+        async with lab.pod() as pod:
+            assert (await pod.complete("echo up"))[0] == "up\n"
+
+    await asyncio.gather(*(life() for _ in range(4)))
+    assert lab.engine.spawner_pid != first
+    assert not lives(first)
+    rows = Path("/proc/self/task", str(os.getpid()), "children").read_text(encoding="ascii").split()
+    spawners = [pid for pid in rows if Path(f"/proc/{pid}/comm").read_text(encoding="ascii") == "crishim-spawner\n"]
+    assert spawners == [str(lab.engine.spawner_pid)]
+
+
+@scenario
+async def test_spawner_that_dies_between_two_pods(lab: Lab) -> None:
+    async with lab.pod() as first:
+        container = await first.run("exec sleep 600")
+        os.kill(lab.engine.spawner_pid, signal.SIGKILL)
+        async with lab.pod() as second:
+            assert (await second.complete("echo up"))[0] == "up\n"
+        # the first pod's keeper needs no spawner
+        assert (await first.exec(container, "exit 3"))[2] == 3
+        assert (await first.complete("exit 4"))[2] == 4
+
+
+@scenario
+async def test_nothing_can_write_to_the_interpreter(lab: Lab) -> None:
+    async with lab.pod() as pod:
+        held = [os.open(f"/proc/{pid}/exe", os.O_RDONLY) for pid in (lab.engine.spawner_pid, pod.keeper.pid)]
+    await lab.engine.close()
+    # as CVE-2019-5736 did it: by an fd that was opened before, when nothing runs from the file and it is not busy
+    try:
+        for fd in held:
+            for flags in (os.O_WRONLY, os.O_RDWR):
+                with pytest.raises(OSError, match=r"Read-only file system|Operation not permitted|Text file busy"):
+                    os.close(os.open(f"/proc/self/fd/{fd}", flags))
+            with pytest.raises(OSError, match=r"Read-only file system|Operation not permitted|Text file busy"):
+                os.truncate(f"/proc/self/fd/{fd}", 1 << 30)
+    finally:
+        for fd in held:
+            os.close(fd)
+
+
+@scenario
+async def test_ended_keepers_are_reaped(lab: Lab) -> None:
+    for _ in range(3):
+        async with lab.pod() as pod:
+            pid = pod.keeper.pid
+        await until(lambda pid=pid: not os.path.exists(f"/proc/{pid}"))  # type: ignore[misc]
