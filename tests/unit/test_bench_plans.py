@@ -82,7 +82,8 @@ def test_a_target_that_the_image_lacks_is_made_with_its_parents(plans: Plans) ->
     extra = types.Bind("/etc/passwd", "/a/b/file", directory=False)
     found = sections(floor_ops.program(pod, replace(plan, mounts=(*plan.mounts, extra)), "/place"))["child"]
     start = next(n for n, line in enumerate(found) if line[0] == "?openat2" and line[2] == "/a/b/file")
-    made = [(line[0], line[2]) for line in found[start:] if line[0] in {"mkdirat", "openat"}]
+    pivot = next(n for n, line in enumerate(found) if line[0] == "pivot_root")
+    made = [(line[0], line[2]) for line in found[start:pivot] if line[0] in {"mkdirat", "openat"}]
     assert made == [("mkdirat", "a"), ("mkdirat", "b"), ("openat", "file")]
 
 
