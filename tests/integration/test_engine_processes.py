@@ -259,7 +259,8 @@ async def test_working_directory_and_program_through_descriptors(lab: Lab) -> No
     async with lab.pod() as pod:
         runs = await pod.run("/bin/sleep", "600", security=rights, upper=links)
         for number in range(81):
-            for directory in (f"/proc/self/fd/{number}", f"/opt/{number}"):
+            links_too = (f"/opt/{number}",) if number % 8 == 0 else ()
+            for directory in (f"/proc/self/fd/{number}", *links_too):
                 attempts = (
                     pod.complete("/bin/pwd", "", working_dir=directory, security=rights, upper=links),
                     pod.exec(runs, "/bin/pwd", "", cwd=directory),

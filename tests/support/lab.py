@@ -219,6 +219,7 @@ class Pod:
     async def close(self) -> None:
         """Remove the pod and all that belonged to it."""
         await self.keeper.stop()
+        await until(lambda: self.keeper.pidfd < 0)  # it has answered and ends by itself
         self.lab.engine.remove_pod(self.id, self.group)
         for name in self._planned:
             shutil.rmtree(self.lab.paths.container(name))

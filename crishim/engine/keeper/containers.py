@@ -206,7 +206,7 @@ class Containers:
         """Return the pidfd of the process whose PID namespace is shared."""
         if mode == "pod":
             if self._reaper is None or self._reaper.pidfd < 0:
-                self._reaper = reaper.start(self._children)
+                self._reaper = reaper.start(self._children, self._place)
             return self._reaper.pidfd
         target = self.running(mode.partition(":")[2])
         if target is None:

@@ -2,24 +2,45 @@
 
 Made when the first container asks for it. It waits for orphans and ends with the keeper; like every process 1 it
 takes the whole namespace with it (pid_namespaces(7)).
+
+The pod's containers see it, and one that has CAP_SYS_PTRACE may look into it: through /proc/1/root and /proc/1/fd it
+would reach what the reaper has. So it has nothing: an empty read-only root in a mount namespace of its own, no
+descriptor, no capability. Only then is its namespace handed out.
 """
 
 import os
 import signal
 
+from crishim.engine.execute import root
 from crishim.engine.keeper.children import Child, Children
 from crishim.linux import calls
 
 
-def start(children: Children) -> Child:
-    """Fork the reaper into a new PID namespace."""
-    pid, pidfd = calls.clone3(calls.CLONE_NEWPID)
-    if pid == 0:
-        _reap_forever()
-    return children.add(pid, pidfd, lambda _status: None)
+def start(children: Children, place: str) -> Child:
+    """Fork the reaper into a new PID namespace; `place` is an empty directory, on which its root is attached.
+
+    Raises:
+        OSError: it could not be made, or not be confined.
+    """
+    ready, confined = os.pipe2(os.O_CLOEXEC)
+    try:
+        pid, pidfd = calls.clone3(calls.CLONE_NEWPID | calls.CLONE_NEWNS)
+        if pid == 0:
+            _reap_forever(place, confined)
+    except OSError:
+        os.close(ready)
+        raise
+    finally:
+        os.close(confined)
+    child = children.add(pid, pidfd, lambda _status: None)
+    answer = os.read(ready, 1)
+    os.close(ready)
+    if not answer:
+        raise OSError(5, "the pod's process 1 could not be confined")
+    return child
 
 
-def _reap_forever() -> None:
+def _reap_forever(place: str, confined: int) -> None:
     try:
         calls.set_name("crishim-reaper")
         calls.prctl(calls.PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -31,8 +52,22 @@ def _reap_forever() -> None:
                 except (OSError, ValueError):
                     continue
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # children are reaped by the kernel (wait(2), NOTES)
-        os.closerange(0, 4096)
+        _enter_nothing(place)
+        calls.capset(0, 0, 0)
+        os.write(confined, b"1")
+        calls.close_from(0)
         while True:
             signal.pause()
     finally:
         os._exit(1)
+
+
+def _enter_nothing(place: str) -> None:
+    """Let the host's mounts go for an empty file system that nothing can be written to."""
+    calls.mount("", "/", "", calls.MS_REC | calls.MS_PRIVATE)
+    context = calls.fsopen("tmpfs")
+    calls.fsconfig(context, "size", "0")
+    calls.fscreate(context, "the reaper's root")
+    top = calls.fsmount(context, calls.MOUNT_ATTR_RDONLY, "the reaper's root")
+    root.attach(top, place, attached=False)
+    root.pivot(top, readonly=False)
