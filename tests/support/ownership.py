@@ -74,11 +74,9 @@ class Scope:
             return False
         if row.state == "Z" and row.parent == 1:  # init reaps it
             return False
-        if _descends(row, os.getpid(), table):
-            return True
-        if self.whole and row.parent == 1:
-            return True
-        return self._marked(row)
+        # An orphan of ours still has the run's environment or an instance's cgroup. That its parent is process 1 says
+        # nothing: a machine's own services start programs at any time.
+        return _descends(row, os.getpid(), table) or self._marked(row)
 
     def _marked(self, row: machine.Process) -> bool:
         marker = f"{VARIABLE}={run_id()}".encode()
