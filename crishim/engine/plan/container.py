@@ -141,7 +141,7 @@ def _mount_problems(wanted: Sequence[Mount]) -> list[tuple[str, str]]:
     found = []
     for number, mount in enumerate(wanted):
         field = f"config.mounts[{number}].container_path"
-        path = normpath(mount.container_path) if mount.container_path else ""
+        path = mounts.place_of(mount.container_path)
         if not path.startswith("/"):
             found.append((field, f"{mount.container_path!r} is not an absolute path"))
         elif path == "/":

@@ -68,7 +68,7 @@ def plan_mounts(
     """
     privileged = config.security.privileged
     host_ipc = config.security.namespaces.ipc is NamespaceMode.NODE
-    taken = {normpath(mount.container_path) for mount in mounts}
+    taken = {place_of(mount.container_path) for mount in mounts}
     operations = [*_base(privileged=privileged, host_ipc=host_ipc, taken=taken, nodes=nodes)]
     if "/sys/fs/cgroup" not in taken and "/sys" not in taken:
         operations.append(_cgroup_view(group, settings, readonly=not privileged))
@@ -87,6 +87,16 @@ def plan_mounts(
         if config.security.readonly_paths:
             operations.append(ReadonlyPaths(config.security.readonly_paths))
     return tuple(operations)
+
+
+def place_of(path: str) -> str:
+    """Return a container path in its plain form; "" and relative paths stay relative.
+
+    POSIX lets two leading slashes stand, and normpath keeps them: `//proc` is /proc all the same.
+    """
+    if not path.startswith("/"):
+        return normpath(path) if path else ""
+    return normpath("/" + path.lstrip("/"))
 
 
 def _base(*, privileged: bool, host_ipc: bool, taken: set[str], nodes: Sequence[DeviceNode]) -> list[MountOperation]:

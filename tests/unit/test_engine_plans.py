@@ -1,0 +1,280 @@
+"""Golden plans: a host and a request as JSON → the plan as JSON, one small file a case; and what is refused.
+
+A file of tests/golden/plans holds `host` (a file of hosts/), `pod` and `container` (requests in the codec's form),
+`image`, and the expected `plan`, `pod_plan` and `exec`. A change of plans is looked at, then written with
+CRISHIM_GOLDEN=write. Seccomp programs stand there as a name: their own golden files are in tests/golden/seccomp.
+"""
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from crishim import codec
+from crishim.engine.plan.container import MAX_LAYERS, plan_container
+from crishim.engine.plan.planner import Planner
+from crishim.engine.plan.pod import plan_pod
+from crishim.engine.plan.process import plan_exec
+from crishim.engine.plan.request import (
+    Capabilities,
+    ContainerConfig,
+    ContainerMetadata,
+    ContainerSecurity,
+    Device,
+    HugepageLimit,
+    ImageConfig,
+    Metadata,
+    Mount,
+    ProfileType,
+    Resources,
+    SandboxConfig,
+    SecurityProfile,
+)
+from crishim.engine.plan.settings import PlanSettings
+from crishim.engine.plan.types import ContainerPlan, DeviceNode, ExecPlan, PodPlan
+from crishim.errors import CrishimError, FailedPreconditionError, InvalidArgumentError
+from crishim.linux.arch import ARCHES
+from crishim.linux.capabilities import DEFAULT_MASK
+from crishim.linux.seccomp.compiler import compile_profile
+from crishim.linux.seccomp.default import default_profile
+from crishim.linux.seccomp.profile import parse_profile
+from crishim.pods.ports import ContainerInput
+
+GOLDEN = Path(__file__).parent.parent / "golden" / "plans"
+CASES = sorted(path.stem for path in GOLDEN.glob("*.json"))
+LOCALHOST = {"defaultAction": "SCMP_ACT_ERRNO", "syscalls": [{"names": ["read"], "action": "SCMP_ACT_ALLOW"}]}
+
+
+def settings(name: str) -> PlanSettings:
+    document = json.loads((GOLDEN / "hosts" / f"{name}.json").read_text(encoding="utf-8"))
+    machine, profile = document.pop("machine"), document.pop("seccomp")
+    base = codec.from_value(PlanSettings, {**document, "arch": codec.to_value(ARCHES[machine])})
+    return dataclasses.replace(base, seccomp=default_profile() if profile else None)
+
+
+def container_input(
+    pod: SandboxConfig, config: ContainerConfig, image: ImageConfig, base: PlanSettings, layers: tuple[str, ...] = ()
+) -> ContainerInput:
+    log = f"{pod.log_directory}/{config.log_path}" if config.log_path else ""
+    upper = f"{base.paths.container('c1')}/upper"
+    return ContainerInput(
+        id="c1",
+        sandbox_id="p1",
+        sandbox=pod,
+        config=config,
+        image=image,
+        layers=layers or (f"{base.paths.layers}/bottom", f"{base.paths.layers}/top"),
+        mounts=config.mounts,
+        log_path=log,
+        resources=config.resources,
+        upper=upper,
+        work=upper.replace("upper", "work"),
+    )
+
+
+def named(value: Any, programs: dict[str, str]) -> Any:
+    """Return a plan's JSON with seccomp programs by their names."""
+    if isinstance(value, dict):
+        return {
+            key: programs[item] if key == "seccomp" and item else named(item, programs) for key, item in value.items()
+        }
+    return [named(item, programs) for item in value] if isinstance(value, list) else value
+
+
+def programs_of(base: PlanSettings, plan: ContainerPlan) -> dict[str, str]:
+    bounding = plan.process.capabilities.bounding
+    profiles = {"default": default_profile(), "localhost": parse_profile(LOCALHOST, "test")}
+    return {
+        codec.to_value(compile_profile(profile, bounding, base.arch, base.kernel)): name
+        for name, profile in profiles.items()
+    }
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_plans(name: str, tmp_path: Path) -> None:
+    path = GOLDEN / f"{name}.json"
+    text = path.read_text(encoding="utf-8")
+    (tmp_path / "profile.json").write_text(json.dumps(LOCALHOST), encoding="utf-8")
+    case = json.loads(text.replace("$TMP", str(tmp_path)))
+    base = settings(case["host"])
+    pod = codec.from_value(SandboxConfig, case["pod"])
+    config = codec.from_value(ContainerConfig, case["container"])
+    image = codec.from_value(ImageConfig, case["image"])
+    nodes = tuple(codec.from_value(DeviceNode, node) for node in case.get("nodes", ()))
+    wanted = container_input(pod, config, image, base)
+    plan = plan_container(wanted, frozenset(case.get("directories", ())), nodes, base)
+    programs = programs_of(base, plan)
+    # each plan reads back as it was written: what a keeper gets is what was planned
+    assert codec.loads(ContainerPlan, codec.dumps(plan)) == plan
+    found = {
+        "plan": named(codec.to_value(plan), programs),
+        "pod_plan": codec.to_value(plan_pod("p1", pod, base)),
+        "exec": named(codec.to_value(plan_exec(plan, ("true",))), programs),
+    }
+    found["exec"] = {key: value for key, value in found["exec"].items() if value != found["plan"].get(key)}
+    if os.environ.get("CRISHIM_GOLDEN") == "write":
+        inputs = {key: value for key, value in json.loads(text).items() if key not in found}
+        written = json.dumps({**inputs, **found}, indent=1, ensure_ascii=False) + "\n"
+        path.write_text(written.replace(str(tmp_path), "$TMP"), encoding="utf-8")
+    else:
+        assert found == {key: case[key] for key in found}
+
+
+def test_there_are_cases() -> None:
+    assert len(CASES) >= 25
+
+
+# --- refusals -------------------------------------------------------------------------------------
+
+POD = SandboxConfig(Metadata("pod", "u", "ns"), log_directory="/logs")
+IMAGE = ImageConfig(cmd=("/bin/sh",))
+SECURITY = "config.linux.security_context"
+RESOURCES = "config.linux.resources"
+
+
+def refused(config: ContainerConfig, image: ImageConfig = IMAGE, host: str = "v1", layers: tuple[str, ...] = ()) -> str:
+    base = settings(host)
+    with pytest.raises(InvalidArgumentError) as caught:
+        plan_container(container_input(POD, config, image, base, layers), frozenset(), (), base)
+    assert str(caught.value).startswith(caught.value.field)
+    return str(caught.value)
+
+
+def request(**fields: Any) -> ContainerConfig:
+    return ContainerConfig(ContainerMetadata("c"), **fields)
+
+
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        (request(command=("",)), "config.command: the program's name is empty"),
+        (request(command=("a\0b",)), "config.command: contains a NUL character"),
+        (request(envs=(("A", b"1"), ("", b"x"))), "config.envs[1]: '' cannot be a variable"),
+        (request(envs=(("A=B", b""),)), "config.envs[0]: 'A=B' cannot be a variable"),
+        (request(envs=(("A", b"x\0"),)), "config.envs[0]: 'A' cannot be a variable"),
+        (
+            request(mounts=(Mount("relative", "/x"),)),
+            "config.mounts[0].container_path: 'relative' is not an absolute path",
+        ),
+        (request(mounts=(Mount("", "/x"),)), "config.mounts[0].container_path: '' is not an absolute path"),
+        (request(mounts=(Mount("/a/..", "/x"),)), "config.mounts[0].container_path: is the container's root"),
+        (
+            request(mounts=(Mount("/ok", "/x"), Mount("/proc/sys/../x", "/x"))),
+            "config.mounts[1].container_path: /proc/x:",
+        ),
+        (request(mounts=(Mount("//proc", "/x"),)), "config.mounts[0].container_path: "),
+        (
+            request(security=ContainerSecurity(capabilities=Capabilities(add=("CHOWN", "fly")))),
+            f"{SECURITY}.capabilities.add_capabilities: 'fly' is no capability",
+        ),
+        (
+            request(security=ContainerSecurity(capabilities=Capabilities(drop=("CAP_",)))),
+            f"{SECURITY}.capabilities.drop_capabilities: 'CAP_' is no capability",
+        ),
+        (
+            request(security=ContainerSecurity(capabilities=Capabilities(add_ambient=("9",)))),
+            f"{SECURITY}.capabilities.add_ambient_capabilities: '9' is no capability",
+        ),
+        (
+            request(security=ContainerSecurity(run_as_user=1, run_as_username="x")),
+            f"{SECURITY}.run_as_username: cannot be given together with run_as_user",
+        ),
+        (request(security=ContainerSecurity(run_as_group=1)), f"{SECURITY}.run_as_group: needs run_as_user"),
+        (
+            request(security=ContainerSecurity(seccomp=SecurityProfile(ProfileType.LOCALHOST, "/none.json"))),
+            f"{SECURITY}.seccomp.localhost_ref: ",
+        ),
+        (request(resources=Resources(cpu_period=5)), f"{RESOURCES}.cpu_period: "),
+        (request(resources=Resources(cpu_quota=5)), f"{RESOURCES}.cpu_quota: "),
+        (request(resources=Resources(cpu_shares=-1)), f"{RESOURCES}.cpu_shares: "),
+        (request(resources=Resources(memory_limit_in_bytes=-5)), f"{RESOURCES}.memory_limit_in_bytes: "),
+        (request(resources=Resources(cpuset_cpus="a-b")), f"{RESOURCES}.cpuset_cpus: "),
+        (request(resources=Resources(cpuset_mems="0-")), f"{RESOURCES}.cpuset_mems: "),
+        (request(resources=Resources(hugepage_limits=(HugepageLimit("7MB", -1),))), f"{RESOURCES}.hugepage"),
+        (request(resources=Resources(unified={"memory.high": "1"})), f"{RESOURCES}.unified"),
+    ],
+)
+def test_refusals_name_the_field(config: ContainerConfig, words: str) -> None:
+    assert words in refused(config)
+
+
+def test_every_problem_is_told_at_once() -> None:
+    config = request(
+        command=("a\0",),
+        envs=(("=", b""),),
+        mounts=(Mount("x"), Mount("/proc")),
+        security=ContainerSecurity(run_as_group=1, capabilities=Capabilities(add=("FLY",))),
+        resources=Resources(cpu_quota=5),
+    )
+    text = refused(config)
+    for field in (
+        "config.command",
+        "config.envs[0]",
+        "config.mounts[0].container_path",
+        "config.mounts[1].container_path",
+        f"{SECURITY}.run_as_group",
+        f"{SECURITY}.capabilities.add_capabilities",
+        f"{RESOURCES}.cpu_quota",
+    ):
+        assert f"{field}: " in text
+
+
+def test_nothing_to_run() -> None:
+    assert refused(request(), ImageConfig()) == "config.command: neither the request nor the image says what to run"
+
+
+def test_number_of_layers() -> None:
+    layers = tuple(f"/l/{n}" for n in range(MAX_LAYERS + 1))
+    assert "config.image: has 501 layers; the kernel mounts at most 500" in refused(request(), layers=layers)
+
+
+def test_host_without_filters() -> None:
+    base = dataclasses.replace(settings("v1"), seccomp=None)
+    for profile, planned in ((None, True), (ProfileType.UNCONFINED, True), (ProfileType.RUNTIME_DEFAULT, False)):
+        security = ContainerSecurity(seccomp=None if profile is None else SecurityProfile(profile))
+        wanted = container_input(POD, request(security=security), IMAGE, base)
+        if planned:
+            assert plan_container(wanted, frozenset(), (), base).process.seccomp == b""
+        else:
+            with pytest.raises(FailedPreconditionError, match="no seccomp filters"):
+                plan_container(wanted, frozenset(), (), base)
+
+
+@pytest.mark.parametrize(
+    ("device", "words"),
+    [
+        (Device("/dev/x", "/dev/null", "rwx"), "config.devices[0].permissions: 'rwx' is not a subset of rwm"),
+        (Device("/dev/x", "/dev/null", ""), "config.devices[0].permissions: '' is not a subset of rwm"),
+        (Device("/etc/x", "/dev/null"), "config.devices[0].container_path: '/etc/x' is not below /dev"),
+        (Device("", "/etc/passwd"), "config.devices[0].container_path: '/etc/passwd' is not below /dev"),
+        (Device("/dev/../x", "/dev/null"), "config.devices[0].container_path: '/dev/../x' leads out of /dev"),
+        (Device("/dev/x", "/dev/no-such"), "config.devices[0].host_path: /dev/no-such: no such file or directory"),
+        (Device("/dev/x", "/etc/passwd"), "config.devices[0].host_path: /etc/passwd: "),
+    ],
+)
+def test_devices_are_looked_up(device: Device, words: str) -> None:
+    base = settings("v1")
+    with pytest.raises(CrishimError) as caught:
+        Planner(base).container(container_input(POD, request(devices=(device,)), IMAGE, base))
+    assert words in str(caught.value)
+
+
+def test_devices_of_the_host() -> None:
+    base = settings("v1")
+    config = request(devices=(Device("/dev/zero", "/dev/null", "r"),))
+    plan = Planner(base).container(container_input(POD, config, IMAGE, base))
+    (devices,) = [operation for operation in plan.mounts if type(operation).__name__ == "Devices"]
+    nodes = {node.path: node for node in devices.nodes}  # type: ignore[union-attr]
+    assert (nodes["zero"].major, nodes["zero"].minor, nodes["zero"].access) == (1, 3, "r")
+    assert len(nodes) == len(devices.nodes)  # type: ignore[union-attr]
+
+
+def test_defaults_have_the_default_capabilities() -> None:
+    base = settings("v1")
+    plan = plan_container(container_input(POD, request(), IMAGE, base), frozenset(), (), base)
+    assert plan.process.capabilities.permitted == DEFAULT_MASK
+    assert isinstance(plan_exec(plan, ("true",)), ExecPlan)
+    assert isinstance(plan_pod("p1", POD, base), PodPlan)
