@@ -1,6 +1,8 @@
 """ExecSync over the real engine: codes, bounds, trees, orphans, many at once, and ends in the middle."""
 
 import asyncio
+import contextlib
+import dataclasses
 import os
 import signal
 from collections.abc import Iterator
@@ -9,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from crishim.engine.client import StartError
-from crishim.engine.plan.request import ContainerSecurity, ImageConfig
+from crishim.engine.plan.request import Capabilities, ContainerSecurity, ImageConfig
 from crishim.errors import CrishimError, DeadlineExceededError
 from crishim.linux import calls
 from crishim.linux.cgroups import apply
@@ -216,6 +218,36 @@ async def test_keeper_that_dies_ends_the_call(lab: Lab) -> None:
             assert "keeper" in str(error)  # noqa: PT017  either is a true answer
         # the container's process 1 cannot end before what fell to this process from the keeper is reaped
         apply.kill(container.plan.cgroup.directories, lab.layout.version)
-        os.waitpid(running, 0)
-        os.waitpid(container.started.pid, 0)
+        for pid in (running, container.started.pid):
+            with contextlib.suppress(ChildProcessError):  # the keeper itself was first
+                os.waitpid(pid, 0)
     calls.prctl(calls.PR_SET_CHILD_SUBREAPER, 0)
+
+
+@scenario
+async def test_execs_that_are_screened_from_a_tracer(lab: Lab) -> None:
+    """With CAP_SYS_PTRACE around, a second process goes on inside; nobody can tell the difference."""
+    rights = ContainerSecurity(capabilities=Capabilities(add=("SYS_PTRACE",)))
+    async with lab.pod() as pod:
+        for security in (rights, dataclasses.replace(rights, namespaces=OWN_PID)):
+            container = await pod.run("/bin/sleep", "600", security=security)
+            codes = [n % 7 for n in range(50)]
+            results = await asyncio.gather(*(pod.exec(container, f"echo {n}; exit {n}") for n in codes))
+            assert results == [(b"%d\n" % n, b"", n) for n in codes]
+            for timeout in (1e-9, 0.001, 0.002, 0.003, 0.004, 0.005, 0.3):
+                with pytest.raises(DeadlineExceededError):
+                    await pod.exec(container, "sleep 600 & sleep 600", timeout=timeout)
+            with pytest.raises(StartError, match="exec nope: executable file not found"):
+                await pod.exec(container, "nope", "")
+            out, _, _ = await pod.exec(
+                container, "cut -d' ' -f1,6 /proc/self/stat; echo $$; cat /proc/self/oom_score_adj"
+            )
+            assert out.split()[1] == out.split()[2]  # its own session's leader
+            await until(lambda c=container: members(c) == [c.started.pid])  # type: ignore[misc]
+            call = asyncio.ensure_future(pod.exec(container, "exec sleep 600"))
+            await until(lambda c=container: names(c).count(b"sleep\0") == 2)  # type: ignore[misc]
+            await pod.keeper.signal(container.id, signal.SIGKILL)
+            assert (await call)[2] == 137
+            assert (await pod.ended(container)).exit_code == 137
+            assert (await pod.complete("exit 4", security=security))[2] == 4
+        await until(lambda: not any(not lives(pid) for pid in children(pod.keeper.pid)))

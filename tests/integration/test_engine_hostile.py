@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from crishim.engine.client import StartError
-from crishim.engine.plan.request import Capabilities, ContainerSecurity, Mount
+from crishim.engine.plan.request import Capabilities, ContainerSecurity, Mount, NamespaceOptions
 from tests.support.lab import OWN_PID, Lab, Pod, open_lab, scenario
 
 MASKED = (
@@ -103,31 +103,45 @@ while :; do
     read -r name < $p/comm
     case $name in crishim*) echo seen $name;; *) continue;; esac
     true >> $p/exe && echo REACHED exe of $name
-    [ $name = crishim-reaper ] || continue
     [ -e $p/root/MARKER ] && echo REACHED the root of $name
     [ -e $p/cwd/MARKER ] && echo REACHED the directory of $name
-    [ -e $p/root/bin ] && echo REACHED files of $name
-    for fd in $p/fd/*; do [ -e $fd ] && echo REACHED $fd of $name; done
+    for fd in $p/fd/*; do
+      target=$(readlink $fd)
+      case $target in
+        *LAB* | anon_inode:* | *cgroup* | net:* | mnt:* | pid:*) ;;
+        socket:* | pipe:*) [ ${fd##*/} -le 5 ] && continue ;;  # its own: the streams, the report, the hand-over
+        *) continue ;;  # files of its image and of its own /proc
+      esac
+      echo REACHED $fd of $name: $target
+    done
   done
 done 2>/dev/null
 """
 
 
+@pytest.mark.parametrize("namespaces", [NamespaceOptions(), OWN_PID])
 @scenario
-async def test_nothing_of_the_runtime_can_be_written(lab: Lab) -> None:
+async def test_nothing_of_the_runtime_can_be_reached(lab: Lab, namespaces: NamespaceOptions) -> None:
     async with lab.pod() as pod:
         before = digest_of_runtime(pod.keeper.pid)
         assert len(before) >= 2
         marker = Path(lab.directory, "marker")
         marker.write_text("of the host", encoding="ascii")
-        rights = ContainerSecurity(capabilities=Capabilities(add=("SYS_PTRACE", "DAC_READ_SEARCH")))
-        attacker = await pod.run(ATTACK.replace("MARKER", str(marker).lstrip("/")), security=rights)
-        await pod.logged(attacker, b"seen crishim-reaper")
-        victim = await pod.run("/bin/sleep", "600", security=rights)
+        added = Capabilities(add=("SYS_PTRACE", "DAC_READ_SEARCH"))
+        rights = ContainerSecurity(capabilities=added, namespaces=namespaces)
+        attacker = await pod.run(
+            ATTACK.replace("MARKER", str(marker).lstrip("/")).replace("LAB", os.path.basename(lab.directory)),
+            security=rights,
+        )
         for n in range(60):
-            assert (await pod.exec(victim, "/bin/sh", "-c", f"exit {n % 5}"))[2] == n % 5
-        for _ in range(5):
-            await pod.complete("true", security=rights)
+            assert (await pod.exec(attacker, "/bin/sh", "-c", f"exit {n % 5}"))[2] == n % 5
+            with pytest.raises(StartError, match="exec /bin/nope: no such file or directory"):
+                await pod.exec(attacker, "/bin/nope", "")
+        for n in range(8):
+            assert (
+                await pod.complete(f"echo {n} $(cut -d' ' -f1,6 /proc/self/stat | wc -w); exit 3", security=rights)
+            )[2] == 3
+        await pod.logged(attacker, b"seen crishim")
         await pod.keeper.kill(attacker.id)
         await pod.ended(attacker)
         found = {line for line in attacker.output().split(b"\n") if b"REACHED" in line}

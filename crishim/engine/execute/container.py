@@ -22,6 +22,7 @@ def run(
     place: str,
     *,
     born_unified: bool,
+    screen: int = -1,
 ) -> NoReturn:
     """Carry out a ContainerPlan in the child; ends by exec, or by a report and `_exit`.
 
@@ -32,8 +33,13 @@ def run(
         shm: the pod's shared memory: an fd of a detached mount, or the path of an attached one.
         place: an empty directory on which the root is attached in this mount namespace.
         born_unified: the child was made in its v2 control group.
+        screen: pidfd of the process whose PID namespace is joined by a second process in the end; -1: the child is
+            in its PID namespace already.
     """
     try:
+        if screen >= 0:
+            reporter.step = "namespaces"
+            process.screen(screen)
         reporter.step = "control group"
         group = plan["cgroup"]
         cgroups.join_self(group["directories"], group["version"], born_unified=born_unified)
@@ -56,6 +62,8 @@ def run(
             stdio = (context.slave, context.slave, context.slave)
         reporter.step = "stdio"
         process.wire_stdio(*stdio, reporter)
+        if screen >= 0:
+            process.step_inside(reporter)
         process.run(plan["process"], reporter, own_terminal=context.slave >= 0)
     except BaseException as error:  # noqa: BLE001  whatever it is, the keeper must hear of it
         reporter.fail(error)

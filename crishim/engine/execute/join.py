@@ -22,9 +22,16 @@ def run(
     *,
     own_cgroup_namespace: bool,
     born_unified: bool,
+    screened: bool,
 ) -> NoReturn:
-    """Carry out an ExecPlan in the child; `init` is the pidfd of the container's first process."""
+    """Carry out an ExecPlan in the child; `init` is the pidfd of the container's first process.
+
+    `screened`: the child is not in the container's PID namespace; a second process joins it in the end.
+    """
     try:
+        if screened:
+            reporter.step = "namespaces"
+            process.screen(init)
         reporter.step = "control group"
         group = plan["cgroup"]
         cgroups.join_self(group["directories"], group["version"], born_unified=born_unified)
@@ -36,6 +43,8 @@ def run(
         calls.setns(init, flags, "the container's namespaces")
         reporter.step = "stdio"
         process.wire_stdio(*stdio, reporter)
+        if screened:
+            process.step_inside(reporter)
         process.run(plan["process"], reporter, own_terminal=False)
     except BaseException as error:  # noqa: BLE001  whatever it is, the keeper must hear of it
         reporter.fail(error)

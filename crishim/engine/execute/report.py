@@ -44,6 +44,10 @@ class Reporter:
             os.dup2(old, fd, inheritable=False)
         self._sock = _socket.socket(fileno=fd)
 
+    def moved(self, pid: int) -> None:
+        """Tell that another process, a child of the keeper as well, goes on from here."""
+        self._send({"pid": pid})
+
     def user(self, uid: int, gid: int, groups: list[int]) -> None:
         """Tell the ids the process will have; formatted by hand, since the JSON encoder costs many page copies."""
         members = ",".join([str(group) for group in groups])

@@ -23,10 +23,11 @@ class Child:
     """A running process of ours; `ended(status)` is called once with 0-255, or 128+signal.
 
     `start_time` (clock ticks since boot) and `ran` (it has exec'd) are known after `inspect`, which must come while
-    the process is there, be it as a zombie.
+    the process is there, be it as a zombie. `settle`, where it is set, must be called before the process counts as
+    ended: another one may have gone on in its place.
     """
 
-    __slots__ = ("ended", "inspected", "pid", "pidfd", "ran", "start_time")
+    __slots__ = ("ended", "inspected", "pid", "pidfd", "ran", "settle", "start_time")
 
     def __init__(self, pid: int, pidfd: int, ended: Callable[[int], None]) -> None:
         self.pid = pid
@@ -35,6 +36,7 @@ class Child:
         self.inspected = False
         self.start_time = 0
         self.ran = False
+        self.settle: Callable[[], None] | None = None
 
     def inspect(self) -> None:
         """Read what tells a program that ran from a copy of the keeper that never got so far (proc_pid_stat(5))."""
@@ -64,6 +66,15 @@ class Children:
         self._known[pid] = child
         return child
 
+    def move(self, child: Child, pid: int) -> None:
+        """Take another child of the keeper's as the one that is watched; the first one's end means nothing then."""
+        self._known.pop(child.pid, None)
+        os.close(child.pidfd)
+        child.pid = pid
+        child.pidfd = os.pidfd_open(pid)
+        child.settle = None
+        self._known[pid] = child
+
     def reap(self) -> None:
         """Collect every child that has ended."""
         while True:
@@ -73,6 +84,8 @@ class Children:
                 return
             if result is None:
                 return
+            for settle in [child.settle for child in self._known.values() if child.settle is not None]:
+                guard(settle)
             child = self._known.pop(result.si_pid, None)
             if child is not None:
                 child.inspect()
@@ -95,23 +108,32 @@ class Setup:
     """The keeper's end of a child's report: collects what it says, and calls `done` at exec or failure.
 
     `error` is the failed step's fields or None; `user` the ids; `terminal` the master's fd or -1 (the receiver owns
-    it).
+    it). `moved` gets the pid of a process that goes on in the child's place (`process.step_inside`).
     """
 
-    __slots__ = ("_done", "_loop", "_sock", "error", "terminal", "user")
+    __slots__ = ("_done", "_loop", "_moved", "_open", "_sock", "error", "terminal", "user")
 
-    def __init__(self, loop: Loop, sock: _socket.socket, done: Callable[["Setup"], None]) -> None:
+    def __init__(
+        self,
+        loop: Loop,
+        sock: _socket.socket,
+        done: Callable[["Setup"], None],
+        moved: Callable[[int], None] | None = None,
+    ) -> None:
         self._loop = loop
         self._sock = sock
         self._done = done
+        self._moved = moved
+        self._open = True
         self.error: dict[str, Any] | None = None
         self.user: list[Any] | None = None
         self.terminal = -1
         sock.setblocking(False)
-        loop.add(sock.fileno(), self._on_ready)
+        loop.add(sock.fileno(), self.collect)
 
-    def _on_ready(self) -> None:
-        while True:
+    def collect(self) -> None:
+        """Take what the child has said so far."""
+        while self._open:
             try:
                 message, fds = wire.receive(self._sock)
             except BlockingIOError:
@@ -122,9 +144,26 @@ class Setup:
             self.user = message.get("user", self.user)
             if fds:
                 self.terminal = fds[0]
+            if "pid" in message and self._moved is not None:
+                self._moved(message["pid"])
+        if not self._open:
+            return
+        self._open = False
         self._loop.remove(self._sock.fileno())
         self._sock.close()
         self._done(self)
+
+
+def watch_set_up(
+    loop: Loop, children: Children, child: Child, sock: _socket.socket, done: Callable[[Setup], None]
+) -> None:
+    """Follow a child's report to its exec or failure, be it one process or a second in its place."""
+
+    def finished(setup: Setup) -> None:
+        child.settle = None
+        done(setup)
+
+    child.settle = Setup(loop, sock, finished, lambda pid: children.move(child, pid)).collect
 
 
 def send_signal(pidfd: int, number: int) -> bool:

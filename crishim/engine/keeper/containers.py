@@ -22,6 +22,7 @@ from crishim.engine.keeper.children import (
     join_pid_namespace,
     leave_pid_namespace,
     send_signal,
+    watch_set_up,
 )
 from crishim.engine.keeper.logs import LogFile, Stream
 from crishim.engine.keeper.loop import Loop
@@ -31,6 +32,7 @@ from crishim.linux.cgroups import bpf
 
 _REMOVE_AGAIN = 0.05
 _EXECS_PATIENCE = 1.0
+_SYS_PTRACE = 19
 
 
 class Container:
@@ -50,6 +52,7 @@ class Container:
         "stdin",
         "streams",
         "terminal",
+        "traces",
         "user",
     )
 
@@ -58,6 +61,7 @@ class Container:
         self.group: dict[str, Any] = plan["cgroup"]
         self.own_pid: bool = plan["pid"] == "new"
         self.cgroup_namespace: bool = plan["cgroup_namespace"]
+        self.traces = bool(plan["process"]["capabilities"]["bounding"] >> _SYS_PTRACE & 1)
         self.log = log
         self.child: Child
         self.streams: list[Stream] = []
@@ -120,7 +124,9 @@ class Containers:
             self._discard(container)
             raise
         self.by_id[container.id] = container
-        Setup(self._loop, setup, lambda result: self._set_up(container, result, answer))
+        watch_set_up(
+            self._loop, self._children, container.child, setup, lambda result: self._set_up(container, result, answer)
+        )
 
     def signal(self, container_id: str, number: int) -> bool:
         """Signal the first process; False if the container has ended."""
@@ -144,6 +150,10 @@ class Containers:
         if container.execs == 0 and container.state == "ending":
             self._finish(container)
 
+    def watched(self) -> bool:
+        """Tell whether a container here may look into other processes by CAP_SYS_PTRACE."""
+        return any(container.traces for container in self.by_id.values())
+
     def describe(self) -> list[dict[str, Any]]:
         """Return what a new daemon must know of each container that runs."""
         return [c.describe() for c in self.by_id.values() if c.state == "running"]
@@ -153,18 +163,21 @@ class Containers:
         ours, theirs = wire.pair()
         inner, outer = self._stdio(plan["stdio"])
         born_in = -1
-        namespace = -1
+        namespace = screen = -1
         try:
             flags = calls.CLONE_NEWNS
             if plan["pid"] == "new":
                 flags |= calls.CLONE_NEWPID
+            elif plan["pid"] != "host" and self.watched():
+                screen = self._pid_target(plan["pid"])
             elif plan["pid"] != "host":
                 namespace = join_pid_namespace(self._pid_target(plan["pid"]))
             born_in = unified(container.group)
             pid, pidfd = calls.clone3(flags, born_in)
             if pid == 0:
                 stdio = (inner[0], inner[1], inner[2])
-                executor.run(plan, Reporter(theirs), stdio, self._shm, self._place, born_unified=born_in >= 0)
+                born = born_in >= 0
+                executor.run(plan, Reporter(theirs), stdio, self._shm, self._place, born_unified=born, screen=screen)
         except BaseException:
             ours.close()
             wire.close_all([fd for _, fd in outer])

@@ -17,6 +17,7 @@ from crishim.engine.keeper.children import (
     Setup,
     join_pid_namespace,
     leave_pid_namespace,
+    watch_set_up,
 )
 from crishim.engine.keeper.connection import Connection
 from crishim.engine.keeper.containers import Container, Containers, unified
@@ -63,19 +64,21 @@ class Execs:
             raise ProcessLookupError(3, "the container does not run")
         run = Exec(request, connection, container)
         ours, theirs = wire.pair()
-        own = join_pid_namespace(container.child.pidfd)
+        screened = self._containers.watched()
+        own = -1 if screened else join_pid_namespace(container.child.pidfd)
         try:
-            pid, pidfd = self._fork(plan, container, theirs, fds)
+            pid, pidfd = self._fork(plan, container, theirs, fds, screened=screened)
         except BaseException:
             ours.close()
             raise
         finally:
-            leave_pid_namespace(own)
+            if own >= 0:
+                leave_pid_namespace(own)
             theirs.close()
         run.child = self._children.add(pid, pidfd, lambda status: self._ended(run, status))
         container.execs += 1
         self._running.append(run)
-        Setup(self._loop, ours, lambda result: self._set_up(run, result))
+        watch_set_up(self._loop, self._children, run.child, ours, lambda result: self._set_up(run, result))
 
     def kill(self, connection: Connection, number: int) -> bool:
         """SIGKILL one exec with what it started; tell whether it was there, so that its `exec_exit` will come."""
@@ -89,7 +92,9 @@ class Execs:
         for run in [r for r in self._running if r.connection is connection]:
             self._kill_tree(run)
 
-    def _fork(self, plan: dict[str, Any], container: Container, theirs: Any, fds: list[int]) -> tuple[int, int]:
+    def _fork(
+        self, plan: dict[str, Any], container: Container, theirs: Any, fds: list[int], *, screened: bool
+    ) -> tuple[int, int]:
         """Fork into the container's control group; where that has groups of its own on v2, into its process 1's."""
         group = plan["cgroup"]
         born_in = unified(group)
@@ -112,6 +117,7 @@ class Execs:
                     container.child.pidfd,
                     own_cgroup_namespace=container.cgroup_namespace,
                     born_unified=born_in >= 0,
+                    screened=screened,
                 )
         finally:
             if born_in >= 0:
@@ -147,6 +153,8 @@ class Execs:
 
     def _kill_tree(self, run: Exec) -> None:
         """Kill the process and what it started; those that set up a session of their own are found as descendants."""
+        if run.child.settle is not None:
+            run.child.settle()
         directories = run.container.group["directories"]
         for _ in range(_KILL_ROUNDS):
             tree = _tree(run.child.pid, cgroups.pids(directories))
