@@ -218,6 +218,7 @@ async def test_keeper_that_dies_ends_the_call(lab: Lab) -> None:
             assert "keeper" in str(error)  # noqa: PT017  either is a true answer
         # the container's process 1 cannot end before what fell to this process from the keeper is reaped
         apply.kill(container.plan.cgroup.directories, lab.layout.version)
+        await until(lambda: container.started.pid in children(os.getpid()))
         for pid in (running, container.started.pid):
             with contextlib.suppress(ChildProcessError):  # the keeper itself was first
                 os.waitpid(pid, 0)

@@ -24,10 +24,10 @@ class Child:
 
     `start_time` (clock ticks since boot) and `ran` (it has exec'd) are known after `inspect`, which must come while
     the process is there, be it as a zombie. `settle`, where it is set, must be called before the process counts as
-    ended: another one may have gone on in its place.
+    ended: another one may have gone on in its place, and then `moved` is called, where it is set.
     """
 
-    __slots__ = ("ended", "inspected", "pid", "pidfd", "ran", "settle", "start_time")
+    __slots__ = ("ended", "inspected", "moved", "pid", "pidfd", "ran", "settle", "start_time")
 
     def __init__(self, pid: int, pidfd: int, ended: Callable[[int], None]) -> None:
         self.pid = pid
@@ -37,6 +37,7 @@ class Child:
         self.start_time = 0
         self.ran = False
         self.settle: Callable[[], None] | None = None
+        self.moved: Callable[[], None] | None = None
 
     def inspect(self) -> None:
         """Read what tells a program that ran from a copy of the keeper that never got so far (proc_pid_stat(5))."""
@@ -72,8 +73,10 @@ class Children:
         os.close(child.pidfd)
         child.pid = pid
         child.pidfd = os.pidfd_open(pid)
-        child.settle = None
         self._known[pid] = child
+        moved, child.settle, child.moved = child.moved, None, None
+        if moved is not None:
+            moved()
 
     def reap(self) -> None:
         """Collect every child that has ended."""
@@ -160,7 +163,7 @@ def watch_set_up(
     """Follow a child's report to its exec or failure, be it one process or a second in its place."""
 
     def finished(setup: Setup) -> None:
-        child.settle = None
+        child.settle = child.moved = None
         done(setup)
 
     child.settle = Setup(loop, sock, finished, lambda pid: children.move(child, pid)).collect

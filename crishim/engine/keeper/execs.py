@@ -155,6 +155,9 @@ class Execs:
         """Kill the process and what it started; those that set up a session of their own are found as descendants."""
         if run.child.settle is not None:
             run.child.settle()
+        if run.child.settle is not None:
+            # another process may still go on in its place before the signal strikes
+            run.child.moved = lambda: self._kill_tree(run)
         directories = run.container.group["directories"]
         for _ in range(_KILL_ROUNDS):
             tree = _tree(run.child.pid, cgroups.pids(directories))
