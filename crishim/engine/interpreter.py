@@ -30,8 +30,8 @@ def start(code: str, arguments: Sequence[str], keep: Sequence[int]) -> subproces
     if not _is_stub():
         try:
             return _from_memfd(code, arguments, keep)
-        except OSError:
-            pass  # vm.memfd_noexec=2: the bind protects as well
+        except PermissionError:
+            pass  # vm.memfd_noexec=2 (EACCES): the bind protects as well; any other error is a fault, not a refusal
     try:
         return _from_bind(code, arguments, keep)
     except OSError as error:
@@ -73,12 +73,13 @@ def _environment(home: str) -> dict[str, str]:
 def _from_memfd(code: str, arguments: Sequence[str], keep: Sequence[int]) -> subprocess.Popen[bytes]:
     fd = _sealed_copy(executable())
     try:
+        # The child closes what is not passed on before it execs, so the copy is passed, and the program closes it.
         return subprocess.Popen(
-            _command(code, arguments, _search_path()),
+            _command(f"import os; os.close({fd}); {code}", arguments, _search_path()),
             executable=f"/proc/self/fd/{fd}",
             env=_environment(sys.base_prefix),
             stdin=subprocess.DEVNULL,
-            pass_fds=[*keep],
+            pass_fds=[*keep, fd],
             cwd="/",
             process_group=0,
         )
