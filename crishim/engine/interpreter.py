@@ -6,7 +6,7 @@ Where the interpreter is a stub of a shared libpython, or vm.memfd_noexec refuse
 bind of its installation instead. Nothing of the user's environment goes along; paths are passed in.
 """
 
-import fcntl
+import errno
 import os
 import subprocess
 import sys
@@ -15,10 +15,14 @@ from collections.abc import Sequence
 
 from crishim.errors import InternalError
 from crishim.linux import calls
+from crishim.linux.memfd import seal
+from crishim.log import get_logger
+
+log = get_logger("crishim.engine")
 
 _MFD_EXEC = 0x10
-_F_ADD_SEALS = 1033
-_SEALS = 0x1 | 0x2 | 0x4 | 0x8  # seal, shrink, grow, write
+# The kernel refuses executable memfds (vm.memfd_noexec=2: EACCES), or somebody held on to a page of the copy (EBUSY).
+_REFUSALS = {errno.EACCES, errno.EPERM, errno.EBUSY}
 
 
 def start(code: str, arguments: Sequence[str], keep: Sequence[int]) -> subprocess.Popen[bytes]:
@@ -30,8 +34,10 @@ def start(code: str, arguments: Sequence[str], keep: Sequence[int]) -> subproces
     if not _is_stub():
         try:
             return _from_memfd(code, arguments, keep)
-        except PermissionError:
-            pass  # vm.memfd_noexec=2 (EACCES): the bind protects as well; any other error is a fault, not a refusal
+        except OSError as error:
+            if error.errno not in _REFUSALS:
+                raise  # a fault, not a refusal
+            log.warning("no sealed copy of the interpreter; it runs from a read-only bind", error=str(error))
     try:
         return _from_bind(code, arguments, keep)
     except OSError as error:
@@ -97,7 +103,7 @@ def _sealed_copy(path: str) -> int:
         offset = 0
         while offset < size:
             offset += os.sendfile(fd, source.fileno(), offset, size - offset)
-    fcntl.fcntl(fd, _F_ADD_SEALS, _SEALS)
+    seal(fd, "the interpreter's copy")
     return fd
 
 

@@ -7,11 +7,12 @@ then just its mark, and the memfd is the last of its fds. Received fds are close
 """
 
 import _socket
-import fcntl
 import json
 import os
 from collections.abc import Sequence
 from typing import Any
+
+from crishim.linux.memfd import seal
 
 PROTOCOL_VERSION = 1
 # The last two versions are understood by a daemon (a keeper outlives the daemon that started it).
@@ -23,8 +24,6 @@ _LIMIT = 128 * 1024
 _MEMFD_MARK = b"@"
 _MAX_FDS = 16
 _ANCILLARY = _socket.CMSG_SPACE(_MAX_FDS * 4)
-_F_ADD_SEALS = 1033
-_ALL_SEALS = 0x1F
 
 
 class ClosedError(Exception):
@@ -72,7 +71,7 @@ def encode(message: Message) -> tuple[bytes, int]:
     fd = os.memfd_create("crishim-message", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     with open(fd, "wb", closefd=False) as file:
         file.write(data)
-    fcntl.fcntl(fd, _F_ADD_SEALS, _ALL_SEALS & ~0x10)
+    seal(fd, "a large message")
     return _MEMFD_MARK, fd
 
 

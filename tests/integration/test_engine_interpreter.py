@@ -1,12 +1,18 @@
 """The interpreter that the engine runs from: a sealed copy, which nobody can write to."""
 
+import ctypes
+import errno
+import mmap
 import os
 import subprocess
+import threading
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from crishim.engine import interpreter
+from crishim.linux import memfd
 
 WRITE_AND_SEAL = 0x8 | 0x1
 SHOW = (
@@ -41,3 +47,51 @@ def test_a_fault_is_not_taken_for_a_refusal(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(interpreter, "_sealed_copy", broken)
     with pytest.raises(FileNotFoundError):
         interpreter.start("pass", (), ())
+
+
+@pytest.fixture
+def pinned() -> Iterator[tuple[int, int]]:
+    """Return a memfd of which a pipe holds a page, and the pipe's end that gives it up when it is read."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.mmap.restype = ctypes.c_void_p
+    fd = os.memfd_create("pinned", os.MFD_ALLOW_SEALING)
+    os.write(fd, bytes(mmap.PAGESIZE))
+    address = libc.mmap(None, mmap.PAGESIZE, mmap.PROT_READ, mmap.MAP_SHARED, fd, 0)
+    reading, writing = os.pipe()
+    vector = (ctypes.c_void_p * 2)(address, mmap.PAGESIZE)
+    assert libc.vmsplice(writing, vector, 1, 0) == mmap.PAGESIZE
+    libc.munmap(ctypes.c_void_p(address), mmap.PAGESIZE)
+    yield fd, reading
+    for end in (reading, writing):
+        os.close(end)
+
+
+def test_a_copy_that_somebody_holds_on_to_is_refused_and_closed(pinned: tuple[int, int]) -> None:
+    fd, _reading = pinned
+    with pytest.raises(OSError, match="seal the copy") as caught:
+        memfd.seal(fd, "the copy")
+    assert caught.value.errno == errno.EBUSY
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(fd)
+
+
+def test_a_hold_that_passes_is_waited_for(pinned: tuple[int, int]) -> None:
+    fd, reading = pinned
+    timer = threading.Timer(0.2, lambda: os.read(reading, mmap.PAGESIZE))
+    timer.start()
+    memfd.seal(fd, "the copy")
+    timer.join()
+    with pytest.raises(PermissionError):
+        os.write(fd, b"x")
+    os.close(fd)
+
+
+def test_the_engine_starts_also_without_a_sealed_copy(monkeypatch: pytest.MonkeyPatch) -> None:
+    if interpreter._is_stub():
+        pytest.skip("this interpreter is a stub of a shared libpython: it runs from a read-only bind")
+
+    def busy(_path: str) -> int:
+        raise OSError(errno.EBUSY, "seal the interpreter's copy")
+
+    monkeypatch.setattr(interpreter, "_sealed_copy", busy)
+    assert interpreter.start("pass", (), ()).wait() == 0
