@@ -23,7 +23,7 @@ SHOW = (
 
 def test_a_static_interpreter_runs_from_a_sealed_memfd(monkeypatch: pytest.MonkeyPatch) -> None:
     if interpreter._is_stub():
-        pytest.skip("this interpreter is a stub of a shared libpython: it runs from a read-only bind")
+        pytest.skip("lacks a static interpreter (this one is a stub of a shared libpython)")
     reading, writing = os.pipe()
     real: Any = subprocess.Popen
     monkeypatch.setattr(subprocess, "Popen", lambda *a, **k: real(*a, stdout=writing, **k))
@@ -39,7 +39,7 @@ def test_a_static_interpreter_runs_from_a_sealed_memfd(monkeypatch: pytest.Monke
 
 def test_a_fault_is_not_taken_for_a_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
     if interpreter._is_stub():
-        pytest.skip("this interpreter is a stub of a shared libpython: it runs from a read-only bind")
+        pytest.skip("lacks a static interpreter (this one is a stub of a shared libpython)")
 
     def broken(_path: str) -> int:
         raise FileNotFoundError(2, "no such file")
@@ -88,7 +88,7 @@ def test_a_hold_that_passes_is_waited_for(pinned: tuple[int, int]) -> None:
 
 def test_the_engine_starts_also_without_a_sealed_copy(monkeypatch: pytest.MonkeyPatch) -> None:
     if interpreter._is_stub():
-        pytest.skip("this interpreter is a stub of a shared libpython: it runs from a read-only bind")
+        pytest.skip("lacks a static interpreter (this one is a stub of a shared libpython)")
 
     def busy(_path: str) -> int:
         raise OSError(errno.EBUSY, "seal the interpreter's copy")

@@ -36,7 +36,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CrishimEngine]:
     need_containers()
     for tool in ("strace", "cc"):
         if shutil.which(tool) is None:
-            pytest.skip(f"needs {tool}")
+            pytest.skip(f"lacks the program {tool} (scripts/install brings it)")
     scratch = tmp_path_factory.mktemp("layer")
     layer = scratch / "layer"
     for name in ("bin", "etc", "proc", "sys", "dev"):

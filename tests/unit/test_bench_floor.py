@@ -18,7 +18,7 @@ PLAIN = (
 @pytest.fixture(scope="module")
 def program(tmp_path_factory: pytest.TempPathFactory) -> str:
     if shutil.which("cc") is None:
-        pytest.skip("needs a C compiler as cc")
+        pytest.skip("lacks a C compiler as cc (Debian package gcc; scripts/install brings it)")
     return floor.build(str(tmp_path_factory.mktemp("floor")))
 
 
