@@ -1,7 +1,6 @@
 """Identifiers of sandboxes and containers: 64 hexadecimal digits, as the field's tools expect."""
 
 import secrets
-from collections.abc import Iterable
 
 ID_LENGTH = 64
 SHORT_LENGTH = 13
@@ -20,9 +19,3 @@ def short(identifier: str) -> str:
 def is_id(text: str) -> bool:
     """Tell whether `text` is a full id."""
     return len(text) == ID_LENGTH and all(c in "0123456789abcdef" for c in text)
-
-
-def match_prefix(prefix: str, ids: Iterable[str]) -> list[str]:
-    """Return the ids that start with `prefix`; an exact match alone, if there is one."""
-    found = [i for i in ids if i.startswith(prefix)]
-    return [prefix] if prefix in found else found

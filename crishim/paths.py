@@ -62,10 +62,6 @@ class Paths:
         """Runtime directory of one pod: keeper.sock, journal, shm, hosts, hostname, resolv.conf."""
         return f"{self.state}/pods/{pod_id}"
 
-    def keeper_socket(self, pod_id: str) -> str:
-        """SOCK_SEQPACKET socket on which the pod's keeper answers."""
-        return f"{self.pod(pod_id)}/keeper.sock"
-
     def journal(self, pod_id: str) -> str:
         """The keeper's journal of events that the daemon has not acknowledged."""
         return f"{self.pod(pod_id)}/journal"

@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,7 +31,6 @@ __all__ = ["Engine", "EngineSettings", "Exit", "Keeper", "StartError", "Started"
 
 _BOOT = "from crishim.engine import spawner; spawner.main(int(sys.argv[1]), sys.argv[3:], int(sys.argv[2]))"
 _SOCKET = "keeper.sock"
-_JOURNAL = "journal"
 _END_SHOWS = 0.2
 
 
@@ -134,14 +133,7 @@ class Engine:
 
     def journal(self, pod_id: str) -> list[Exit]:
         """Return the exits that a dead keeper left in its journal."""
-        return journalled(journal.read(f"{self._settings.paths.pod(pod_id)}/{_JOURNAL}"))
-
-    def pods_with_directories(self) -> list[str]:
-        """Return the ids of all pods that have a runtime directory."""
-        try:
-            return os.listdir(self._settings.paths.pods)
-        except FileNotFoundError:
-            return []
+        return journalled(journal.read(self._settings.paths.journal(pod_id)))
 
     def remove_pod(self, pod_id: str, group: str) -> None:
         """Remove what a pod has in the kernel and below `state`: processes, control group, pin, directory.
@@ -152,19 +144,8 @@ class Engine:
             OSError: something is still in use, and what.
         """
         directories = self._settings.layout.directories(group)
-        if any(map(os.path.isdir, directories)):
-            cgroups.kill(directories, self._settings.layout.version)
-            cgroups.remove(directories)
-        pin = self._settings.paths.pinned_netns(pod_id)
-        unmount(pin)
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(pin)
-        with contextlib.suppress(FileNotFoundError):
-            os.rmdir(os.path.dirname(pin))
-        directory = self._settings.paths.pod(pod_id)
-        unmount(f"{directory}/shm")
-        with contextlib.suppress(FileNotFoundError):
-            shutil.rmtree(directory)
+        pin, directory = self._settings.paths.pinned_netns(pod_id), self._settings.paths.pod(pod_id)
+        _remove(directories, self._settings.layout.version, pin, directory)
 
     async def extract(self, tar_fd: int, dest_fd: int, options: Mapping[str, Any]) -> dict[str, Any]:
         """Extract a tar stream into a directory by a locked-down child; return its report.
@@ -244,19 +225,32 @@ class Engine:
     async def _give_up(self, keeper: Keeper, plan: PodPlan) -> None:
         """Take back a pod whose keeper did not come up."""
         await asyncio.shield(keeper.stop())
-        group = plan.cgroup.directories
-        with contextlib.suppress(OSError):
-            cgroups.kill(group, plan.cgroup.version)
-        with contextlib.suppress(OSError):
-            cgroups.remove(group)
-        if plan.pin:
-            unmount(plan.pin)
-            with contextlib.suppress(OSError):
-                os.unlink(plan.pin)
-            with contextlib.suppress(OSError):
-                os.rmdir(os.path.dirname(plan.pin))
-        unmount(f"{plan.directory}/shm")
-        shutil.rmtree(plan.directory, ignore_errors=True)
+        with contextlib.suppress(OSError):  # what resists is without an owner now: the next start takes it
+            _remove(plan.cgroup.directories, plan.cgroup.version, plan.pin, plan.directory)
+
+
+def _remove(group: Sequence[str], version: int, pin: str, directory: str) -> None:
+    """Remove a pod's control group, pin ("" for none) and directory; a step that fails keeps none from its turn.
+
+    Raises:
+        OSError: the first step that failed.
+    """
+    steps: list[Callable[[], object]] = []
+    if any(map(os.path.isdir, group)):
+        steps += [lambda: cgroups.kill(group, version), lambda: cgroups.remove(group)]
+    if pin:
+        steps += [lambda: unmount(pin), lambda: os.unlink(pin), lambda: os.rmdir(os.path.dirname(pin))]
+    steps += [lambda: unmount(f"{directory}/shm"), lambda: shutil.rmtree(directory)]
+    failed: list[OSError] = []
+    for step in steps:
+        try:
+            step()
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            failed.append(error)
+    if failed:
+        raise failed[0]
 
 
 def unmount(path: str) -> None:

@@ -98,16 +98,7 @@ async def _start(context: Context, container: Container) -> None:
     except CrishimError as error:
         await _fail(context, container, error)
         raise
-    container.change(
-        dataclasses.replace(
-            container.status,
-            state=ContainerState.RUNNING,
-            pid=started.pid,
-            start_time=started.start_time,
-            started_at=started.started_at,
-            user=started.user,
-        )
-    )
+    container.run(started)
     context.observer.start_phase("start", clock.monotonic() - began)
     context.tell(EventType.STARTED, sandbox, started.started_at, container)
     entry, container.early_exit = container.early_exit, None

@@ -8,6 +8,7 @@ Out of scope: finding objects (`registry`), and what a change does to the world.
 """
 
 import asyncio
+import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
@@ -157,6 +158,19 @@ class Container:
         check_container(self.id, self.status.state, status.state)
         self._rows.update(self.id, join(self._encoded, status))
         self.accept(status)
+
+    def run(self, started: "Started") -> None:
+        """Write through that the container's program runs."""
+        self.change(
+            dataclasses.replace(
+                self.status,
+                state=ContainerState.RUNNING,
+                pid=started.pid,
+                start_time=started.start_time,
+                started_at=started.started_at,
+                user=started.user,
+            )
+        )
 
     def accept(self, status: ContainerStatus) -> None:
         """Take a new status in memory only (its row could not be written; the keeper's journal has it)."""

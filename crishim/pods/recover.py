@@ -121,16 +121,7 @@ async def _take_over(context: Context, sandbox: Sandbox, keeper: Keeper) -> None
         if container is None or container.status.state is ContainerState.EXITED:
             await keeper.kill(identifier)  # its removal or failed start was committed, its end was not
         elif container.status.state is ContainerState.CREATED:
-            container.change(
-                dataclasses.replace(
-                    container.status,
-                    state=ContainerState.RUNNING,
-                    pid=started.pid,
-                    start_time=started.start_time,
-                    started_at=started.started_at,
-                    user=started.user,
-                )
-            )
+            container.run(started)
     keepers.replay(context, sandbox, pending)
     for entry in pending:
         keepers.acknowledge(context, keeper, entry.seq)

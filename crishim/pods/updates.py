@@ -11,10 +11,11 @@ Out of scope: the order of writes and what a value means (`crishim.linux.cgroups
 import dataclasses
 import errno
 
+from crishim.engine.plan.cgroup import limits_of
 from crishim.engine.plan.request import Resources
 from crishim.errors import FailedPreconditionError, KernelError
 from crishim.linux.cgroups import apply
-from crishim.linux.cgroups.settings import Limits, Settings, validate
+from crishim.linux.cgroups.settings import Settings, validate
 from crishim.linux.cgroups.update import plan_update
 from crishim.pods.context import Context
 from crishim.pods.objects import Container
@@ -39,21 +40,6 @@ def merge(old: Resources, new: Resources) -> Resources:
     pages = {limit.page_size: limit for limit in (*old.hugepage_limits, *new.hugepage_limits)}
     return dataclasses.replace(
         old, **given, hugepage_limits=tuple(pages.values()), unified={**old.unified, **new.unified}
-    )
-
-
-def limits_of(resources: Resources) -> Limits:
-    """Return the control group's view of CRI resources; devices stay as they are."""
-    return Limits(
-        cpu_period=resources.cpu_period,
-        cpu_quota=resources.cpu_quota,
-        cpu_shares=resources.cpu_shares,
-        memory_limit=resources.memory_limit_in_bytes,
-        memory_swap_limit=resources.memory_swap_limit_in_bytes,
-        cpuset_cpus=resources.cpuset_cpus,
-        cpuset_mems=resources.cpuset_mems,
-        hugepages=tuple((limit.page_size, limit.limit) for limit in resources.hugepage_limits),
-        unified=dict(resources.unified),
     )
 
 

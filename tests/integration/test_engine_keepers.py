@@ -123,7 +123,7 @@ async def test_dead_keeper(lab: Lab) -> None:
         lab.engine.remove_pod(pod.id, pod.group)
         lab.engine.remove_pod(pod.id, pod.group)  # idempotent
         await until(lambda: not lives(runs.started.pid))
-        assert lab.engine.pods_with_directories() == []
+        assert os.listdir(lab.paths.pods) == []
 
 
 @scenario

@@ -185,7 +185,7 @@ def test_reload_applies_what_it_can_and_names_the_rest(tmp_path: Path) -> None:
 
 def test_default_paths() -> None:
     assert Config().paths == Paths("/var/lib/crishim", "/run/crishim")
-    assert load('state = "/run/two"', "").paths.keeper_socket("p") == "/run/two/pods/p/keeper.sock"
+    assert load('state = "/run/two"', "").paths.journal("p") == "/run/two/pods/p/journal"
 
 
 UNHANDLED = """

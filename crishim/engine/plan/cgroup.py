@@ -7,15 +7,21 @@ from crishim.linux.cgroups.devices import DeviceRule
 from crishim.linux.cgroups.settings import Limits, plan_settings, validate
 
 
-def limits_of(resources: Resources, settings: PlanSettings, devices: tuple[DeviceRule, ...] | None) -> Limits:
-    """Return the limits that CRI resources ask for; `devices` None leaves device access as it is."""
+def limits_of(resources: Resources, *, pids_limit: int = 0, devices: tuple[DeviceRule, ...] | None = None) -> Limits:
+    """Return the limits that CRI resources ask for, for a start and for an update alike.
+
+    Args:
+        resources: of the request.
+        pids_limit: processes allowed; 0 leaves the number as it is.
+        devices: what may be used; None leaves device access as it is.
+    """
     return Limits(
         cpu_period=resources.cpu_period,
         cpu_quota=resources.cpu_quota,
         cpu_shares=resources.cpu_shares,
         memory_limit=resources.memory_limit_in_bytes,
         memory_swap_limit=resources.memory_swap_limit_in_bytes,
-        pids_limit=settings.pids_limit,
+        pids_limit=pids_limit,
         cpuset_cpus=resources.cpuset_cpus,
         cpuset_mems=resources.cpuset_mems,
         hugepages=tuple((limit.page_size, limit.limit) for limit in resources.hugepage_limits),

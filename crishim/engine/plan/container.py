@@ -80,7 +80,7 @@ def plan_container(
     config = wanted.config
     found: list[tuple[str, str]] = []
     group = container_group(wanted.id, wanted.sandbox_id, wanted.sandbox, settings)
-    limits = cgroup.limits_of(wanted.resources, settings, _device_rules(config, nodes))
+    limits = cgroup.limits_of(wanted.resources, pids_limit=settings.pids_limit, devices=_device_rules(config, nodes))
     found += cgroup.problems(limits, settings)
     program, problems = process.plan_process(config, wanted.image, wanted.sandbox, settings)
     found += problems + _mount_problems(wanted.mounts)

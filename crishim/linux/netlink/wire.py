@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 HEADER = struct.Struct("=IHHII")
 _ATTRIBUTE = struct.Struct("=HH")
-_U16 = struct.Struct("=H")
 _U32 = struct.Struct("=I")
 _U64 = struct.Struct("=Q")
 _BE32 = struct.Struct(">I")
@@ -68,11 +67,6 @@ def attribute(kind: int, value: bytes) -> bytes:
 def u8(kind: int, value: int) -> bytes:
     """Return an attribute of one byte."""
     return attribute(kind, bytes((value,)))
-
-
-def u16(kind: int, value: int) -> bytes:
-    """Return an attribute of 16 bits, host byte order."""
-    return attribute(kind, _U16.pack(value))
 
 
 def u32(kind: int, value: int) -> bytes:
