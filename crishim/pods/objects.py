@@ -29,7 +29,7 @@ from crishim.pods.views import ContainerState, ContainerView, SandboxState, Sand
 
 if TYPE_CHECKING:
     from crishim.engine.plan.types import ContainerPlan
-    from crishim.pods.ports import Exit, Keeper
+    from crishim.pods.ports import Exit, Keeper, Started
     from crishim.pods.stopping import Stopping
 
 
