@@ -7,7 +7,7 @@ loop; blocking work is in threads.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
@@ -15,9 +15,10 @@ from typing import TypeVar
 from crishim.errors import InvalidArgumentError
 from crishim.images import upkeep
 from crishim.images.archive import contents, rootfs
+from crishim.images.archive.api import Form, Loaded, Order
 from crishim.images.archive.contents import ArchiveOrigin, Contents, Found
 from crishim.images.archive.inlet import Inlet
-from crishim.images.archive.save import Form, Saved, check_blobs, write
+from crishim.images.archive.save import Saved, check_blobs, write
 from crishim.images.archive.spool import Member, Spool, Spools
 from crishim.images.assemble import Assembler
 from crishim.images.catalog import Catalog
@@ -36,14 +37,6 @@ from crishim.images.threads import in_thread, through, wait_out
 T = TypeVar("T")
 _ARCHIVE = "the archive"
 _TARBALL = "the tarball"
-
-
-@dataclass(frozen=True, slots=True)
-class Loaded:
-    """An image that came out of an archive: its id and the names that it got."""
-
-    id: str
-    names: tuple[str, ...]
 
 
 @dataclass(slots=True)
@@ -66,7 +59,7 @@ class _Work:
 
 
 class Archives:
-    """Loads, saves and imports images of one instance.
+    """Loads, saves and imports images of one instance; implements `api.ArchivesApi`.
 
     Args:
         content: its blobs.
@@ -131,7 +124,7 @@ class Archives:
         with self._working(_ARCHIVE) as work:
             return await reported(self._load(chunks, given, work), lambda: self._items(work), report)
 
-    async def import_image(self, chunks: AsyncIterator[bytes], order: rootfs.Order, report: Report) -> tuple[str, str]:
+    async def import_image(self, chunks: AsyncIterator[bytes], order: Order, report: Report) -> tuple[str, str]:
         """Make an image of one layer from a root file system's tarball; return its id and its normalised name.
 
         Args:
@@ -144,7 +137,7 @@ class Archives:
         with self._working(_TARBALL) as work:
             return await reported(self._import(chunks, plan, given, work), lambda: self._items(work), report)
 
-    async def save(self, references: Sequence[str], form: Form) -> AsyncIterator[bytes]:
+    async def save(self, references: Sequence[str], form: Form) -> AsyncGenerator[bytes, None]:
         """Give images as one archive, in pieces of about 1 MiB; those asked for by a tag keep it.
 
         The images are pinned until the generator is closed.
@@ -215,9 +208,16 @@ class Archives:
         work.pulls.append(progress)
         record = await Pull(origin, platform, self._content, self._assembler, progress).run(target)
         known = self._catalog.get(record.id)
-        if known is None or any(digest not in self._content for digest in known.blobs()):
-            return record
-        return known if all(self._layers.get(layer.key) is not None for layer in known.layers) else record
+        return record if known is None or not self._keeps(known, found) else known
+
+    def _keeps(self, known: ImageRecord, found: Contents) -> bool:
+        """Tell whether the image that is here stays as it is: whole, and its manifest not just one of ours."""
+        if any(digest not in self._content for digest in known.blobs()):
+            return False
+        if any(self._layers.get(layer.key) is None for layer in known.layers):
+            return False
+        named = {name.partition("@")[2] for name in self._catalog.names(known.id)}
+        return not found.layout or not named.isdisjoint(known.targets)
 
     def _names(self, found: Contents, image: Found, record: ImageRecord) -> tuple[list[str], list[str]]:
         """Return the tags and digest references that an image gets."""

@@ -15,21 +15,12 @@ from typing import Any
 from crishim.clock import NANOSECONDS, now
 from crishim.errors import DataLossError, InvalidArgumentError, ResourceExhaustedError
 from crishim.images.archive import changes
+from crishim.images.archive.api import Order
 from crishim.images.archive.contents import Contents, Found, digest_of, manifest_of
 from crishim.images.archive.packing import Opened, Read, gzipped
 from crishim.images.archive.spool import Spool
 from crishim.images.platform import Platform
 from crishim.images.settings import ImageSettings
-
-
-@dataclass(frozen=True, slots=True)
-class Order:
-    """What is wanted of the image: name, Dockerfile instructions, a comment, and a platform like linux/arm64/v8."""
-
-    name: str = ""
-    changes: tuple[str, ...] = ()
-    message: str = ""
-    platform: str = ""
 
 
 @dataclass(frozen=True, slots=True)

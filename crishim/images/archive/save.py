@@ -6,7 +6,6 @@ are asked for. A docker-archive's layers stay packed, which docker, podman, skop
 Blocking; meant for a thread. Sources: image-spec, image-layout.md; docker's image spec v1.2; pax(1) for the headers.
 """
 
-import enum
 import hashlib
 import json
 import tarfile
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from crishim.errors import DataLossError
+from crishim.images.archive.api import Form
 from crishim.images.archive.contents import IMAGE_NAME, REF_NAME
 from crishim.images.content import Content
 from crishim.images.manifest import DOCKER_MANIFEST, OCI_INDEX, OCI_MANIFEST
@@ -23,13 +23,6 @@ from crishim.images.records import ImageRecord
 _PIECE = 1 << 20
 _BLOCK = 512
 _RECORD = 20 * _BLOCK  # tar pads to this
-
-
-class Form(enum.Enum):
-    """What kind of archive."""
-
-    DOCKER = "docker-archive"
-    OCI = "oci-archive"
 
 
 @dataclass(frozen=True, slots=True)
