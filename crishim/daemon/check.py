@@ -250,7 +250,7 @@ def _processes(facts: HostFacts, config: Config) -> Iterator[Finding]:
         facts.memfd_exec,
         WARN,
         "runs from a sealed copy in memory",
-        "executable memfds are refused: the spawner runs from a read-only bind of its installation",
+        "executable memfds are refused: the spawner runs from a read-only mount only",
         "sysctl -w vm.memfd_noexec=1",
     )
 

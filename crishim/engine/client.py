@@ -29,7 +29,8 @@ from crishim.paths import Paths
 
 __all__ = ["Engine", "EngineSettings", "Exit", "Keeper", "StartError", "Started"]
 
-_BOOT = "from crishim.engine import spawner; spawner.main(int(sys.argv[1]), sys.argv[3:], int(sys.argv[2]))"
+_LOAD = "from crishim.engine import spawner"
+_MAIN = "spawner.main(int(sys.argv[1]), sys.argv[3:], int(sys.argv[2]))"
 _SOCKET = "keeper.sock"
 _END_SHOWS = 0.2
 
@@ -185,7 +186,7 @@ class Engine:
         os.set_inheritable(fd, True)
         self._ready = asyncio.get_running_loop().create_future()
         arguments = [str(fd), str(self._settings.layout.version), *group]
-        self._process = interpreter.start(_BOOT, arguments, (fd,))
+        self._process = interpreter.start(_LOAD, _MAIN, arguments, (fd,))
         theirs.close()
         self._spawner = Channel(ours, "spawner", self._on_event, self._on_spawner_gone)
         try:

@@ -1,9 +1,11 @@
 """How the spawner's interpreter is started so that no container can ever write to the host's (CVE-2019-5736).
 
-A process of the engine is for a moment inside a container before it execs, and /proc/<pid>/exe then names its
-executable. So the executable is a sealed memfd copy: writing to it is impossible, and the copy is nobody's file.
-Where the interpreter is a stub of a shared libpython, or vm.memfd_noexec refuses, it runs from a detached read-only
-bind of its installation instead. Nothing of the user's environment goes along; paths are passed in.
+A process of the engine is for a moment inside a container before it execs, and /proc/<pid>/exe and map_files then
+name its files. So all of them are loaded in a mount namespace of the spawner's own in which everything is read-only
+(`linux.mountns`); only then it moves to the host's mounts. Besides, the executable is a sealed memfd copy: writing to
+it is impossible, and the copy is nobody's file. There is no copy where the interpreter is a stub of a shared
+libpython, or where vm.memfd_noexec refuses; its files are read-only then like all libraries. Nothing of the user's
+environment goes along; paths are passed in.
 """
 
 import errno
@@ -12,9 +14,10 @@ import subprocess
 import sys
 import sysconfig
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from crishim.errors import InternalError
-from crishim.linux import calls
+from crishim.linux import mountns
 from crishim.linux.memfd import seal
 from crishim.log import get_logger
 
@@ -25,25 +28,62 @@ _MFD_EXEC = 0x10
 _REFUSALS = {errno.EACCES, errno.EPERM, errno.EBUSY}
 
 
-def start(code: str, arguments: Sequence[str], keep: Sequence[int]) -> subprocess.Popen[bytes]:
-    """Start a protected interpreter that runs `code` with `arguments` in sys.argv, inheriting the fds `keep`.
+def start(load: str, code: str, arguments: Sequence[str], keep: Sequence[int]) -> subprocess.Popen[bytes]:
+    """Start a protected interpreter, inheriting the fds `keep`.
+
+    Args:
+        load: statements that import all that is ever needed, run where everything is read-only.
+        code: statements that are run after the return to this process' mounts.
+        arguments: become sys.argv.
+        keep: fds that are inherited.
 
     Raises:
-        InternalError: neither way of protection works here; the text says why.
+        InternalError: it cannot be protected here; the text says why.
     """
-    if not _is_stub():
-        try:
-            return _from_memfd(code, arguments, keep)
-        except OSError as error:
-            if error.errno not in _REFUSALS:
-                raise  # a fault, not a refusal
-            log.warning("no sealed copy of the interpreter; it runs from a read-only bind", error=str(error))
+    # The namespace is that of a thread, which passes it on to its child and ends.
+    with ThreadPoolExecutor(1, "interpreter") as thread:
+        return thread.submit(_start, load, code, arguments, keep).result()
+
+
+def _start(load: str, code: str, arguments: Sequence[str], keep: Sequence[int]) -> subprocess.Popen[bytes]:
+    copy = -1 if _is_stub() else _copy_if_allowed()
+    own = [] if copy < 0 else [copy]
     try:
-        return _from_bind(code, arguments, keep)
+        own.append(os.open("/proc/thread-self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC))
+        own.append(os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
+        try:
+            mountns.make_read_only()
+        except OSError as error:
+            raise InternalError(
+                f"the spawner's interpreter cannot be protected: {error}; crishim needs CAP_SYS_ADMIN and a root "
+                "directory that is a mount"
+            ) from None
+        # A child closes what is not passed on before it execs, so the copy is passed, and the program closes it.
+        close = f"import os; os.close({copy}); " if copy >= 0 else ""
+        home = f"from crishim.linux import mountns; mountns.enter({own[-2]}, {own[-1]})"
+        return subprocess.Popen(
+            _command(f"{close}{load}; {home}; {code}", arguments, _search_path()),
+            executable=f"/proc/self/fd/{copy}" if copy >= 0 else executable(),
+            env=_environment(sys.base_prefix, shared=copy < 0),
+            stdin=subprocess.DEVNULL,
+            pass_fds=[*keep, *own],
+            cwd="/",
+            process_group=0,
+        )
+    finally:
+        for fd in own:
+            os.close(fd)
+
+
+def _copy_if_allowed() -> int:
+    """Return a sealed copy of the interpreter, or -1 where there can be none."""
+    try:
+        return _sealed_copy(executable())
     except OSError as error:
-        raise InternalError(
-            f"the spawner's interpreter cannot be protected: {error}; allow executable memfds (vm.memfd_noexec < 2)"
-        ) from None
+        if error.errno not in _REFUSALS:
+            raise  # a fault, not a refusal
+        log.warning("no sealed copy of the interpreter; it runs from a read-only mount", error=str(error))
+        return -1
 
 
 def executable() -> str:
@@ -72,25 +112,10 @@ def _command(code: str, arguments: Sequence[str], search: Sequence[str]) -> list
     return ["crishim-spawner", "-s", "-S", "-P", "-c", boot, *arguments]
 
 
-def _environment(home: str) -> dict[str, str]:
-    return {"PYTHONHOME": home, "LC_ALL": "C.UTF-8", "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
-
-
-def _from_memfd(code: str, arguments: Sequence[str], keep: Sequence[int]) -> subprocess.Popen[bytes]:
-    fd = _sealed_copy(executable())
-    try:
-        # The child closes what is not passed on before it execs, so the copy is passed, and the program closes it.
-        return subprocess.Popen(
-            _command(f"import os; os.close({fd}); {code}", arguments, _search_path()),
-            executable=f"/proc/self/fd/{fd}",
-            env=_environment(sys.base_prefix),
-            stdin=subprocess.DEVNULL,
-            pass_fds=[*keep, fd],
-            cwd="/",
-            process_group=0,
-        )
-    finally:
-        os.close(fd)
+def _environment(home: str, *, shared: bool = False) -> dict[str, str]:
+    """Return the environment; `shared`: a libpython may have to be found."""
+    environment = {"PYTHONHOME": home, "LC_ALL": "C.UTF-8", "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
+    return environment | {"LD_LIBRARY_PATH": f"{home}/lib"} if shared else environment
 
 
 def _sealed_copy(path: str) -> int:
@@ -105,25 +130,3 @@ def _sealed_copy(path: str) -> int:
             offset += os.sendfile(fd, source.fileno(), offset, size - offset)
     seal(fd, "the interpreter's copy")
     return fd
-
-
-def _from_bind(code: str, arguments: Sequence[str], keep: Sequence[int]) -> subprocess.Popen[bytes]:
-    prefix = sys.base_prefix
-    tree = calls.open_tree(calls.AT_FDCWD, prefix, calls.OPEN_TREE_CLONE | calls.AT_RECURSIVE)
-    try:
-        calls.mount_setattr(tree, "", calls.MOUNT_ATTR_RDONLY, 0, calls.MS_PRIVATE, recursive=True)
-        inside = f"/proc/self/fd/{tree}"
-        search = [path.replace(prefix, inside, 1) if path.startswith(prefix + "/") else path for path in _search_path()]
-        environment = _environment(inside) | {"LD_LIBRARY_PATH": f"{inside}/lib"}
-        program = os.path.relpath(executable(), prefix)
-        return subprocess.Popen(
-            _command(code, arguments, search),
-            executable=f"{inside}/{program}",
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            pass_fds=[*keep, tree],
-            cwd="/",
-            process_group=0,
-        )
-    finally:
-        os.close(tree)

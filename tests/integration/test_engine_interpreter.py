@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from crishim.engine import interpreter
-from crishim.linux import memfd
+from crishim.errors import InternalError
+from crishim.linux import memfd, mountns
 
 WRITE_AND_SEAL = 0x8 | 0x1
 SHOW = (
@@ -27,7 +28,7 @@ def test_a_static_interpreter_runs_from_a_sealed_memfd(monkeypatch: pytest.Monke
     reading, writing = os.pipe()
     real: Any = subprocess.Popen
     monkeypatch.setattr(subprocess, "Popen", lambda *a, **k: real(*a, stdout=writing, **k))
-    process = interpreter.start(SHOW, (), ())
+    process = interpreter.start("pass", SHOW, (), ())
     os.close(writing)
     with open(reading, encoding="utf-8") as file:
         exe, seals, fds = file.read().splitlines()
@@ -46,7 +47,7 @@ def test_a_fault_is_not_taken_for_a_refusal(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(interpreter, "_sealed_copy", broken)
     with pytest.raises(FileNotFoundError):
-        interpreter.start("pass", (), ())
+        interpreter.start("pass", "pass", (), ())
 
 
 @pytest.fixture
@@ -94,4 +95,32 @@ def test_the_engine_starts_also_without_a_sealed_copy(monkeypatch: pytest.Monkey
         raise OSError(errno.EBUSY, "seal the interpreter's copy")
 
     monkeypatch.setattr(interpreter, "_sealed_copy", busy)
-    assert interpreter.start("pass", (), ()).wait() == 0
+    assert interpreter.start("pass", "pass", (), ()).wait() == 0
+
+
+def test_what_is_loaded_is_on_read_only_mounts_and_the_host_has_none_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a stub of a shared libpython starts: the executable itself is on such a mount."""
+    monkeypatch.setattr(interpreter, "_is_stub", lambda: True)
+    load = (
+        "import os; fd = os.open('/', os.O_RDONLY); mine = os.readlink('/proc/self/ns/mnt'); "
+        "inside = os.fstatvfs(fd).f_flag & os.ST_RDONLY"
+    )
+    code = (
+        "exe = os.fstatvfs(os.open('/proc/self/exe', 0)).f_flag & os.ST_RDONLY; "
+        "outside = os.readlink('/proc/self/ns/mnt'); "
+        f"os._exit(0 if inside and exe and mine != outside == {os.readlink('/proc/self/ns/mnt')!r} else 3)"
+    )
+    before = os.stat("/proc/self/ns/mnt").st_ino, os.statvfs("/").f_flag
+    assert interpreter.start(load, code, (), ()).wait() == 0
+    assert (os.stat("/proc/self/ns/mnt").st_ino, os.statvfs("/").f_flag) == before
+
+
+def test_a_refused_namespace_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused() -> None:
+        raise OSError(errno.EINVAL, "mount_setattr /")
+
+    monkeypatch.setattr(mountns, "make_read_only", refused)
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(InternalError, match=r"cannot be protected: .*mount_setattr /; crishim needs CAP_SYS_ADMIN"):
+        interpreter.start("pass", "pass", (), ())
+    assert len(os.listdir("/proc/self/fd")) == len(before)

@@ -94,3 +94,33 @@ async def test_ended_keepers_are_reaped(lab: Lab) -> None:
         async with lab.pod() as pod:
             pid = pod.keeper.pid
         await until(lambda pid=pid: not os.path.exists(f"/proc/{pid}"))  # type: ignore[misc]
+
+
+@scenario
+async def test_every_file_that_the_engine_maps_is_on_a_read_only_mount(lab: Lab) -> None:
+    async with lab.pod() as pod:
+        for pid in (lab.engine.spawner_pid, pod.keeper.pid):
+            held = {}
+            for entry in Path(f"/proc/{pid}/map_files").iterdir():
+                target = os.readlink(entry)
+                if target.startswith("/") and not target.startswith(("/memfd:", "/dev/zero")):
+                    fd = os.open(entry, os.O_RDONLY)  # never for writing: these are the host's files
+                    held[target] = os.fstatvfs(fd).f_flag & os.ST_RDONLY
+                    os.close(fd)
+            assert any("/libc" in path for path in held)
+            assert [path for path, read_only in held.items() if not read_only] == []
+            # it has returned: the host's mounts are what it sees and works on
+            assert os.readlink(f"/proc/{pid}/ns/mnt") == os.readlink("/proc/self/ns/mnt")
+            assert os.path.samefile(f"/proc/{pid}/root", "/")
+            for link in ("root", "cwd"):
+                fd = os.open(f"/proc/{pid}/{link}", os.O_PATH)
+                mine = os.open("/", os.O_PATH)
+                assert mount_id(fd) == mount_id(mine)
+                os.close(fd)
+                os.close(mine)
+
+
+def mount_id(fd: int) -> str:
+    return next(
+        line for line in Path(f"/proc/self/fdinfo/{fd}").read_text(encoding="ascii").split("\n") if "mnt_id" in line
+    )
