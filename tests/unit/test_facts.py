@@ -2,12 +2,13 @@
 
 import os
 import platform
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from crishim import codec
-from crishim.linux import facts, probes
+from crishim.linux import calls, facts, probes
 from crishim.linux.facts import HostFacts, parse_version
 
 
@@ -19,12 +20,24 @@ def test_version(release: str, version: tuple[int, int]) -> None:
     assert parse_version(release) == version
 
 
+def state_of_thread() -> tuple[set[str], str, str]:
+    texts = [Path(f"/proc/thread-self/{name}").read_text(encoding="utf-8") for name in ("mountinfo", "oom_score_adj")]
+    return set(os.listdir("/proc/thread-self/fd")), texts[0], texts[1]
+
+
+def probe_in_own_mounts() -> tuple[HostFacts, tuple[set[str], str, str], tuple[set[str], str, str]]:
+    """Probe where no other program of the machine mounts anything meanwhile."""
+    calls.unshare(calls.CLONE_NEWNS)
+    calls.mount("none", "/", "", calls.MS_REC | calls.MS_PRIVATE)
+    before = state_of_thread()
+    return facts.probe(), before, state_of_thread()
+
+
 def test_probing_finds_this_host_and_leaves_nothing() -> None:
-    before = set(os.listdir("/proc/self/fd")), Path("/proc/self/mountinfo").read_text(encoding="utf-8")
-    score = Path("/proc/self/oom_score_adj").read_text(encoding="utf-8")
+    with ThreadPoolExecutor(1) as thread:
+        _, before, after = thread.submit(probe_in_own_mounts).result()
+    assert after == before
     found = facts.probe()
-    assert (set(os.listdir("/proc/self/fd")), Path("/proc/self/mountinfo").read_text(encoding="utf-8")) == before
-    assert Path("/proc/self/oom_score_adj").read_text(encoding="utf-8") == score
     assert found.kernel == platform.release()
     assert found.machine == platform.machine()
     assert found.memory_total > 1 << 20
