@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from crishim.codec import to_value
-from crishim.engine import interpreter, wire
+from crishim.engine import interpreter, spare, wire
 from crishim.engine.channel import Channel
 from crishim.engine.keeper import journal
 from crishim.engine.keepers import Exit, Keeper, Started, StartError, journalled
@@ -108,7 +108,8 @@ class Engine:
         ours, theirs = wire.pair()
         keeper = Keeper(plan.pod_id, ours)
         try:
-            await self._send({"op": "keeper", "plan": to_value(plan, full=True)}, (theirs.fileno(),))
+            document = to_value(plan, full=True)
+            await self._send({"op": spare.operation(document), "plan": document}, (theirs.fileno(),))
             theirs.close()
             await keeper.greeted(self._settings.greeting_deadline)
         except BaseException:

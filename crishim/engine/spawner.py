@@ -5,7 +5,8 @@ else, freezes the garbage collector, and then forks keepers and extraction child
 the daemon's socket; keepers go on.
 
 ```
-daemon ── keeper {plan} + [control]            ─►  a spare keeper, or a fork, serves `control`
+daemon ── spare {plan} + [control]             ─►  a spare keeper, or a fork, serves `control`
+       ── keeper {plan} + [control]            ─►  the same, for a pod that no spare keeper fits: always a fork
        ── extract {options} + [tar, dir, report] ─►  fork: extraction, reports on `report`
 ```
 Spare keepers wait with everything done that needs no plan (namespaces, sockets, shared memory); one is forked
@@ -24,9 +25,11 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
-from crishim.engine import wire
+from crishim.engine import spare, wire
 from crishim.engine.execute import extract
+from crishim.engine.execute.container import forget_imports
 from crishim.engine.execute.report import describe
+from crishim.engine.keeper import births
 from crishim.engine.keeper import main as keeper
 from crishim.linux import calls
 from crishim.linux.cgroups import apply as cgroups
@@ -47,10 +50,12 @@ def main(control_fd: int, group: list[str], version: int) -> None:
     calls.set_name("crishim-spawner")
     calls.set_title("crishim-spawner")
     calls.prctl(calls.PR_SET_DUMPABLE, 0)
+    births.prepare()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     cgroups.join_self(group, version)
+    forget_imports()
     gc.collect()
     gc.disable()
     gc.freeze()
@@ -74,23 +79,23 @@ class Spawner:
             while True:
                 while len(self._spares) < self._wanted and not self._ready.poll(0):
                     self._add_spare()
-                message, fds = wire.receive(self._control)
-                if message["op"] != "keeper" or not self._use_spare(message, fds):
-                    self._fork(message, fds)
+                packet, fds = wire.receive_packet(self._control)
+                if not packet.startswith(spare.MARK) or not self._use_spare(packet, fds):
+                    self._fork(wire.decode(packet, fds), fds)
                 wire.close_all(fds)
         except wire.ClosedError:
             return
 
-    def _use_spare(self, message: wire.Message, fds: list[int]) -> bool:
-        """Hand a pod to a spare keeper; False if there is none that fits."""
-        while self._spares and keeper.fits_spare(message["plan"]):
-            spare = self._spares.pop(0)
+    def _use_spare(self, packet: bytes, fds: list[int]) -> bool:
+        """Hand a pod to a spare keeper; False if there is none."""
+        while self._spares:
+            waiting = self._spares.pop(0)
             try:
-                wire.send(spare, message, fds)
+                wire.send_packet(waiting, packet, fds)
             except wire.ClosedError:
                 continue  # it was killed while it waited
             finally:
-                spare.close()
+                waiting.close()
             return True
         return False
 
@@ -106,9 +111,7 @@ class Spawner:
             ours.close()
             _end_after(lambda: keeper.wait_as_spare(theirs), "spare keeper")
         theirs.close()
-        try:
-            wire.receive(ours)
-        except wire.ClosedError:
+        if not ours.recv(16):
             self._wanted = 0  # this kernel, or this machine now, cannot have any: pods are forked when asked for
             ours.close()
             return
@@ -123,21 +126,20 @@ class Spawner:
         if pid:
             return
         self._leave()
-        if message["op"] == "keeper":
+        if message["op"] != "extract":
             _end_after(lambda: keeper.run(message["plan"], _socket.socket(fileno=fds[0])), "keeper")
         _end_after(lambda: extract.run(fds[0], fds[1], fds[2], message["options"]), "extraction")
 
     def _leave(self) -> None:
         """Close, in a child, what belongs to the spawner."""
         self._control.close()
-        for spare in self._spares:
-            spare.close()
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        for waiting in self._spares:
+            waiting.close()
 
 
 def _refuse(message: wire.Message, fds: list[int], error: OSError) -> None:
     """Report a failed fork where the child would have reported."""
-    if message["op"] == "keeper":
+    if message["op"] != "extract":
         sock = _socket.socket(fileno=os.dup(fds[0]))
         wire.send(sock, {"event": "failed", **describe("fork", error)})
         sock.close()

@@ -7,11 +7,11 @@ for an ordinary request. Out of scope: images and networks.
 
 import asyncio
 import os
-import shutil
 import time
 
 from crishim.engine.client import Engine, EngineSettings, Exit
 from crishim.engine.plan import types
+from crishim.images.trees import remove_tree
 from crishim.linux.cgroups import apply as cgroups
 from crishim.linux.cgroups.layout import detect
 from crishim.paths import Paths
@@ -86,7 +86,7 @@ class CrishimEngine:
         await keeper.ack(ended.seq)
         await keeper.stop()
         engine.remove_pod(self.pod.pod_id, _group(self.pod, self.cage))
-        shutil.rmtree(top)
+        remove_tree(top)
         return ended
 
 

@@ -15,12 +15,12 @@ Several connections may exist (an old daemon's that is not closed yet, a new one
 request that fails is answered with `error`, never ends the keeper.
 """
 
+import _signal  # type: ignore[import-not-found]  # what `signal` wraps in enums, which cost many page copies
 import _socket
 import os
-import signal
 from typing import Any
 
-from crishim.engine import wire
+from crishim.engine import spare, wire
 from crishim.engine.execute.report import StepError, describe
 from crishim.engine.keeper import pod as pods
 from crishim.engine.keeper.children import Children
@@ -33,8 +33,6 @@ from crishim.linux import calls
 
 SOCKET = "keeper.sock"
 JOURNAL = "journal"
-SPARE_NAMESPACES = ("net", "ipc", "uts")
-SPARE_SHM_SIZE = 64 * 1024 * 1024
 _STOP_PATIENCE = 10.0
 
 
@@ -58,11 +56,11 @@ def wait_as_spare(spawner: _socket.socket) -> None:
     calls.set_name("crishim-spare")
     calls.set_title("crishim-keeper (spare)")
     become()
-    pod = pods.prepare(SPARE_NAMESPACES, SPARE_SHM_SIZE, "")
+    pod = pods.prepare(spare.NAMESPACES, spare.SHM_SIZE, "")
     if not pods.can_clone(pod.shm):
         return
     try:
-        wire.send(spawner, {"event": "spare"})
+        spawner.send(b"ready")
         message, fds = wire.receive(spawner)
     except wire.ClosedError:
         return
@@ -70,19 +68,14 @@ def wait_as_spare(spawner: _socket.socket) -> None:
     _serve(message["plan"], _socket.socket(fileno=fds[0]), pod)
 
 
-def fits_spare(plan: dict[str, Any]) -> bool:
-    """Tell whether a spare keeper has just what this pod wants."""
-    return tuple(plan["namespaces"]) == SPARE_NAMESPACES and plan["shm_size"] == SPARE_SHM_SIZE
-
-
 def become() -> None:
     """Take on a keeper's properties: own session, subreaper, nothing can look into it, quiet signals."""
     os.setsid()
     calls.prctl(calls.PR_SET_CHILD_SUBREAPER, 1)
     calls.prctl(calls.PR_SET_DUMPABLE, 0)
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+    _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
+    for number in (_signal.SIGINT, _signal.SIGHUP, _signal.SIGTERM):
+        _signal.signal(number, _signal.SIG_IGN)
 
 
 def _serve(plan: dict[str, Any], control: _socket.socket, pod: pods.Pod) -> None:

@@ -123,7 +123,7 @@ def parse(mountinfo: str, membership: str, available: str = "") -> Layout:
                 legacy.update(dict.fromkeys(controllers, found))
     ordered = tuple(dict.fromkeys(legacy[name] for name in USED if name in legacy))
     if ordered:
-        return Layout(1, ordered, unified)
+        return Layout(1, ordered)
     if unified is None or not unified.controllers:
         raise FailedPreconditionError(
             "no control groups with controllers are mounted; mount cgroup2 on /sys/fs/cgroup (see cgroups(7))"
