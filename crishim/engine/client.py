@@ -4,12 +4,14 @@ Only mechanism: which pod, when and why is decided in `pods/`. What a pod leaves
 directory) is removed by one function, whether its keeper ended as told, died, or never came to be.
 """
 
+import _socket
 import asyncio
 import contextlib
 import json
 import os
 import shutil
 import subprocess
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -32,6 +34,8 @@ __all__ = ["Engine", "EngineSettings", "Exit", "Keeper", "StartError", "Started"
 _BOOT = "from crishim.engine import spawner; spawner.main(int(sys.argv[1]), sys.argv[3:], int(sys.argv[2]))"
 _SOCKET = "keeper.sock"
 _END_SHOWS = 0.2
+SPARES = 2
+_SPARE_DELAY = 0.006
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +60,9 @@ class Engine:
         self._process: Any = None
         self._ready: asyncio.Future[int] | None = None
         self._replacing = asyncio.Lock()
+        self._spares: deque[_socket.socket] = deque()
+        self._spares_wanted = SPARES
+        self._spares_coming = 0
         self.spawner_pid = 0
 
     async def start(self) -> None:
@@ -78,6 +85,8 @@ class Engine:
         if self._spawner is not None:
             spawner, self._spawner = self._spawner, None
             spawner.close()
+        while self._spares:
+            self._spares.pop().close()
         if self._process is not None:
             await asyncio.to_thread(self._process.wait)
             self._process = None
@@ -88,12 +97,37 @@ class Engine:
         Raises:
             StartError: which step failed; nothing is left.
         """
+        while self._spares and spare.fits(plan.namespaces, plan.shm_size):
+            with contextlib.suppress(UnavailableError):  # it was killed while it waited
+                return await self._use_spare(plan)
         try:
             return await self._start_keeper(plan)
         except UnavailableError:
             if not await self._spawner_died():
                 raise
             return await self._start_keeper(plan)  # the spawner died with the request in its hands
+
+    async def _use_spare(self, plan: PodPlan) -> Keeper:
+        """Give the pod to a spare keeper; another one is asked for when this start is likely to be over."""
+        keeper = Keeper(plan.pod_id, self._spares.popleft())
+        asyncio.get_running_loop().call_later(_SPARE_DELAY if self._spares else 0, self._ask_for_spares)
+        try:
+            os.makedirs(plan.directory, 0o711, exist_ok=True)
+            keeper.be(to_value(plan, full=True))
+            await keeper.greeted(self._settings.greeting_deadline)
+        except BaseException:
+            await self._give_up(keeper, plan)
+            raise
+        return keeper
+
+    def _ask_for_spares(self) -> None:
+        """Let the spawner fork what is missing; it need not be there, or answer."""
+        while self._spawner is not None and len(self._spares) + self._spares_coming < self._spares_wanted:
+            try:
+                self._spawner.send({"op": "spare"})
+            except UnavailableError:
+                return
+            self._spares_coming += 1
 
     async def _spawner_died(self) -> bool:
         """Tell whether the spawner has ended; what it held is closed a moment before its end can be seen."""
@@ -108,8 +142,7 @@ class Engine:
         ours, theirs = wire.pair()
         keeper = Keeper(plan.pod_id, ours)
         try:
-            document = to_value(plan, full=True)
-            await self._send({"op": spare.operation(document), "plan": document}, (theirs.fileno(),))
+            await self._send({"op": "keeper", "plan": to_value(plan, full=True)}, (theirs.fileno(),))
             theirs.close()
             await keeper.greeted(self._settings.greeting_deadline)
         except BaseException:
@@ -194,9 +227,15 @@ class Engine:
                 self.spawner_pid = await self._ready
         except TimeoutError:
             raise InternalError("the spawner does not come up") from None
+        self._spares_coming = 0
+        self._ask_for_spares()
 
     def _on_event(self, message: wire.Message, fds: list[int]) -> None:
-        wire.close_all(fds)
+        if message.get("event") == "spare":
+            self._spares_coming -= 1
+            if not fds:
+                self._spares_wanted = 0
+        self._spares.extend(_socket.socket(fileno=fd) for fd in fds)
         if message.get("event") == "ready" and self._ready is not None and not self._ready.done():
             self._ready.set_result(message["pid"])
 

@@ -87,6 +87,10 @@ class Keeper:
         self._gone = asyncio.Event()
         self._channel = Channel(sock, f"keeper of pod {pod_id[:13]}", self._on_event, self._on_close)
 
+    def be(self, plan: dict[str, Any]) -> None:
+        """Tell a spare keeper whose it is; UnavailableError if it is gone."""
+        self._channel.send({"plan": plan})
+
     async def greeted(self, deadline: float) -> None:
         """Wait for the keeper's hello.
 

@@ -89,7 +89,7 @@ class Vfork:
         self._body: Callable[[], Program | None] = _nothing
         self._failed: Callable[[int], None] = _ignored
         self._arguments: object = None
-        self._left = False
+        self._left = self._prepared = False
 
     def start(
         self, flags: int, body: Callable[[], Program | None], failed: Callable[[int], None]
@@ -102,11 +102,12 @@ class Vfork:
             failed: run in the child with execve's errno, if that fails; it ends with `STATUS` then.
         """
         self._body, self._failed, self._left = body, failed, False
-        first = self._prepare()
+        self.prepare()
+        self._prepared = False
         pidfd = ctypes.c_int(-1)
         flags |= CLONE_PIDFD | _CLONE_VM | _CLONE_VFORK | _SIGCHLD
         top = self._base + _SIZE
-        pid = self._clone(self._setcontext, top, flags, first, ctypes.addressof(pidfd), None, None)
+        pid = self._clone(self._setcontext, top, flags, ctypes.addressof(self._contexts[0]), ctypes.addressof(pidfd), None, None)
         if pid < 0:
             raise OSError(ctypes.get_errno(), f"clone flags={flags:#x}")
         if not self._left:
@@ -114,8 +115,11 @@ class Vfork:
         self._body, self._failed, self._arguments = _nothing, _ignored, None
         return pid, pidfd.value
 
-    def _prepare(self) -> int:
-        """Make the chain anew, from its end; return the address of its first context."""
+    def prepare(self) -> None:
+        """Make the chain anew, from its end, if that was not done since the last child."""
+        if self._prepared:
+            return
+        self._prepared = True
         body, execve, failed, leave = self._contexts
         run, report = map(_address, self._callbacks)
         base = self._base
@@ -123,7 +127,6 @@ class Vfork:
         self._make(failed, base + _SMALL, _FAILED, leave, report)
         self._make(execve, base + _SMALL + _FAILED, _SMALL, leave, self._exit, STATUS)
         self._make(body, base + 2 * _SMALL + _FAILED, _BODY, execve, run)
-        return ctypes.addressof(body)
 
     def _make(
         self, context: _Context, stack: int, size: int, link: _Context | None, function: int, *arguments: object

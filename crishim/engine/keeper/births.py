@@ -24,6 +24,12 @@ def prepare() -> None:
         _place.append(vfork.Vfork())
 
 
+def ready() -> None:
+    """Do ahead of need what `share` can have done."""
+    for place in _place:
+        place.prepare()
+
+
 class Birth:
     """A process that was just made.
 

@@ -88,7 +88,7 @@ Answer = Callable[..., None]
 class Containers:
     """Starts, signals and ends containers.
 
-    `on_exit` gets the fields of each end's journal entry; `on_gone` is called when one is let go of, ran it or not.
+    `place` is an empty directory on which roots are attached. `on_exit` gets the fields of each end's journal entry; `on_gone` is called when one is let go of, ran it or not.
     """
 
     def __init__(
@@ -96,14 +96,13 @@ class Containers:
         loop: Loop,
         children: Children,
         shm: int | str,
-        place: str,
         on_exit: Callable[[dict[str, Any]], None],
         on_gone: Callable[[], None],
     ) -> None:
         self._loop = loop
         self._children = children
         self._shm = shm
-        self._place = place
+        self.place = ""
         self._on_exit = on_exit
         self._reaper: Child | None = None
         self._on_gone = on_gone
@@ -184,7 +183,7 @@ class Containers:
     def _birth(self, plan: dict[str, Any], container: Container, stdio: tuple[int, int, int]) -> births.Birth:
         mode = plan["pid"]
         if mode == "new" and births.can_share(plan):
-            return births.share(plan, calls.CLONE_NEWNS | calls.CLONE_NEWPID, stdio, self._shm, self._place)
+            return births.share(plan, calls.CLONE_NEWNS | calls.CLONE_NEWPID, stdio, self._shm, self.place)
         namespace = screen = born_in = -1
         flags = calls.CLONE_NEWNS
         try:
@@ -195,7 +194,7 @@ class Containers:
             elif mode != "host":
                 namespace = join_pid_namespace(self._pid_target(mode))
             born_in = unified(container.group)
-            return births.copy(plan, flags, stdio, self._shm, self._place, born_in=born_in, screen=screen)
+            return births.copy(plan, flags, stdio, self._shm, self.place, born_in=born_in, screen=screen)
         finally:
             if namespace >= 0:
                 leave_pid_namespace(namespace)
@@ -224,7 +223,7 @@ class Containers:
         """Return the pidfd of the process whose PID namespace is shared."""
         if mode == "pod":
             if self._reaper is None or self._reaper.pidfd < 0:
-                self._reaper = reaper.start(self._children, self._place)
+                self._reaper = reaper.start(self._children, self.place)
             return self._reaper.pidfd
         target = self.running(mode.partition(":")[2])
         if target is None:

@@ -22,6 +22,7 @@ from typing import Any
 
 from crishim.engine import spare, wire
 from crishim.engine.execute.report import StepError, describe
+from crishim.engine.keeper import births
 from crishim.engine.keeper import pod as pods
 from crishim.engine.keeper.children import Children
 from crishim.engine.keeper.connection import Connection
@@ -44,14 +45,15 @@ def run(plan: dict[str, Any], control: _socket.socket) -> None:
     except OSError as error:
         wire.send(control, {"event": "failed", **describe("pod", error)})
         return
-    _serve(plan, control, pod)
+    _serve(plan, control, Keeper(pod))
 
 
-def wait_as_spare(spawner: _socket.socket) -> None:
+def wait_as_spare(control: _socket.socket) -> None:
     """Be a keeper without a pod: everything that needs no plan is done, then the plan is waited for.
 
-    Ends when the spawner does. A kernel that cannot clone a detached mount needs the pod's directory first, so
-    there a spare is of no use, and it says so by ending.
+    The other end of `control` is first the spawner's, which hears that the spare is ready, then the daemon's. It ends
+    when that does. A kernel that cannot clone a detached mount needs the pod's directory first, so there a spare is of
+    no use, and it says so by ending.
     """
     calls.set_name("crishim-spare")
     calls.set_title("crishim-keeper (spare)")
@@ -59,13 +61,14 @@ def wait_as_spare(spawner: _socket.socket) -> None:
     pod = pods.prepare(spare.NAMESPACES, spare.SHM_SIZE, "")
     if not pods.can_clone(pod.shm):
         return
+    keeper = Keeper(pod)
+    births.ready()
     try:
-        spawner.send(b"ready")
-        message, fds = wire.receive(spawner)
-    except wire.ClosedError:
+        control.send(b"ready")
+        message, _ = wire.receive(control)
+    except (wire.ClosedError, BrokenPipeError):
         return
-    spawner.close()
-    _serve(message["plan"], _socket.socket(fileno=fds[0]), pod)
+    _serve(message["plan"], control, keeper)
 
 
 def become() -> None:
@@ -78,12 +81,12 @@ def become() -> None:
         _signal.signal(number, _signal.SIG_IGN)
 
 
-def _serve(plan: dict[str, Any], control: _socket.socket, pod: pods.Pod) -> None:
+def _serve(plan: dict[str, Any], control: _socket.socket, keeper: "Keeper") -> None:
     calls.set_name(f"crishim-{plan['pod_id'][:7]}")
     calls.set_title(f"crishim-keeper {plan['pod_id']}")
     try:
         pods.complete(plan)
-        keeper = Keeper(plan, pod)
+        keeper.take(plan)
     except (OSError, StepError) as error:
         wire.send(control, {"event": "failed", **describe("pod", error)})
         return
@@ -93,17 +96,23 @@ def _serve(plan: dict[str, Any], control: _socket.socket, pod: pods.Pod) -> None
 class Keeper:
     """Serves connections and owns the pod's containers."""
 
-    def __init__(self, plan: dict[str, Any], pod: pods.Pod) -> None:
-        self._pod_id: str = plan["pod_id"]
-        self._group: dict[str, Any] = plan["cgroup"]
+    def __init__(self, pod: pods.Pod) -> None:
+        self._pod_id = ""
         self._pod = pod
         self._loop = Loop()
-        self._journal = Journal(f"{plan['directory']}/{JOURNAL}")
+        self._journal: Journal
         children = Children(self._loop)
-        self._containers = Containers(self._loop, children, pod.shm, plan["empty"], self._on_exit, self._leave)
+        self._containers = Containers(self._loop, children, pod.shm, self._on_exit, self._leave)
         self._execs = Execs(self._loop, children, self._containers)
         self._connections: list[Connection] = []
         self._stopping: list[tuple[Connection, wire.Message]] = []
+        self._listener: _socket.socket
+
+    def take(self, plan: dict[str, Any]) -> None:
+        """Be this pod's."""
+        self._pod_id = plan["pod_id"]
+        self._containers.place = plan["empty"]
+        self._journal = Journal(f"{plan['directory']}/{JOURNAL}")
         self._listener = wire.listen(plan["directory"], SOCKET)
         self._listener.setblocking(False)
         self._loop.add(self._listener.fileno(), self._accept)
