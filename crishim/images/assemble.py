@@ -9,7 +9,8 @@ names for the collector.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +26,7 @@ from crishim.images.registry.client import Repository
 from crishim.images.registry.transport import Cancel
 from crishim.images.settings import ImageSettings
 from crishim.images.settle import mark_opaque, root_differs, settle, stands_alone
-from crishim.images.threads import in_thread
+from crishim.images.threads import in_thread, through, wait_out
 from crishim.images.unpack import unpack
 
 _RENAMES = 1000  # parents that are links in the layers below
@@ -117,8 +118,7 @@ class Assembler:
         finally:
             for task in tasks:
                 task.cancel()
-            if tasks:
-                await asyncio.wait(tasks)
+            await wait_out(tasks)
         return await self._stack(parts)
 
     # --- side by side --------------------------------------------------------------------------------------------
@@ -159,7 +159,8 @@ class Assembler:
                 self._content.note(blob.digest, blob.size)
             except asyncio.CancelledError:
                 fetch.cancel.set()
-                await asyncio.wait([running])
+                with contextlib.suppress(asyncio.CancelledError):
+                    await wait_out([running])
                 if running.exception() is None:
                     self._content.note(blob.digest, blob.size)
                 raise
@@ -170,18 +171,24 @@ class Assembler:
 
     async def _unpack(self, part: Part) -> None:
         """Unpack a layer by itself and publish it, or keep it as loose."""
-        path, report = await self._extract(part, {})
-        try:
-            if stands_alone(report):
-                await in_thread("settle", lambda: mark_opaque(path, report))
-                self._layers.publish(path, part.diff_id, part.diff_id, report)
+        made = _Loose(*await self._extract(part, {}))
+        with self._discarding(lambda: made.path, part):
+            if stands_alone(made.report):
+                await through("settle", lambda: mark_opaque(made.path, made.report))
+                self._layers.publish(made.path, part.diff_id, part.diff_id, made.report)
             else:
-                self._loose[part.diff_id] = _Loose(path, report)
+                self._loose[part.diff_id] = made
+
+    @contextlib.contextmanager
+    def _discarding(self, path: Callable[[], str], part: Part) -> Iterator[None]:
+        """Delete the directory `path()` if what is done with it fails, and say what a failure of the disk means."""
+        try:
+            yield
         except OSError as error:
-            self._layers.discard(path)
+            self._layers.discard(path())
             raise disk_error(error, f"layer {part.diff_id}") from None
         except BaseException:
-            self._layers.discard(path)
+            self._layers.discard(path())
             raise
 
     async def _extract(self, part: Part, renames: Mapping[str, str]) -> tuple[str, Mapping[str, Any]]:
@@ -242,28 +249,21 @@ class Assembler:
         return record
 
     async def _settle(self, part: Part, paths: list[str]) -> None:
-        loose = self._loose.pop(part.diff_id, None)
-        path, report = (loose.path, loose.report) if loose else await self._extract(part, {})
+        made = self._loose.pop(part.diff_id, None) or _Loose(*await self._extract(part, {}))
         renames: dict[str, str] = {}
-        try:
+        with self._discarding(lambda: made.path, part):
             while True:
-                current, found = path, report
-                more, size, inodes = await in_thread("settle", lambda: settle(current, found, paths))  # noqa: B023  awaited
+                current = made
+                more, size, inodes = await through("settle", lambda: settle(current.path, current.report, paths))  # noqa: B023  awaited
                 if not more:
                     break
                 _check_rounds(renames, more, part)
                 renames |= more
-                self._layers.discard(path)
-                path, report = await self._extract(part, renames)
-            await in_thread("settle", lambda: mark_opaque(path, report))
-            whole = {**report, "bytes": report["bytes"] + size, "inodes": report["inodes"] + inodes}
-            self._layers.publish(path, part.chain_key, part.diff_id, whole)
-        except OSError as error:
-            self._layers.discard(path)
-            raise disk_error(error, f"layer {part.diff_id}") from None
-        except BaseException:
-            self._layers.discard(path)
-            raise
+                self._layers.discard(made.path)
+                made = _Loose(*await self._extract(part, renames))
+            await through("settle", lambda: mark_opaque(made.path, made.report))
+            whole = {**made.report, "bytes": made.report["bytes"] + size, "inodes": made.report["inodes"] + inodes}
+            self._layers.publish(made.path, part.chain_key, part.diff_id, whole)
 
 
 def _check_rounds(renames: Mapping[str, str], more: Mapping[str, str], part: Part) -> None:
@@ -300,7 +300,7 @@ async def _all(halves: Sequence["asyncio.Future[None]"]) -> None:
     finally:
         for half in halves:
             half.cancel()
-        await asyncio.wait(halves)
+        await wait_out(halves)
     failures = [half.exception() for half in halves if not half.cancelled() and half.exception() is not None]
     for failure in sorted(failures, key=lambda f: isinstance(f, AbortedError)):
         if failure is not None:

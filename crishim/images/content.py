@@ -19,10 +19,11 @@ _FULL = frozenset({28, 122, 27})  # ENOSPC, EDQUOT, EFBIG
 
 
 def disk_error(error: OSError, what: str) -> CrishimError:
-    """Return what a failed write means to the caller."""
+    """Return what a failed write means to the caller; the path that failed is named where the system call had one."""
     if error.errno in _FULL:
         return ResourceExhaustedError(f"{what}: {error.strerror}: free space on the image file system")
-    return InternalError(f"{what}: {error.strerror}")
+    where = f" ({os.fsdecode(error.filename)})" if isinstance(error.filename, str | bytes) else ""
+    return InternalError(f"{what}: {error.strerror}{where}")
 
 
 class Content:

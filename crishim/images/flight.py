@@ -9,6 +9,8 @@ import asyncio
 from collections.abc import Callable, Coroutine, Hashable
 from typing import Any, Generic, TypeVar
 
+from crishim.images.threads import wait_out
+
 T = TypeVar("T")
 
 
@@ -43,7 +45,7 @@ class Shared(Generic[T]):
             if flight.waiters == 1 and not flight.task.done():
                 flight.ending = True
                 flight.task.cancel()
-                await asyncio.wait([flight.task])
+                await wait_out([flight.task])
             raise
         finally:
             flight.waiters -= 1

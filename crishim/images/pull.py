@@ -28,7 +28,7 @@ from crishim.images.platform import Platform, rank
 from crishim.images.records import ImageLayer, ImageRecord, chain_ids
 from crishim.images.registry.client import Repository
 from crishim.images.registry.transport import Cancel
-from crishim.images.threads import in_thread
+from crishim.images.threads import in_thread, through
 
 T = TypeVar("T")
 _NESTED = 4  # indexes within indexes
@@ -102,9 +102,7 @@ class Pull:
             self._progress.pins |= {part.blob.digest, part.diff_id, part.chain_key}
         records = await self._assembler.assemble(parts, self._repository, self._progress.count)
         documents = (*choice.targets, manifest.config.digest)
-        await self._blocking(lambda: self._store(documents))
-        for digest in documents:
-            self._content.note(digest, len(self._progress.documents[digest]))
+        await self._store(documents)
         return ImageRecord(
             id=manifest.config.digest,
             layers=tuple(
@@ -175,9 +173,20 @@ class Pull:
         self._progress.pins.add(digest)
         self._progress.documents[digest] = data
 
-    def _store(self, digests: tuple[str, ...]) -> None:
-        for digest in digests:
-            self._content.put(digest, self._progress.documents[digest])
+    async def _store(self, digests: tuple[str, ...]) -> None:
+        """Store small blobs; those that were stored are known also if the next fails, so that they are collected."""
+        stored: list[str] = []
+
+        def put() -> None:
+            for digest in digests:
+                self._content.put(digest, self._progress.documents[digest])
+                stored.append(digest)
+
+        try:
+            await through("store", put)
+        finally:
+            for digest in stored:
+                self._content.note(digest, len(self._progress.documents[digest]))
 
     async def _blocking(self, work: Callable[[], T]) -> T:
         """Run a request in a thread; a cancellation ends it and does not wait for it."""

@@ -1,12 +1,13 @@
 """Blocking work in a thread of its own, awaited from the event loop.
 
 Not an executor: its idle threads would cost memory, and a daemon that stops would wait for a registry's time-out.
-How many run at a time is bounded by the callers' semaphores.
+How many run at a time is bounded by the callers' semaphores. Invariant of `through` and `wait_out`: when they return or
+raise, the work has ended, so nothing works any more on files that the caller then removes or gives to others.
 """
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -42,3 +43,25 @@ async def in_thread(name: str, work: Callable[[], T]) -> T:
 
     threading.Thread(target=run, name=name[:15], daemon=True).start()
     return await future
+
+
+async def through(name: str, work: Callable[[], T]) -> T:
+    """Run `work` in a thread to its end; a cancellation is raised only then. For work that is bounded by the disk."""
+    running = asyncio.ensure_future(in_thread(name, work))
+    await wait_out([running])
+    return running.result()
+
+
+async def wait_out(futures: "Collection[asyncio.Future[T]]") -> None:
+    """Wait until all are done, however often the caller is cancelled meanwhile; the cancellation is raised then."""
+    cancelled: asyncio.CancelledError | None = None
+    while pending := [future for future in futures if not future.done()]:
+        try:
+            await asyncio.wait(pending)
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        for future in futures:
+            if not future.cancelled():
+                future.exception()  # seen: nobody else will look
+        raise cancelled

@@ -21,7 +21,7 @@ from crishim.images.extractor import Extractor
 from crishim.images.fetch import Source
 from crishim.images.registry.transport import Cancel
 from crishim.images.settings import ImageSettings
-from crishim.images.threads import in_thread
+from crishim.images.threads import in_thread, wait_out
 
 _PIPE = 1 << 20
 _F_SETPIPE_SZ = 1031
@@ -137,7 +137,7 @@ async def unpack(
         await asyncio.wait(both)
     except asyncio.CancelledError:
         cancel.set()
-        await asyncio.wait(both)
+        await wait_out(both)
         for half in both:
             half.exception()
         raise

@@ -1,6 +1,7 @@
 """Pulls: requests, sharing, faults, and what is left afterwards (field cases A2 to A5, B4, J2)."""
 
 import asyncio
+import errno
 import gzip
 import hashlib
 import os
@@ -15,6 +16,7 @@ import zstandard
 from crishim.errors import (
     CrishimError,
     DataLossError,
+    InternalError,
     InvalidArgumentError,
     NotFoundError,
     PermissionDeniedError,
@@ -22,6 +24,8 @@ from crishim.errors import (
     UnauthenticatedError,
     UnavailableError,
 )
+from crishim.images.content import Content
+from crishim.images.fetch import Fetch
 from tests.fakes.registry import INDEX, FakeRegistry, Handler
 from tests.fakes.registry_images import Service
 from tests.support import layout
@@ -271,9 +275,21 @@ async def test_a_full_disk(fake: FakeRegistry, tmp_path: Path) -> None:
                 await service.images.pull(f"{fake.host}/a:t")
             await service.images.settled()
             assert service.files() == []
+            assert os.path.ismount(disk), "something else unmounted the test's disk"
             await service.images.pull(f"{fake.host}/a:small")
     finally:
         subprocess.run(["umount", str(disk)], check=True)
+
+
+async def test_a_store_that_vanishes_is_named_with_its_path(fake: FakeRegistry, tmp_path: Path) -> None:
+    """What an unmounted image file system looks like to a running daemon."""
+    fake.image("t", [SMALL])
+    async with Service(str(tmp_path / "root")) as service:
+        os.rename(tmp_path / "root" / "content", tmp_path / "away")
+        with pytest.raises(InternalError, match=f"storing blob sha256:.*{tmp_path}/root/content/parts"):
+            await service.images.pull(f"{fake.host}/a:t")
+        os.rename(tmp_path / "away", tmp_path / "root" / "content")
+        await service.images.pull(f"{fake.host}/a:t")
 
 
 async def test_eight_pulls_with_every_third_request_failing(fake: FakeRegistry, tmp_path: Path) -> None:
@@ -395,3 +411,55 @@ async def test_a_silent_server_is_given_up(fake: FakeRegistry, tmp_path: Path) -
         with pytest.raises(UnavailableError, match="RegistryUnavailable"):
             await service.images.pull(f"{fake.host}/a:t")
         gate.open.set()
+
+
+async def test_a_pull_cancelled_twice_does_not_work_on_the_next_ones_files(
+    fake: FakeRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A download that went on unheard would remove the part that the next pull of the same blob receives into."""
+    fake.image("t", [SMALL])
+    reached, release = threading.Event(), threading.Event()
+    store = Fetch._store
+
+    def held(fetch: Fetch, data: bytes) -> None:
+        if not reached.is_set():
+            reached.set()
+            release.wait(20)
+            raise OSError(errno.EIO, "a disk that fails late")
+        store(fetch, data)
+
+    monkeypatch.setattr(Fetch, "_store", held)
+    async with Service(str(tmp_path)) as service:
+        first = asyncio.create_task(service.images.pull(f"{fake.host}/a:t"))
+        assert await asyncio.to_thread(reached.wait, 20)
+        for _ in range(3):
+            first.cancel()
+            await asyncio.sleep(0.01)
+        second = asyncio.create_task(service.images.pull(f"{fake.host}/a:t"))
+        await asyncio.sleep(0.1)
+        release.set()
+        assert len(service.images.list()) == 0
+        await second
+        with pytest.raises(asyncio.CancelledError):
+            await first
+
+
+async def test_what_a_full_disk_took_of_an_images_documents_is_collected(
+    fake: FakeRegistry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = fake.image("t", [SMALL])
+    wrapped = {key: made[key] for key in ("mediaType", "digest", "size")}
+    fake.document({"manifests": [wrapped]}, "index", INDEX)
+    put = Content.put
+
+    def full(content: Content, digest: str, data: bytes) -> None:
+        if digest == made["digest"]:
+            raise ResourceExhaustedError("full")
+        put(content, digest, data)
+
+    monkeypatch.setattr(Content, "put", full)
+    async with Service(str(tmp_path)) as service:
+        with pytest.raises(ResourceExhaustedError):
+            await service.images.pull(f"{fake.host}/a:index")
+        await service.images.settled()
+        assert service.files() == []

@@ -4,6 +4,7 @@ import asyncio
 import gzip
 import io
 import os
+import threading
 import zlib
 
 import pytest
@@ -12,6 +13,7 @@ import zstandard
 from crishim.errors import DataLossError, FailedPreconditionError, NotFoundError
 from crishim.images.decompress import pieces
 from crishim.images.flight import Shared
+from crishim.images.threads import through, wait_out
 
 DATA = os.urandom(100_000) + b"hello " * 500_000
 
@@ -122,3 +124,56 @@ async def test_an_error_reaches_every_caller() -> None:
 
     results = await asyncio.gather(*(shared.run("k", fails) for _ in range(3)), return_exceptions=True)
     assert [str(result) for result in results] == ["gone"] * 3
+
+
+async def test_a_caller_that_is_cancelled_twice_still_waits_for_the_end() -> None:
+    shared: Shared[str] = Shared()
+    ended = asyncio.Event()
+    story = []
+
+    async def slow() -> str:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await ended.wait()
+            story.append("ended")
+        return ""
+
+    async def quick() -> str:
+        story.append("new")
+        return "new"
+
+    first = asyncio.create_task(shared.run("k", slow))
+    await asyncio.sleep(0)
+    for _ in range(3):
+        await asyncio.sleep(0)
+        first.cancel()
+    second = asyncio.create_task(shared.run("k", quick))
+    await asyncio.sleep(0.01)
+    assert (first.done(), story) == (False, [])
+    ended.set()
+    assert await second == "new"
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    assert story == ["ended", "new"]
+
+
+async def test_a_thread_is_waited_for_through_cancellations() -> None:
+    gate = threading.Event()
+    task = asyncio.create_task(through("x", gate.wait))
+    for _ in range(3):
+        await asyncio.sleep(0.01)
+        task.cancel()
+    await asyncio.sleep(0.01)
+    assert not task.done()
+    gate.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    with pytest.raises(NotFoundError):
+        await through("x", _fail)
+    assert await through("x", lambda: 5) == 5
+    await wait_out([])
+
+
+def _fail() -> None:
+    raise NotFoundError("gone")

@@ -10,6 +10,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 from urllib.parse import quote, urlsplit
 
@@ -56,6 +57,17 @@ class Authorizers:
             while len(self._known) > _AUTHORIZERS:
                 del self._known[next(iter(self._known))]
             return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """What is asked of an endpoint; without an authorizer no credentials go along."""
+
+    endpoint: Endpoint
+    method: str
+    url: str
+    headers: Mapping[str, str]
+    authorizer: Authorizer | None = None
 
 
 class Repository:
@@ -145,7 +157,7 @@ class Repository:
         except NotFoundError:
             for url in urls:
                 foreign = Endpoint(url)
-                response = self._retried(foreign, "GET", url, headers, cancel, 1, None)
+                response = self._retried(_Request(foreign, "GET", url, headers), cancel, 1)
                 return response, _start(response, offset)
             raise
 
@@ -179,24 +191,15 @@ class Repository:
         parts = urlsplit(endpoint.base)
         origin = f"{parts.scheme}://{parts.netloc}"
         authorizer = self._authorizers.get(origin, self._path, self._login)
-        return self._retried(endpoint, method, url, headers, cancel, attempts, authorizer)
+        return self._retried(_Request(endpoint, method, url, headers, authorizer), cancel, attempts)
 
-    def _retried(
-        self,
-        endpoint: Endpoint,
-        method: str,
-        url: str,
-        headers: Mapping[str, str],
-        cancel: Cancel,
-        attempts: int,
-        authorizer: Authorizer | None,
-    ) -> Response:
+    def _retried(self, request: _Request, cancel: Cancel, attempts: int) -> Response:
         """Send until there is an answer other than "busy"; raises what the answer means if it is not a success."""
         pause = self._settings.retry_seconds
         for attempt in range(1, attempts + 1):
             wait = pause
             try:
-                response = self._authorized(endpoint, method, url, headers, cancel, authorizer)
+                response = self._authorized(request, cancel)
             except (ConnectError, BrokenError) as error:
                 allowed = min(attempts, _CONNECT_ATTEMPTS) if isinstance(error, ConnectError) else attempts
                 if attempt >= allowed or cancel.cancelled:
@@ -208,18 +211,11 @@ class Repository:
                 response.close()
             cancel.pause(min(wait, self._settings.retry_limit_seconds))
             pause *= 2
-        raise AbortedError(f"{url}: no attempt was allowed")
+        raise AbortedError(f"{request.url}: no attempt was allowed")
 
-    def _authorized(
-        self,
-        endpoint: Endpoint,
-        method: str,
-        url: str,
-        headers: Mapping[str, str],
-        cancel: Cancel,
-        authorizer: Authorizer | None,
-    ) -> Response:
-        parts = urlsplit(url)
+    def _authorized(self, request: _Request, cancel: Cancel) -> Response:
+        endpoint, authorizer = request.endpoint, request.authorizer
+        parts = urlsplit(request.url)
         origin = f"{parts.scheme}://{parts.netloc}"
 
         def fetch(kind: str, realm: str, sent: Mapping[str, str], form: bytes | None) -> tuple[int, bytes]:
@@ -244,9 +240,9 @@ class Repository:
             if authorization:
                 private["Authorization"] = authorization
             return self._transport.request(
-                method,
-                url,
-                headers=headers,
+                request.method,
+                request.url,
+                headers=request.headers,
                 private=private,
                 tls=endpoint.tls,
                 dial_seconds=endpoint.dial_seconds,
@@ -255,7 +251,7 @@ class Repository:
 
         header = authorizer.header(origin, fetch) if authorizer else ""
         response = send(header)
-        if response.status != 401 or authorizer is None or not _same_host(response.url, url):
+        if response.status != 401 or authorizer is None or not _same_host(response.url, request.url):
             return response
         challenges = response.challenges()
         response.close()
