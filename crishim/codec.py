@@ -32,7 +32,7 @@ def to_value(item: Any, *, full: bool = False) -> Any:
         item: what to encode.
         full: also write the fields that equal their default, for readers that know no defaults (the executor).
     """
-    kind = type(item)
+    kind: Any = type(item)
     return item if kind in _PLAIN else _encoder(kind)(item, full)
 
 
@@ -63,12 +63,12 @@ def _dataclass_encoder(kind: Any) -> Encoder:
     fields = _defaults(kind)
     read = operator.attrgetter(*(name for name, _ in fields)) if len(fields) > 1 else None
 
-    def encode(item: Any, full: bool) -> Any:  # noqa: FBT001  the shape of an Encoder
+    def encode(item: Any, full: bool) -> Any:
         document: dict[str, Any] = head.copy()
         values = read(item) if read else [getattr(item, name) for name, _ in fields]
         for (name, default), value in zip(fields, values, strict=True):
             if full or default is dataclasses.MISSING or value != default:
-                own = type(value)
+                own: Any = type(value)
                 document[name] = value if own in _PLAIN else _encoder(own)(value, full)
         return document
 

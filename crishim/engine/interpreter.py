@@ -73,7 +73,8 @@ def _command(code: str, arguments: Sequence[str], search: Sequence[str]) -> list
 
 
 def _environment(home: str) -> dict[str, str]:
-    return {"PYTHONHOME": home, "LC_ALL": "C.UTF-8", "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
+    # LD_BIND_NOW (ld.so(8)): what is bound on first use would be bound by every keeper again, on pages of its own
+    return {"PYTHONHOME": home, "LC_ALL": "C.UTF-8", "PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LD_BIND_NOW": "1"}
 
 
 def _from_memfd(code: str, arguments: Sequence[str], keep: Sequence[int]) -> subprocess.Popen[bytes]:

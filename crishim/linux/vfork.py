@@ -73,7 +73,7 @@ class Vfork:
         libc = ctypes.PyDLL(None, use_errno=True)
         try:
             self._getcontext, self._makecontext, self._clone = libc.getcontext, libc.makecontext, libc.clone
-            self._setcontext, self._execve, self._exit = map(_address, (libc.setcontext, libc.execve, libc._exit))  # noqa: SLF001
+            self._setcontext, self._execve, self._exit = map(_address, (libc.setcontext, libc.execve, libc["_exit"]))
             self._errno = libc["__errno_location"]
         except AttributeError as error:
             raise Unsupported(str(error)) from None
@@ -91,9 +91,7 @@ class Vfork:
         self._arguments: object = None
         self._left = self._prepared = False
 
-    def start(
-        self, flags: int, body: Callable[[], Program | None], failed: Callable[[int], None]
-    ) -> tuple[int, int]:
+    def start(self, flags: int, body: Callable[[], Program | None], failed: Callable[[int], None]) -> tuple[int, int]:
         """Make the child, wait until it runs its program or has ended, and return (pid, pidfd).
 
         Args:
@@ -107,7 +105,8 @@ class Vfork:
         pidfd = ctypes.c_int(-1)
         flags |= CLONE_PIDFD | _CLONE_VM | _CLONE_VFORK | _SIGCHLD
         top = self._base + _SIZE
-        pid = self._clone(self._setcontext, top, flags, ctypes.addressof(self._contexts[0]), ctypes.addressof(pidfd), None, None)
+        first = ctypes.addressof(self._contexts[0])
+        pid = self._clone(self._setcontext, top, flags, first, ctypes.addressof(pidfd), None, None)
         if pid < 0:
             raise OSError(ctypes.get_errno(), f"clone flags={flags:#x}")
         if not self._left:

@@ -129,6 +129,15 @@ def descriptors() -> dict[str, str]:
     return found
 
 
+def peer(fd: int) -> int:
+    """Return the process that made the other end of this process's socket `fd`; 0 for anything else (unix(7))."""
+    try:
+        with socket.socket(fileno=os.dup(fd)) as sock:
+            return int.from_bytes(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)[:4], "little")
+    except OSError:
+        return 0
+
+
 def process(pid: int) -> Process | None:
     """Return one process; None if it is gone."""
     data = read(f"/proc/{pid}/stat")

@@ -113,7 +113,8 @@ def become(program: Program | None, report: Report) -> NoReturn:
     """Exec, in a process with memory of its own; without a program, or if the kernel refuses it, end."""
     try:
         if program is not None:
-            os.execve(*program)  # noqa: S606  this is what a runtime is for
+            path, argv, environment = program
+            os.execve(path, list(argv), environment)  # noqa: S606  this is what a runtime is for
     except OSError as error:
         report_refusal(program, report, error.errno or 0)
     finally:

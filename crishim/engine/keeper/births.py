@@ -6,7 +6,6 @@ planner decides (`ContainerPlan.shared`).
 """
 
 import _socket
-import os
 from typing import Any
 
 from crishim.engine import wire

@@ -88,7 +88,8 @@ Answer = Callable[..., None]
 class Containers:
     """Starts, signals and ends containers.
 
-    `place` is an empty directory on which roots are attached. `on_exit` gets the fields of each end's journal entry; `on_gone` is called when one is let go of, ran it or not.
+    `place` is an empty directory on which roots are attached. `on_exit` gets the fields of each end's journal entry;
+    `on_gone` is called when one is let go of, ran it or not.
     """
 
     def __init__(
@@ -331,10 +332,9 @@ def _silent(container: Container) -> dict[str, Any]:
 
 
 def unified(group: dict[str, Any]) -> int:
-    """Return an fd of the group's v2 directory to be born in, or -1 on a legacy host."""
-    directory = group["directories"][0]
-    if group["version"] == 2 or os.access(f"{directory}/cgroup.subtree_control", os.F_OK):
-        return os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    """Return an fd of the group's v2 directory to be born in, or -1 on v1."""
+    if group["version"] == 2:
+        return os.open(group["directories"][0], os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     return -1
 
 
