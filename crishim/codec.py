@@ -91,6 +91,11 @@ def dumps(item: Any) -> bytes:
     return json.dumps(to_value(item), separators=(",", ":"), ensure_ascii=False).encode("utf-8", "surrogateescape")
 
 
+def frozen(item: Any) -> bytes:
+    """Return the full JSON of a dataclass in ASCII, to be sent as it is and read by who knows no defaults."""
+    return json.dumps(to_value(item, full=True), separators=(",", ":")).encode("ascii")
+
+
 def loads(kind: type[T], data: bytes | str) -> T:
     """Parse JSON into a dataclass."""
     text = data.decode("utf-8", "surrogateescape") if isinstance(data, bytes) else data

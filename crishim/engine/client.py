@@ -21,7 +21,7 @@ from crishim.engine import interpreter, spare, wire
 from crishim.engine.channel import Channel
 from crishim.engine.keeper import journal
 from crishim.engine.keepers import Exit, Keeper, Started, StartError, journalled
-from crishim.engine.plan.types import PodPlan
+from crishim.engine.plan.types import ContainerPlan, PodPlan
 from crishim.errors import CrishimError, InternalError, UnavailableError
 from crishim.linux import calls
 from crishim.linux.cgroups import apply as cgroups
@@ -56,6 +56,7 @@ class Engine:
 
     def __init__(self, settings: EngineSettings) -> None:
         self._settings = settings
+        self._rehearsal: tuple[PodPlan, ContainerPlan] | None = None
         self._spawner: Channel | None = None
         self._process: Any = None
         self._ready: asyncio.Future[int] | None = None
@@ -79,6 +80,20 @@ class Engine:
         except BaseException:
             await self.close()
             raise
+
+    def warm_up(self, pod: PodPlan, container: ContainerPlan) -> None:
+        """Have the spawner rehearse (see `engine.rehearsal`), then fork spare keepers; does not wait for either.
+
+        Args:
+            pod: the pod of `plan.rehearsal`.
+            container: its container.
+        """
+        self._rehearsal = pod, container
+        if self._spawner is not None:
+            plans = {"pod": to_value(pod, full=True), "container": to_value(container, full=True)}
+            with contextlib.suppress(UnavailableError):  # it died, and is replaced when it is needed
+                self._spawner.send({"op": "rehearse", **plans})
+            self._ask_for_spares()
 
     async def close(self) -> None:
         """Let the spawner end; keepers go on."""
@@ -228,7 +243,8 @@ class Engine:
         except TimeoutError:
             raise InternalError("the spawner does not come up") from None
         self._spares_coming = 0
-        self._ask_for_spares()
+        if self._rehearsal is not None:
+            self.warm_up(*self._rehearsal)
 
     def _on_event(self, message: wire.Message, fds: list[int]) -> None:
         if message.get("event") == "spare":

@@ -5,7 +5,8 @@ else, freezes the garbage collector, and then forks keepers and extraction child
 the daemon's socket; keepers go on.
 
 ```
-daemon ── spare                                ─►  fork: a keeper without a pod; ◄─ spare + [its control socket]
+daemon ── rehearse {pod, container}            ─►  once, before the first fork (`engine.rehearsal`)
+       ── spare                                ─►  fork: a keeper without a pod; ◄─ spare + [its control socket]
        ── keeper {plan} + [control]            ─►  fork: a keeper for a pod that no spare one fits, serves `control`
        ── extract {options} + [tar, dir, report] ─►  fork: extraction, reports on `report`
 ```
@@ -30,6 +31,7 @@ from crishim.engine.execute.container import forget_imports
 from crishim.engine.execute.report import describe
 from crishim.engine.keeper import births
 from crishim.engine.keeper import main as keeper
+from crishim.engine.rehearsal import rehearse
 from crishim.linux import calls
 from crishim.linux.cgroups import apply as cgroups
 
@@ -53,10 +55,15 @@ def main(control_fd: int, group: list[str], version: int) -> None:
         signal.signal(number, signal.SIG_IGN)
     cgroups.join_self(group, version)
     forget_imports()
-    gc.collect()
     gc.disable()
-    gc.freeze()
+    _freeze()
     Spawner(control).serve()
+
+
+def _freeze() -> None:
+    """Keep the collector away from what all children share: it would write to every object."""
+    gc.collect()
+    gc.freeze()
 
 
 class Spawner:
@@ -73,6 +80,9 @@ class Spawner:
                 message, fds = wire.receive(self._control)
                 if message["op"] == "spare":
                     self._offer_spare()
+                elif message["op"] == "rehearse":
+                    rehearse(message["pod"], message["container"])
+                    _freeze()
                 else:
                     self._fork(message, fds)
                 wire.close_all(fds)

@@ -71,9 +71,16 @@ _to_text = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
 _from_text = json.JSONDecoder().raw_decode
 
 
-def encode(message: Message) -> tuple[bytes, int]:
-    """Return the packet of a message and the memfd that must travel with it, or -1."""
+def encode(message: Message, plan: bytes = b"") -> tuple[bytes, int]:
+    """Return the packet of a message and the memfd that must travel with it, or -1.
+
+    Args:
+        message: the object.
+        plan: JSON of its member `plan`, where that is encoded already.
+    """
     data = _to_text(message).encode()
+    if plan:
+        data = b'%b,"plan":%b}' % (data[:-1], plan)
     if len(data) <= _LIMIT:
         return data, -1
     fd = os.memfd_create("crishim-message", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)

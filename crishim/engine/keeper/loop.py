@@ -57,6 +57,13 @@ class Loop:
         """Leave `run` after the present round."""
         self._running = False
 
+    def close(self) -> None:
+        """Let go of its descriptors, where the process goes on after `run`."""
+        _signal.set_wakeup_fd(-1)
+        self._epoll.close()
+        os.close(self._wake)
+        os.close(self._woken_by)
+
     def run(self) -> None:
         """Dispatch until `stop`."""
         while self._running:

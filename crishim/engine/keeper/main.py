@@ -94,16 +94,16 @@ def _serve(plan: dict[str, Any], control: _socket.socket, keeper: "Keeper") -> N
 
 
 class Keeper:
-    """Serves connections and owns the pod's containers."""
+    """Serves connections and owns the pod's containers, in its `loop`."""
 
     def __init__(self, pod: pods.Pod) -> None:
         self._pod_id = ""
         self._pod = pod
-        self._loop = Loop()
+        self.loop = Loop()
         self._journal: Journal
-        children = Children(self._loop)
-        self._containers = Containers(self._loop, children, pod.shm, self._on_exit, self._leave)
-        self._execs = Execs(self._loop, children, self._containers)
+        children = Children(self.loop)
+        self._containers = Containers(self.loop, children, pod.shm, self._on_exit, self._leave)
+        self._execs = Execs(self.loop, children, self._containers)
         self._connections: list[Connection] = []
         self._stopping: list[tuple[Connection, wire.Message]] = []
         self._listener: _socket.socket
@@ -115,14 +115,24 @@ class Keeper:
         self._journal = Journal(f"{plan['directory']}/{JOURNAL}")
         self._listener = wire.listen(plan["directory"], SOCKET)
         self._listener.setblocking(False)
-        self._loop.add(self._listener.fileno(), self._accept)
+        self.loop.add(self._listener.fileno(), self._accept)
 
     def serve(self, control: _socket.socket) -> None:
         """Greet the first connection and run."""
         connection = self._connect(control)
         self._greet(connection, fds=tuple(self._pod.hand_over()))
         self._pod.close_network()
-        self._loop.run()
+        self.loop.run()
+
+    def close(self) -> None:
+        """Let go of all it holds, where the process goes on."""
+        for connection in list(self._connections):
+            connection.close()
+        self.loop.remove(self._listener.fileno())
+        self._listener.close()
+        self._journal.close()
+        self._pod.close()
+        self.loop.close()
 
     def _accept(self) -> None:
         try:
@@ -133,7 +143,7 @@ class Keeper:
         self._greet(self._connect(_socket.socket(fileno=fd)))
 
     def _connect(self, sock: _socket.socket) -> Connection:
-        connection = Connection(self._loop, sock, self._on_message, self._on_close)
+        connection = Connection(self.loop, sock, self._on_message, self._on_close)
         self._connections.append(connection)
         return connection
 
@@ -195,7 +205,7 @@ class Keeper:
         for container_id in list(self._containers.by_id):
             self._containers.kill(container_id)
         self._stopping.append((connection, message))
-        self._loop.later(_STOP_PATIENCE, self._loop.stop)
+        self.loop.later(_STOP_PATIENCE, self.loop.stop)
         self._leave()
 
     def _leave(self) -> None:
@@ -203,7 +213,7 @@ class Keeper:
             return
         for connection, message in self._stopping:
             connection.answer(message)
-        self._loop.stop()
+        self.loop.stop()
 
     def _on_exit(self, entry: dict[str, Any]) -> None:
         numbered = self._journal.add(entry)
