@@ -24,6 +24,15 @@ class Observer(Protocol):
     def degraded(self, what: str) -> None:
         """The host lacks an ability and the nearest allowed value was used (oom_score_adj, rlimit…)."""
 
+    def network_attach(self, kind: str, seconds: float) -> None:
+        """A pod was attached to the network of this kind (`embedded` or `cni`) in `seconds`; failures do not count."""
+
+    def network_detach(self, kind: str, seconds: float) -> None:
+        """A pod was detached from the network of this kind in `seconds`; failures do not count."""
+
+    def network_error(self, plugin: str, code: str) -> None:
+        """A plugin (a CNI plugin's type, or `embedded`) failed; `code` is the plugin's number or our error's code."""
+
 
 class NullObserver:
     """Observes nothing."""
@@ -41,4 +50,13 @@ class NullObserver:
         """Ignore."""
 
     def degraded(self, what: str) -> None:
+        """Ignore."""
+
+    def network_attach(self, kind: str, seconds: float) -> None:
+        """Ignore."""
+
+    def network_detach(self, kind: str, seconds: float) -> None:
+        """Ignore."""
+
+    def network_error(self, plugin: str, code: str) -> None:
         """Ignore."""

@@ -17,12 +17,11 @@ from typing import Any
 from crishim.errors import AbortedError, DataLossError
 from crishim.images.content import Content, disk_error
 from crishim.images.extractor import Extractor
-from crishim.images.fetch import BlobFile, Fetch, Source, StalePartError
+from crishim.images.fetch import BlobFile, Fetch, Origin, Source, StalePartError
 from crishim.images.flight import Shared
 from crishim.images.layers import Layers
 from crishim.images.manifest import Descriptor
 from crishim.images.records import LayerRecord
-from crishim.images.registry.client import Repository
 from crishim.images.registry.transport import Cancel
 from crishim.images.settings import ImageSettings
 from crishim.images.settle import mark_opaque, root_differs, settle, stands_alone
@@ -97,13 +96,13 @@ class Assembler:
         for flights in (self._settles, self._unpacks, self._fetches):
             await flights.cancel_all()
 
-    async def fetch(self, blob: Descriptor, repository: Repository, received: Callable[[int], None]) -> None:
+    async def fetch(self, blob: Descriptor, repository: Origin, received: Callable[[int], None]) -> None:
         """Get one blob into the store, once however many pulls want it; the caller has pinned it."""
         if blob.digest not in self._content:
             await self._fetches.run(blob.digest, lambda: self._fetch(blob, repository, received))
 
     async def assemble(
-        self, parts: Sequence[Part], repository: Repository | None, received: Callable[[int], None]
+        self, parts: Sequence[Part], repository: Origin | None, received: Callable[[int], None]
     ) -> list[LayerRecord]:
         """Return the layers' records, bottom first, having fetched and unpacked what was missing.
 
@@ -123,14 +122,14 @@ class Assembler:
 
     # --- side by side --------------------------------------------------------------------------------------------
 
-    async def _get(self, part: Part, repository: Repository | None, received: Callable[[int], None]) -> None:
+    async def _get(self, part: Part, repository: Origin | None, received: Callable[[int], None]) -> None:
         try:
             await self._get_once(part, repository, received)
         except (StalePartError, AbortedError):
             # A part that was no good, or another pull's work that this one had joined and that was given up.
             await self._get_once(part, repository, received)
 
-    async def _get_once(self, part: Part, repository: Repository | None, received: Callable[[int], None]) -> None:
+    async def _get_once(self, part: Part, repository: Origin | None, received: Callable[[int], None]) -> None:
         digest = part.blob.digest
         halves: list[asyncio.Future[None]] = []
         if digest not in self._content and repository is not None:
@@ -143,7 +142,7 @@ class Assembler:
         keys = (part.diff_id, part.chain_key)
         return any(self._layers.get(key) is not None for key in keys) or part.diff_id in self._loose
 
-    async def _fetch(self, blob: Descriptor, repository: Repository, received: Callable[[int], None]) -> None:
+    async def _fetch(self, blob: Descriptor, repository: Origin, received: Callable[[int], None]) -> None:
         async with self._fetch_slots:
             if blob.digest in self._content:
                 return

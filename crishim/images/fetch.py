@@ -10,13 +10,13 @@ import contextlib
 import hashlib
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from crishim.errors import AbortedError, DataLossError, UnavailableError
 from crishim.images.content import Content, disk_error
 from crishim.images.manifest import Descriptor
-from crishim.images.registry.client import UNAVAILABLE, Repository
+from crishim.images.registry.client import UNAVAILABLE
 from crishim.images.registry.transport import BrokenError, Cancel, Response
 from crishim.images.settings import ImageSettings
 from crishim.linux.sync import start_writeback
@@ -33,6 +33,15 @@ class Source(Protocol):
 
     def close(self) -> None:
         """Let go of the file."""
+
+
+class Origin(Protocol):
+    """Where blobs come from: a repository of a registry, or an archive. `name` names it in errors."""
+
+    name: str
+
+    def blob(self, digest: str, offset: int, urls: Sequence[str], cancel: Cancel) -> tuple[Response, int]:
+        """Return an answer that gives the blob from `offset` or from an earlier byte on, and which one that is."""
 
 
 class StalePartError(DataLossError):
@@ -54,7 +63,7 @@ class Fetch:
         self,
         content: Content,
         blob: Descriptor,
-        repository: Repository,
+        repository: Origin,
         settings: ImageSettings,
         received: Callable[[int], None],
     ) -> None:

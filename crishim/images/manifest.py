@@ -6,6 +6,7 @@ distribution's "Image Manifest V 2, Schema 2".
 """
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -43,6 +44,7 @@ _LAYERS = frozenset(
 DOCUMENT_LIMIT = 8 << 20
 """Largest manifest or config in bytes; registries themselves refuse manifests over 4 MiB."""
 _MAX_LAYERS = 1000
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _MAX_SIZE = 1 << 50
 
 
@@ -100,8 +102,8 @@ def parse(data: bytes, media_type: str, what: str) -> Index | Manifest:
     """
     reader = _Reader(what)
     document = reader.document(data)
-    kind = document.get("mediaType") or media_type.partition(";")[0].strip()
-    if document.get("schemaVersion") == 1 or str(kind).startswith(_SCHEMA1):
+    kind = reader.text(document.get("mediaType"), "mediaType") or media_type.partition(";")[0].strip()
+    if document.get("schemaVersion") == 1 or kind.startswith(_SCHEMA1):
         raise UnimplementedError(
             f"{what}: manifests of schema 1 are not supported (no registry makes them since 2017); push the image again"
         )
@@ -109,7 +111,7 @@ def parse(data: bytes, media_type: str, what: str) -> Index | Manifest:
         entries = reader.list(document, "manifests", 10_000)
         return Index(tuple(reader.descriptor(entry, f"manifests[{n}]") for n, entry in enumerate(entries)))
     if kind not in MANIFESTS and "layers" not in document:
-        raise DataLossError(f"{what}: unknown manifest type {str(kind)[:100]!r}")
+        raise DataLossError(f"{what}: unknown manifest type {kind[:100]!r}")
     return _manifest(reader, document, what)
 
 
@@ -177,7 +179,7 @@ def parse_config(data: bytes, what: str) -> ConfigFile:
             working_dir=reader.text(inner.get("WorkingDir"), "config.WorkingDir"),
             stop_signal=reader.text(inner.get("StopSignal"), "config.StopSignal"),
             labels=reader.texts(inner.get("Labels"), "config.Labels"),
-            volumes=tuple(reader.mapping(inner.get("Volumes"), "config.Volumes")),
+            volumes=reader.strings(list(reader.mapping(inner.get("Volumes"), "config.Volumes")), "config.Volumes"),
         ),
         diff_ids=diff_ids,
         architecture=reader.text(document.get("architecture"), "architecture"),
@@ -185,6 +187,11 @@ def parse_config(data: bytes, what: str) -> ConfigFile:
         variant=reader.text(document.get("variant"), "variant"),
         created=reader.text(document.get("created"), "created"),
     )
+
+
+def _is_text(value: Any) -> bool:
+    """Tell whether a value can be a protobuf string and a C string: JSON strings may hold lone surrogates."""
+    return isinstance(value, str) and "\0" not in value and (value.isascii() or not _SURROGATE.search(value))
 
 
 class _Reader:
@@ -219,20 +226,23 @@ class _Reader:
     def text(self, value: Any, key: str) -> str:
         if value is None:
             return ""
-        if not isinstance(value, str) or "\0" in value:
-            raise self._wrong(key, "must be a string without zero bytes")
-        return value
+        if not _is_text(value):
+            raise self._wrong(key, "must be a string without zero bytes or lone surrogates")
+        found: str = value
+        return found
 
     def strings(self, value: Any, key: str) -> tuple[str, ...]:
         if value is None:
             return ()
-        if not isinstance(value, list) or not all(isinstance(v, str) and "\0" not in v for v in value):
-            raise self._wrong(key, "must be an array of strings without zero bytes")
+        if not isinstance(value, list) or not all(_is_text(v) for v in value):
+            raise self._wrong(key, "must be an array of strings without zero bytes or lone surrogates")
         return tuple(value)
 
     def texts(self, value: Any, key: str) -> dict[str, str]:
         found = self.mapping(value, key)
-        return {name: self.text(text, f"{key}.{name}") for name, text in found.items()}
+        if not all(_is_text(name) for name in found):
+            raise self._wrong(key, "has a name with a zero byte or a lone surrogate")
+        return {name: self.text(text, f"{key}.{name[:100]!r}") for name, text in found.items()}
 
     def descriptor(self, value: Any, key: str) -> Descriptor:
         entry = self.mapping(value, key, required=True)

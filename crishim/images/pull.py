@@ -8,12 +8,12 @@ needs is in `pins` from before it is looked for until the caller has stored the 
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from crishim.errors import DataLossError, NotFoundError
 from crishim.images.assemble import Assembler, Part
 from crishim.images.content import Content
-from crishim.images.fetch import StalePartError
+from crishim.images.fetch import Origin, StalePartError
 from crishim.images.manifest import (
     ConfigFile,
     Descriptor,
@@ -26,7 +26,6 @@ from crishim.images.manifest import (
 )
 from crishim.images.platform import Platform, rank
 from crishim.images.records import ImageLayer, ImageRecord, chain_ids
-from crishim.images.registry.client import Repository
 from crishim.images.registry.transport import Cancel
 from crishim.images.threads import in_thread, through
 
@@ -63,6 +62,16 @@ class _Choice:
     config: ConfigFile
 
 
+class Documents(Origin, Protocol):
+    """An origin of whole images."""
+
+    def resolve(self, target: str, cancel: Cancel) -> str:
+        """Return the digest behind a tag or digest, "" if it cannot be said at little cost."""
+
+    def manifest(self, target: str, cancel: Cancel) -> tuple[bytes, str, str]:
+        """Return a manifest's or index's bytes, media type and digest."""
+
+
 class Pull:
     """Fetches one image.
 
@@ -75,7 +84,7 @@ class Pull:
     """
 
     def __init__(
-        self, repository: Repository, platform: Platform, content: Content, assembler: Assembler, progress: Progress
+        self, repository: Documents, platform: Platform, content: Content, assembler: Assembler, progress: Progress
     ) -> None:
         self._repository = repository
         self._platform = platform

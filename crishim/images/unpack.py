@@ -7,6 +7,7 @@ stream had the diff id and the child was content; the directory is the caller's 
 
 import asyncio
 import contextlib
+import errno
 import fcntl
 import hashlib
 import os
@@ -25,6 +26,10 @@ from crishim.images.threads import in_thread, wait_out
 
 _PIPE = 1 << 20
 _F_SETPIPE_SZ = 1031
+_ARCHIVES_FAULT = frozenset(
+    {errno.ENOENT, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.EINVAL, errno.ELOOP, errno.ENAMETOOLONG}
+)
+"""What no file system can do: names too long, links in circles, empty link targets."""
 _LOOK = 200  # milliseconds between looks at whether the child still lives, while its pipe is full
 
 
@@ -161,5 +166,8 @@ def _outcome(fault: BaseException | None, extracted: "asyncio.Future[Any]", what
     if report.get("kind") == "tar":
         raise DataLossError(f"{what}: {sentence}")
     if report.get("kind") == "os":
-        raise disk_error(OSError(int(report.get("errno") or 0), sentence), what)
+        number = int(report.get("errno") or 0)
+        if number in _ARCHIVES_FAULT:
+            raise DataLossError(f"{what}: {sentence}")
+        raise disk_error(OSError(number, sentence), what)
     raise InternalError(f"{what}: {sentence}")

@@ -72,6 +72,24 @@ DEGRADED = Spec(
     ("what",),
     "Times that the host lacked an ability and the nearest allowed value was used.",
 )
+NETWORK_ATTACH_SECONDS = Spec(
+    "crishim_network_attach_duration_seconds", Kind.HISTOGRAM, ("kind",), "Time to attach a pod, by kind of network."
+)
+NETWORK_DETACH_SECONDS = Spec(
+    "crishim_network_detach_duration_seconds", Kind.HISTOGRAM, ("kind",), "Time to detach a pod, by kind of network."
+)
+NETWORK_ERRORS = Spec(
+    "crishim_network_errors_total",
+    Kind.COUNTER,
+    ("plugin", "code"),
+    "Failures to attach or detach, by CNI plugin (or embedded) and the code that it gave.",
+)
+NETWORK_ADDRESSES = Spec(
+    "crishim_network_addresses",
+    Kind.GAUGE,
+    ("family", "state"),
+    "Pod addresses of the embedded network that are used and free, by family.",
+)
 BUILD = Spec(
     "crishim_build_info",
     Kind.GAUGE,
@@ -102,6 +120,10 @@ OWN = (
     EVENTS_DROPPED,
     LEAKS,
     DEGRADED,
+    NETWORK_ATTACH_SECONDS,
+    NETWORK_DETACH_SECONDS,
+    NETWORK_ERRORS,
+    NETWORK_ADDRESSES,
     BUILD,
 )
 ALL = OWN + PROCESS

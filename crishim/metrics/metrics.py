@@ -20,6 +20,10 @@ from crishim.metrics import catalog, table
 from crishim.version import CRI_VERSION, VERSION
 
 Counts = Callable[[], Mapping[str, int]]
+Addresses = Callable[[], Mapping[tuple[str, str], int]]
+
+_MOST_NETWORK_ERRORS = 64
+"""Series of network errors: plugins' names come from files, and plugins may give any code."""
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("crishim.metrics")
 
@@ -42,6 +46,10 @@ class Metrics:
         self._events_dropped = self._counter(catalog.EVENTS_DROPPED)
         self._leaks = self._counter(catalog.LEAKS)
         self._degraded = self._counter(catalog.DEGRADED)
+        self._attach = self._histogram(catalog.NETWORK_ATTACH_SECONDS)
+        self._detach = self._histogram(catalog.NETWORK_DETACH_SECONDS)
+        self._network_errors = self._counter(catalog.NETWORK_ERRORS)
+        self._network_failures: set[tuple[str, str]] = set()
         self._gauge(catalog.BUILD).labels(VERSION, CRI_VERSION, platform.python_version()).set(1)
         self._watched = _Watched()
         self._registry.register(self._watched)
@@ -92,14 +100,35 @@ class Metrics:
         """The nearest allowed value was used instead of the wanted one."""
         self._degraded.labels(what).inc()
 
+    def network_attach(self, kind: str, seconds: float) -> None:
+        """A pod was attached."""
+        self._attach.labels(kind).observe(seconds)
+
+    def network_detach(self, kind: str, seconds: float) -> None:
+        """A pod was detached."""
+        self._detach.labels(kind).observe(seconds)
+
+    def network_error(self, plugin: str, code: str) -> None:
+        """A plugin failed; once there are many pairs of plugin and code, new ones are counted as `other`."""
+        pair = plugin, code
+        if pair not in self._network_failures:
+            if len(self._network_failures) >= _MOST_NETWORK_ERRORS:
+                pair = "other", "other"
+            self._network_failures.add(pair)
+        self._network_errors.labels(*pair).inc()
+
     # --- the scrape -------------------------------------------------------------------------------
     def watch(self, pods: Counts, containers: Counts, keepers: Callable[[], int]) -> None:
         """Set where the scrape asks for pods and containers by state (like `READY`, `RUNNING`) and for keepers."""
-        self._watched.sources = {
-            catalog.PODS: pods,
-            catalog.CONTAINERS: containers,
-            catalog.KEEPERS: lambda: {"": keepers()},
+        self._watched.sources |= {
+            catalog.PODS: lambda: _labelled(pods()),
+            catalog.CONTAINERS: lambda: _labelled(containers()),
+            catalog.KEEPERS: lambda: {(): keepers()},
         }
+
+    def watch_addresses(self, addresses: Addresses) -> None:
+        """Set where the scrape asks for pod addresses, by family (`ipv4`, `ipv6`) and state (`used`, `free`)."""
+        self._watched.sources[catalog.NETWORK_ADDRESSES] = addresses
 
     async def render(self) -> bytes:
         """Return the text of `/metrics`: asked here on the event loop, written in a thread."""
@@ -122,16 +151,20 @@ class Metrics:
         return Histogram(spec.name, spec.help, spec.labels, registry=self._registry, buckets=catalog.BUCKETS)
 
 
+def _labelled(counts: Mapping[str, int]) -> Mapping[tuple[str, ...], int]:
+    return {(key,): value for key, value in counts.items()}
+
+
 class _Watched(Collector):
-    """Collector of the figures that are asked for at each scrape."""
+    """Collector of the figures that are asked for at each scrape; keys are the values of a metric's labels."""
 
     def __init__(self) -> None:
-        self.sources: dict[catalog.Spec, Counts] = {}
-        self._values: dict[catalog.Spec, Mapping[str, int]] = {}
+        self.sources: dict[catalog.Spec, Callable[[], Mapping[Any, int]]] = {}
+        self._values: dict[catalog.Spec, Mapping[tuple[str, ...], int]] = {}
 
     def read(self) -> None:
         """Ask all sources now; a failing one is logged and left out."""
-        values: dict[catalog.Spec, Mapping[str, int]] = {}
+        values: dict[catalog.Spec, Mapping[tuple[str, ...], int]] = {}
         for spec, source in self.sources.items():
             try:
                 values[spec] = dict(source())
@@ -141,8 +174,8 @@ class _Watched(Collector):
 
     def collect(self) -> Iterable[Any]:
         """Yield what was read last."""
-        for spec in (catalog.PODS, catalog.CONTAINERS, catalog.KEEPERS):
+        for spec in (catalog.PODS, catalog.CONTAINERS, catalog.KEEPERS, catalog.NETWORK_ADDRESSES):
             family = GaugeMetricFamily(spec.name, spec.help, labels=spec.labels)
             for key, value in sorted(self._values.get(spec, {}).items()):
-                family.add_metric([key] if spec.labels else [], value)
+                family.add_metric(key, value)
             yield family

@@ -42,7 +42,10 @@ class AttachRequest:
 
 @dataclass(frozen=True, slots=True)
 class Attachment:
-    """What a pod got; kept in the sandbox's record and given back to detach."""
+    """What a pod got; kept in the sandbox's record and given back to detach.
+
+    `kind` says which network it is: `embedded` or `cni`.
+    """
 
     ips: tuple[str, ...]
     interface: str = "eth0"
@@ -50,6 +53,7 @@ class Attachment:
     mac: str = ""
     gateway: str = ""
     mtu: int = 1500
+    kind: str = "embedded"
 
 
 class NetworkApi(Protocol):

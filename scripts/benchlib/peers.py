@@ -35,6 +35,7 @@ class Peers:
     runc: str | None = None
     crun: str | None = None
     plugins: str | None = None
+    pigz: str | None = None
     versions: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
@@ -54,10 +55,15 @@ def prepare(cache: str, seeds: list[str], *, build: bool = True) -> Peers:
     go = _go() if build else None
     if build and go is None:
         peers.notes.append(f"no Go >= {GO[0]}.{GO[1]}: Debian's containerd, runc and plugins are taken where they are")
-    peers.containerd = _find(peers, "containerd", go, lambda tool: _build_containerd(tool, peers.directory))
-    peers.runc = _find(peers, "runc", go, lambda tool: _build_runc(tool, cache, peers.directory))
+    peers.containerd = _find(
+        peers, "containerd", CONTAINERD[1:], go, lambda tool: _build_containerd(tool, peers.directory)
+    )
+    peers.runc = _find(peers, "runc", RUNC[1:], go, lambda tool: _build_runc(tool, cache, peers.directory))
     peers.crun = _found_or_installed(peers, "crun", build=build)
     peers.plugins = _plugins(peers, go)
+    peers.pigz = _pigz(os.path.join(cache, "pigz"), build=build)
+    if peers.pigz is None:
+        peers.notes.append("unpigz cannot be had here: the cells of containerd with it stay empty")
     for name, flag in (("containerd", "--version"), ("runc", "--version"), ("crun", "--version")):
         path = getattr(peers, name)
         if path:
@@ -65,10 +71,10 @@ def prepare(cache: str, seeds: list[str], *, build: bool = True) -> Peers:
     return peers
 
 
-def _find(peers: Peers, name: str, go: str | None, make: Callable[[str], None]) -> str | None:
-    """Look in the cache, else build, else take Debian's."""
+def _find(peers: Peers, name: str, version: str, go: str | None, make: Callable[[str], None]) -> str | None:
+    """Look in the cache, else build, else take Debian's; one of Debian's in the cache gives way to a built one."""
     own = os.path.join(peers.directory, name)
-    if not os.path.exists(own) and go:
+    if go and version not in _version([own, "--version"]):
         try:
             make(go)
         except subprocess.CalledProcessError as error:
@@ -90,6 +96,16 @@ def _found_or_installed(peers: Peers, name: str, *, build: bool) -> str | None:
     if path is None:
         peers.notes.append(f"{name} cannot be installed here: its cells stay empty")
     return path
+
+
+def _pigz(directory: str, *, build: bool) -> str | None:
+    """Return a directory with Debian's unpigz and nothing else, for the one PATH that shall have it."""
+    program = os.path.join(directory, "unpigz")
+    if not os.path.exists(program) and build and shutil.which("apt-get"):
+        os.makedirs(directory, exist_ok=True)
+        with contextlib.suppress(OSError, subprocess.CalledProcessError):
+            _extract("pigz", ["unpigz"], directory)
+    return directory if os.path.exists(program) else None
 
 
 def _extract(package: str, programs: Iterable[str], directory: str) -> None:

@@ -13,6 +13,7 @@ from crishim.engine.plan.request import (
     Metadata,
     SandboxConfig,
 )
+from crishim.observe import NullObserver
 from crishim.pods.runtime import Runtime
 from crishim.pods.views import ContainerFilter, SandboxFilter
 from crishim.store.store import Store
@@ -23,7 +24,7 @@ from tests.fakes.network import FakeNetwork
 from tests.fakes.planner import FakePlanner
 
 
-class Counting:
+class Counting(NullObserver):
     """An observer that counts leaks and remembers phases."""
 
     def __init__(self) -> None:
@@ -34,17 +35,11 @@ class Counting:
     def start_phase(self, step: str, seconds: float) -> None:
         self.phases.append(step)
 
-    def image_pull(self, *, outcome: str, seconds: float, received: int) -> None:
-        pass
-
     def leak_reclaimed(self, kind: str, count: int = 1) -> None:
         self.leaks[kind] = self.leaks.get(kind, 0) + count
 
     def event_dropped(self, count: int = 1) -> None:
         self.dropped += count
-
-    def degraded(self, what: str) -> None:
-        pass
 
 
 class Daemon:

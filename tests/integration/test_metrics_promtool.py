@@ -24,6 +24,10 @@ async def test_promtool_check_metrics() -> None:
     metrics.image_pull(outcome="UNAVAILABLE", seconds=3, received=9)
     metrics.leak_reclaimed("cgroup")
     metrics.degraded("rlimit")
+    metrics.watch_addresses(lambda: {("ipv4", "used"): 1, ("ipv4", "free"): 252})
+    metrics.network_attach("embedded", 0.003)
+    metrics.network_detach("embedded", 0.001)
+    metrics.network_error("bridge", "999")
     endpoint = Endpoint(metrics, "127.0.0.1:0", lambda: (True, ""))
     await endpoint.start()
     try:

@@ -52,4 +52,4 @@ def test_a_peer_that_cannot_be_had_is_named(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(peers, "DEBIAN_PLUGINS", os.fspath(tmp_path))
     found = peers.prepare(str(tmp_path / "cache"), [], build=False)
     assert (found.containerd, found.runc, found.crun, found.plugins) == (None, None, None, None)
-    assert [note.split()[0] for note in found.notes] == ["containerd", "runc", "crun", "no"]
+    assert [note.split()[0] for note in found.notes] == ["containerd", "runc", "crun", "no", "unpigz"]

@@ -26,6 +26,10 @@ def exercised() -> Metrics:
     metrics.leak_reclaimed("mount", 3)
     metrics.event_dropped()
     metrics.degraded("oom_score_adj")
+    metrics.watch_addresses(lambda: {("ipv4", "used"): 3, ("ipv4", "free"): 250, ("ipv6", "free"): 2**64})
+    metrics.network_attach("embedded", 0.003)
+    metrics.network_detach("cni", 0.2)
+    metrics.network_error("bridge", "11")
     return metrics
 
 
@@ -57,6 +61,12 @@ async def test_everything_that_is_observed_is_shown() -> None:
         ("crishim_leaks_reclaimed_total", "kind=mount"): 3,
         ("crishim_events_dropped_total", ""): 1,
         ("crishim_degraded_total", "what=oom_score_adj"): 1,
+        ("crishim_network_attach_duration_seconds_sum", "kind=embedded"): 0.003,
+        ("crishim_network_detach_duration_seconds_count", "kind=cni"): 1,
+        ("crishim_network_errors_total", "code=11,plugin=bridge"): 1,
+        ("crishim_network_addresses", "family=ipv4,state=used"): 3,
+        ("crishim_network_addresses", "family=ipv4,state=free"): 250,
+        ("crishim_network_addresses", "family=ipv6,state=free"): 2**64,
     }
     assert {key: found.get(key) for key in expected} == expected
     assert found["process_open_fds", ""] > 0
@@ -98,7 +108,20 @@ def test_no_label_can_hold_a_name_of_an_object() -> None:
     labels = {label for spec in catalog.ALL for label in spec.labels}
     assert labels == {
         "method", "code", "state", "step", "outcome", "kind", "what", "version", "cri_version", "python_version",
+        "plugin", "family",
     }  # fmt: skip
+
+
+async def test_plugins_cannot_make_series_without_end() -> None:
+    metrics = Metrics()
+    for code in range(1000):
+        metrics.network_error("odd", str(code))
+    metrics.network_error("odd", "3")
+    found = await samples(metrics)
+    series = {key: value for key, value in found.items() if key[0] == "crishim_network_errors_total"}
+    assert len(series) == 65
+    assert series["crishim_network_errors_total", "code=3,plugin=odd"] == 2
+    assert series["crishim_network_errors_total", "code=other,plugin=other"] == 1000 - 64
 
 
 async def test_a_source_that_fails_costs_its_own_series_only() -> None:

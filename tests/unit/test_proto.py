@@ -91,12 +91,13 @@ def test_message(name: str) -> None:
     assert nested == wanted.get("enums", {})
 
 
-def test_every_definition_is_commented() -> None:
+@pytest.mark.parametrize("path", sorted((ROOT / "proto").rglob("*.proto")), ids=lambda path: str(path.name))
+def test_every_definition_is_commented(path: Path) -> None:
     previous = ""
-    for number, line in enumerate((ROOT / "proto/runtime/v1/api.proto").read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         text = line.strip()
-        if re.match(r"(message|enum|service|rpc) |.* = \d+( \[.*\])?;$", text) and not text.startswith("//"):
-            assert previous.startswith("//"), f"api.proto:{number}: {text} has no comment"
+        if re.match(r"(message|enum|service|rpc|oneof) |.* = \d+( \[.*\])?;$", text) and not text.startswith("//"):
+            assert previous.startswith("//"), f"{path.name}:{number}: {text} has no comment"
         previous = text
 
 

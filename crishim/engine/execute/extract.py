@@ -212,6 +212,8 @@ class LayerWriter:
             self._make_way(path)
             self._links[path] = target
             return
+        if stat.S_ISDIR(found.st_mode):
+            raise TarError(f"hard link {_text(path)} names the directory {_text(entry.link)}")
         present = _lstat(path)
         if present is not None and present.st_ino == found.st_ino:
             return
@@ -265,11 +267,17 @@ class LayerWriter:
         """Make `path` a directory with all its parents, following links inside the layer."""
         if depth > _LINKS:
             raise TarError(f"too many links on the way to {_text(path)}")
+        missing = []
+        while path and not _is_directory(path):
+            missing.append(path)
+            path = path.rpartition(b"/")[0]
+        for name in reversed(missing):
+            self._ensure_one(name, depth)
+
+    def _ensure_one(self, path: bytes, depth: int) -> None:
+        """Make `path` a directory whose parent is one."""
         if _is_directory(path):
-            return
-        parent = path.rpartition(b"/")[0]
-        if parent:
-            self._ensure(parent, depth + 1 if _is_link(parent) else depth)
+            return  # by way of a link that is made good now
         found = _lstat(path)
         if found is not None and stat.S_ISLNK(found.st_mode):
             target = _realpath(path).strip(b"/")
@@ -377,11 +385,6 @@ def _is_directory(path: bytes) -> bool:
         return stat.S_ISDIR(os.stat(path or b".").st_mode)
     except _NOT_THERE:
         return False
-
-
-def _is_link(path: bytes) -> bool:
-    found = _lstat(path)
-    return found is not None and stat.S_ISLNK(found.st_mode)
 
 
 def _is_whiteout(found: os.stat_result) -> bool:

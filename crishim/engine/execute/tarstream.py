@@ -19,7 +19,11 @@ _ZEROS = bytes(BLOCK)
 _BUFFER = 1 << 18
 _SPLICE_FROM = 1 << 16
 _HEADER_LIMIT = 1 << 20  # a PAX or long-name payload; names end at PATH_MAX, xattr values at 64 KiB
+_HEADERS_LIMIT = 64  # PAX and long-name headers of one entry; GNU tar and Go write up to three
+_GLOBAL_LIMIT = 1000  # records that global PAX headers may leave for all entries to come
 _SPARSE_LIMIT = 1 << 16  # extents of one sparse file
+_SIZE_LIMIT = (1 << 63) - 1  # off_t
+_MAJOR_LIMIT, _MINOR_LIMIT = 1 << 12, 1 << 20  # the kernel's dev_t
 _SECOND = 1_000_000_000
 _FAR = 1 << 36  # seconds; later or earlier times are clamped, as no file system holds them
 
@@ -155,7 +159,7 @@ class TarStream:
         self._left = self._pad = 0
         pax: list[tuple[bytes, bytes]] = []
         name = link = b""
-        while True:
+        for _ in range(_HEADERS_LIMIT + 1):
             block = self._header()
             if block is None:
                 return None
@@ -167,10 +171,13 @@ class TarStream:
                 pax = pax_records(payload)
             elif kind == b"g":
                 self._global.update(pax_records(payload))
+                if len(self._global) > _GLOBAL_LIMIT:
+                    raise TarError(f"global PAX headers have more than {_GLOBAL_LIMIT} records")
             elif kind == b"L":
                 name = payload.partition(b"\0")[0]
             else:
                 link = payload.partition(b"\0")[0]
+        raise TarError(f"a tar entry has more than {_HEADERS_LIMIT} extended headers")
 
     def copy(self, fd: int, size: int) -> None:
         """Move `size` bytes of the entry's data to `fd` at its position."""
@@ -220,36 +227,38 @@ class TarStream:
         entry.link = link or block[157:257].partition(b"\0")[0]
         if kind in (CHARACTER, BLOCK_DEVICE):
             entry.major, entry.minor = number(block[329:337]), number(block[337:345])
+            if not (0 <= entry.major < _MAJOR_LIMIT and 0 <= entry.minor < _MINOR_LIMIT):
+                raise TarError(f"corrupt tar header: no device has the number {entry.major}:{entry.minor}")
         sparse = {}
         if pax or self._global:
             sparse = _apply_pax(entry, [*self._global.items(), *pax])
         if kind in _NO_DATA:
             entry.size = 0
-        if entry.size < 0 or not 0 <= entry.uid < 0xFFFFFFFF or not 0 <= entry.gid < 0xFFFFFFFF:
-            raise TarError(f"corrupt tar header of {entry.name!r}: a size, owner or group is out of range")
-        if b"\0" in entry.name or b"\0" in entry.link:
-            raise TarError(f"corrupt tar header of {entry.name!r}: a name holds a zero byte")
-        if kind in (b"0", b"\0") and entry.name.endswith(b"/"):
-            entry.kind = DIRECTORY  # how tar of Unix version 7 wrote directories
+        if not 0 <= entry.size <= _SIZE_LIMIT or not 0 <= entry.uid < 0xFFFFFFFF or not 0 <= entry.gid < 0xFFFFFFFF:
+            raise TarError(f"corrupt tar header of {_short(entry.name)}: a size, owner or group is out of range")
         self._left = entry.size
         self._pad = -entry.size % BLOCK
         if kind == b"S":
             self._old_sparse(entry, block)
-        elif sparse:
+        elif sparse and kind in REGULAR:
             self._pax_sparse(entry, sparse)
+        if b"\0" in entry.name or b"\0" in entry.link or any(b"\0" in key for key in entry.xattrs):
+            raise TarError(f"corrupt tar header of {_short(entry.name)}: a name holds a zero byte")
+        if kind in (b"0", b"\0") and entry.name.endswith(b"/"):
+            entry.kind = DIRECTORY  # how tar of Unix version 7 wrote directories
         return entry
 
     def _old_sparse(self, entry: Entry, block: bytes) -> None:
         entry.real_size = number(block[483:495])
         fields = [block[386 + 24 * n : 410 + 24 * n] for n in range(4)]
         more = block[482]
-        while more:
-            if len(fields) > _SPARSE_LIMIT:
-                raise TarError(f"sparse file {entry.name!r} has more than {_SPARSE_LIMIT} extents")
+        while more and len(fields) <= _SPARSE_LIMIT:
             self._fill(BLOCK)
             extension = self._take(BLOCK)
             fields += [extension[24 * n : 24 * n + 24] for n in range(21)]
             more = extension[504]
+        if more:
+            raise TarError(f"sparse file {_short(entry.name)} has more than {_SPARSE_LIMIT} extents")
         pairs = [(number(f[:12]), number(f[12:])) for f in fields if f[0]]
         entry.extents = _checked(entry, pairs)
 
@@ -264,20 +273,19 @@ class TarStream:
 
     def _sparse_map(self, entry: Entry) -> list[int]:
         """Read the map that PAX sparse 1.0 puts before the data: a count, then offset and size, one a line."""
-        text = b""
-        while True:
-            lines = text.split(b"\n")
-            if len(lines) > 1:
-                count = decimal(lines[0])
-                if count > _SPARSE_LIMIT:
-                    raise TarError(f"sparse file {entry.name!r} has more than {_SPARSE_LIMIT} extents")
-                if len(lines) > 2 * count + 1:
-                    return [decimal(n) for n in lines[1 : 2 * count + 1]]
-            if self._left < BLOCK:
-                raise TarError(f"corrupt sparse map of {entry.name!r}")
+        numbers: list[int] = []
+        rest = b""
+        wanted = 1
+        while len(numbers) < wanted:
+            if self._left < BLOCK or len(rest) > BLOCK:
+                raise TarError(f"corrupt sparse map of {_short(entry.name)}")
             self._fill(BLOCK)
-            text += self._take(BLOCK)
+            *lines, rest = (rest + self._take(BLOCK)).split(b"\n")
             self._left -= BLOCK
+            if lines and not numbers:
+                wanted = 1 + 2 * min(decimal(lines[0]), _SPARSE_LIMIT + 1)
+            numbers += [decimal(line) for line in lines[: wanted - len(numbers)]]  # zeros fill the last block
+        return numbers[1:]
 
     def _payload(self, size: int) -> bytes:
         if not 0 <= size <= _HEADER_LIMIT:
@@ -334,6 +342,11 @@ class TarStream:
         return moved
 
 
+def _short(name: bytes) -> str:
+    """Return a name for a message."""
+    return repr(name if len(name) <= 200 else name[:200] + b"...")
+
+
 def _write(fd: int, data: memoryview) -> None:
     while data:
         data = data[os.write(fd, data) :]
@@ -348,10 +361,14 @@ def _name(block: bytes) -> bytes:
 
 def _checked(entry: Entry, pairs: Extents) -> Extents:
     """Return the extents of a sparse file, having made sure that they ascend and lie inside it."""
+    if len(pairs) > _SPARSE_LIMIT:
+        raise TarError(f"sparse file {_short(entry.name)} has more than {_SPARSE_LIMIT} extents")
+    if not 0 <= entry.real_size <= _SIZE_LIMIT:
+        raise TarError(f"corrupt sparse map of {_short(entry.name)}: its size is out of range")
     position = 0
     for offset, size in pairs:
         if offset < position or size < 0 or offset + size > entry.real_size:
-            raise TarError(f"corrupt sparse map of {entry.name!r}")
+            raise TarError(f"corrupt sparse map of {_short(entry.name)}")
         position = offset + size
     return pairs
 

@@ -21,6 +21,10 @@ _DOCKER_HUB = "registry-1.docker.io"
 _UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ns|us|µs|ms|s|m|h)")
 DIAL_SECONDS = 10.0
+_LONGEST_DIAL = 3600.0
+_FILE_LIMIT = 1 << 20
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 section 5.6.2
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,23 +62,29 @@ def load(host: str, directories: Sequence[str]) -> tuple[Endpoint, ...]:
     directory = _directory(host, directories)
     if directory is None:
         return _default(host, Tls())
-    import tomllib
-
     path = os.path.join(directory, "hosts.toml")
     try:
         with open(path, "rb") as file:
-            document = tomllib.load(file)
+            data = file.read(_FILE_LIMIT + 1)
     except FileNotFoundError:
         return _default(host, _docker_certificates(directory))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise FailedPreconditionError(f"{path}: {error}") from None
     except OSError as error:
         raise FailedPreconditionError(f"{path}: {error.strerror}") from None
-    return parse(document, host, path)
+    return parse(data, host, path)
 
 
-def parse(document: Mapping[str, Any], host: str, path: str) -> tuple[Endpoint, ...]:
+def parse(data: bytes, host: str, path: str) -> tuple[Endpoint, ...]:
     """Return the endpoints that a hosts.toml describes; `path` is for errors and relative file names."""
+    import tomllib
+
+    if len(data) > _FILE_LIMIT:
+        raise FailedPreconditionError(f"{path}: is larger than {_FILE_LIMIT} bytes")
+    try:
+        document = tomllib.loads(data.decode())
+    except RecursionError:
+        raise FailedPreconditionError(f"{path}: tables or arrays are nested too deeply") from None
+    except ValueError as error:  # TOMLDecodeError, UnicodeDecodeError, and int()'s for numbers of thousands of digits
+        raise FailedPreconditionError(f"{path}: {error}") from None
     reader = _Reader(path)
     mirrors = reader.table(document.get("host"), "host")
     endpoints = [
@@ -159,8 +169,8 @@ class _Reader:
     def text(self, value: Any, key: str) -> str:
         if value is None:
             return ""
-        if not isinstance(value, str):
-            raise self._wrong(key, "must be a string")
+        if not isinstance(value, str) or _CONTROL.search(value):
+            raise self._wrong(key, "must be a string without control characters")
         return value
 
     def flag(self, value: Any, key: str) -> bool:
@@ -194,11 +204,15 @@ class _Reader:
         )
 
     def _base(self, url: str, key: str, *, override: bool) -> tuple[str, str]:
-        if "://" not in url:
-            url = f"{'http' if is_loopback(url.partition('/')[0]) else 'https'}://{url}"
-        parts = urlsplit(url)
-        if parts.scheme not in {"http", "https"} or not parts.netloc or "@" in parts.netloc:
-            raise self._wrong(key, f"{url!r} is no http or https URL of a host")
+        try:
+            if "://" not in url:
+                url = f"{'http' if is_loopback(url.partition('/')[0]) else 'https'}://{url}"
+            parts = urlsplit(url)
+            fine = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+        except ValueError:  # a bracket that is not closed, a port that is no number
+            fine = False
+        if not fine or "@" in parts.netloc or not (url.isascii() and url.isprintable()) or " " in url:
+            raise self._wrong(key, f"{url[:200]!r} is no http or https URL of a host")
         path = parts.path.rstrip("/")
         if not override and not path.endswith("/v2"):
             path += "/v2"
@@ -212,21 +226,25 @@ class _Reader:
         found = []
         for entry in value if isinstance(value, list) else [value] if value is not None else []:
             pair = entry if isinstance(entry, list) else [entry, ""]
-            if len(pair) != 2 or not all(isinstance(name, str) for name in pair):
+            if len(pair) != 2 or not all(isinstance(name, str) for name in pair) or not pair[0]:
                 raise self._wrong(key, "must be a file, a list of files, or a list of [certificate, key] pairs")
-            found.append((self._file(pair[0]), self._file(pair[1]) if pair[1] else ""))
+            certificate, secret = (self.text(name, key) for name in pair)
+            found.append((self._file(certificate), self._file(secret) if secret else ""))
         return tuple(found)
 
     def _headers(self, value: Any, key: str) -> tuple[tuple[str, str], ...]:
         found = []
         for name, entry in self.table(value, key).items():
-            found += [(name, text) for text in self.texts(entry, f"{key}.{name}")]
+            texts = self.texts(entry, f"{key}.{name!r}")
+            if not _HEADER_NAME.fullmatch(name) or not all(text.isascii() for text in texts):
+                raise self._wrong(f"{key}.{name!r}", "is no HTTP header: its name or its value has other characters")
+            found += [(name, text) for text in texts]
         return tuple(found)
 
     def _dial(self, value: Any, key: str) -> float:
         if value is None:
             return DIAL_SECONDS
         found = seconds(self.text(value, key))
-        if not found:
-            raise self._wrong(key, f"{value!r} is no duration like '10s'")
+        if not found or found > _LONGEST_DIAL:
+            raise self._wrong(key, f"{value[:100]!r} is no duration like '10s' of an hour at most")
         return found
