@@ -72,7 +72,7 @@ class NetworkConfig:
         ("10.119.0.0/16",),
         Spec(
             help="Networks that pods get their addresses from: one IPv4, one IPv6, or both. The first address of each"
-            " is the bridge's.",
+            " is the bridge's. Left at the default, kubelet's pod CIDR (UpdateRuntimeConfig) takes its place.",
             flag="--subnet",
             check=checks.subnet,
         ),

@@ -3,10 +3,11 @@
 Pods with the host's network run; a pod that wants a network of its own is refused.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from crishim.errors import FailedPreconditionError
 from crishim.network.model import Attachment, AttachRequest, PodNetns
+from crishim.observe import Observer
 from crishim.pods.ports import Counters
 
 REASON = "NetworkDisabled"
@@ -29,6 +30,16 @@ class DisabledNetwork:
     async def reconcile(self, live: frozenset[str]) -> int:  # noqa: ARG002  the protocol's
         """Have nothing that could be left over."""
         return 0
+
+    def observe(self, observer: Observer) -> None:
+        """Have nothing to tell."""
+
+    def addresses(self) -> Mapping[tuple[str, str], int]:
+        """Manage no address."""
+        return {}
+
+    async def use_pod_cidr(self, subnets: Sequence[str]) -> None:
+        """Have no use for a range: pods of the host's network have its addresses."""
 
     def interface_stats(self) -> Mapping[str, Counters]:
         """Know no interface."""

@@ -66,6 +66,8 @@ class Parts:
         try:
             await asyncio.sleep(0)  # both wait for others from here on: the spawner's process, the kernel
             metrics = self._metrics()
+            network.observe(metrics)
+            metrics.watch_addresses(network.addresses)
             images = self._make_images(engine, metrics)
             planner = self._planner(facts, metrics)
             runtime = self._runtime(facts, engine, images, network, planner, metrics)
@@ -163,10 +165,11 @@ class Parts:
             from crishim.daemon.disabled import DisabledNetwork
 
             return DisabledNetwork()
+        from crishim.daemon.networking import network_settings
         from crishim.network.embedded import EmbeddedNetwork
-        from crishim.network.settings import NetworkSettings
+        from crishim.pods.runtime import POD_CIDR_KEY
 
-        chosen = NetworkSettings(bridge=settings.bridge, subnets=settings.subnets, mtu=settings.mtu or None)
+        chosen = network_settings(settings, self._store.values.get(POD_CIDR_KEY))
         network = EmbeddedNetwork(chosen, self._store.leases)
         self._push("network", lambda: network.shutdown(remove=self._without_pods()))
         return network

@@ -12,12 +12,14 @@ published port is struck out only when its map element is gone.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TypeVar
 
 import structlog
 
+from crishim.clock import monotonic
 from crishim.errors import AlreadyExistsError, CrishimError, FailedPreconditionError, ResourceExhaustedError
 from crishim.network.counters import InterfaceCounters, read_counters
 from crishim.network.ipam import Ipam, Leases
@@ -26,6 +28,7 @@ from crishim.network.links import Background, PodLinks
 from crishim.network.model import Attachment, AttachRequest, PodNetns
 from crishim.network.plan import (
     INTERFACE,
+    POD_CIDR_FIELD,
     PodAddress,
     PodPlan,
     check_ports,
@@ -36,9 +39,11 @@ from crishim.network.plan import (
 )
 from crishim.network.ports import Owner, PortTable
 from crishim.network.settings import NetworkSettings
+from crishim.observe import NullObserver, Observer
 
 T = TypeVar("T")
 
+KIND = "embedded"
 _REPAIR_SECONDS = 5.0
 _PATIENCE_SECONDS = 0.1  # a namespace usually ends within milliseconds of its last user
 _EXHAUSTED_SECONDS = 5.0
@@ -61,6 +66,7 @@ class EmbeddedNetwork:
         self._attaching: set[str] = set()  # links that are being made: reconcile leaves them alone
         self._background = Background()
         self._links = PodLinks(self._delete_link, self._release, settings.release_seconds, self._background)
+        self._observer: Observer = NullObserver()
         self._freed = asyncio.Event()
         self._worker: ThreadPoolExecutor | None = None
         self._mtu = 0
@@ -135,6 +141,25 @@ class EmbeddedNetwork:
                 self._ipam.use(before)
                 raise
 
+    async def use_pod_cidr(self, subnets: Sequence[str]) -> None:
+        """Take kubelet's pod CIDR, unless the configuration names other subnets.
+
+        Raises:
+            FailedPreconditionError: it does; or as for `use_subnets`.
+        """
+        configured = [subnet.text for subnet in plan_subnets(self._settings.subnets)]
+        wanted = [subnet.text for subnet in plan_subnets(subnets, POD_CIDR_FIELD)]
+        if self._settings.fixed and wanted != configured:
+            raise FailedPreconditionError(
+                f"{POD_CIDR_FIELD}: {', '.join(wanted)} differs from the configured network.subnets"
+                f" {', '.join(configured)}; make them equal, or leave network.subnets out"
+            )
+        await self.use_subnets(wanted)
+
+    def observe(self, observer: Observer) -> None:
+        """Tell this observer of attaches, detaches and failures from now on."""
+        self._observer = observer
+
     async def attach(self, netns: PodNetns, request: AttachRequest) -> Attachment:
         """Give the pod `eth0`, addresses, routes, `lo` and its published ports; on failure nothing is left.
 
@@ -144,6 +169,13 @@ class EmbeddedNetwork:
             ResourceExhaustedError: no address is free.
             FailedPreconditionError: the network is not ready.
         """
+        began = monotonic()
+        with self._failures():
+            attachment = await self._attach(netns, request)
+        self._observer.network_attach(KIND, monotonic() - began)
+        return attachment
+
+    async def _attach(self, netns: PodNetns, request: AttachRequest) -> Attachment:
         check_ports(request.ports, [pool.subnet.version for pool in self._ipam.pools])
         await self._require()
         link = link_name(self._settings.bridge, request.pod_id)
@@ -178,6 +210,7 @@ class EmbeddedNetwork:
             mac=plan.mac,
             gateway=addresses[0].subnet.gateway,
             mtu=self._mtu,
+            kind=KIND,
         )
 
     async def detach(self, pod_id: str, attachment: Attachment | None) -> None:  # noqa: ARG002  the books know more
@@ -185,8 +218,14 @@ class EmbeddedNetwork:
 
         Returns without waiting for the link. A port that the kernel does not give back is an error, and stays booked.
         """
+        began = monotonic()
         link = link_name(self._settings.bridge, pod_id)
-        await self._unpublish(pod_id)
+        with self._failures():
+            await self._unpublish(pod_id)
+        self._let_go(link, pod_id)
+        self._observer.network_detach(KIND, monotonic() - began)
+
+    def _let_go(self, link: str, pod_id: str) -> None:
         if link in self._links.draining:
             return
         self._attached.pop(link, None)
@@ -222,6 +261,16 @@ class EmbeddedNetwork:
         """Return subnet → (addresses in use, addresses in all)."""
         return {pool.subnet.text: (pool.used, pool.size) for pool in self._ipam.pools}
 
+    def addresses(self) -> Mapping[tuple[str, str], int]:
+        """Return (family, state) → number of addresses; those of a range that is no longer handed out count as used."""
+        found: dict[tuple[str, str], int] = {}
+        for pool in (*self._ipam.pools, *self._ipam.retired):
+            used = f"ipv{pool.subnet.version}", "used"
+            found[used] = found.get(used, 0) + pool.used
+        for pool in self._ipam.pools:
+            found[f"ipv{pool.subnet.version}", "free"] = max(pool.size - pool.used, 0)
+        return found
+
     def ready(self) -> tuple[bool, str, str]:
         """Return (ready, reason, message) for the NetworkReady condition.
 
@@ -251,6 +300,15 @@ class EmbeddedNetwork:
         self._failure = "the network is shut down"
 
     # --- within -------------------------------------------------------------------------------
+
+    @contextmanager
+    def _failures(self) -> Iterator[None]:
+        """Tell the observer of an error that passes."""
+        try:
+            yield
+        except CrishimError as error:
+            self._observer.network_error(KIND, type(error).__name__.removesuffix("Error"))
+            raise
 
     async def _require(self) -> None:
         if self._failure:

@@ -1,7 +1,10 @@
 """What `network/` is asked for and answers: plain records."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
+
+from crishim.observe import Observer
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +79,19 @@ class NetworkApi(Protocol):
 
     def ready(self) -> tuple[bool, str, str]:
         """Return (ready, reason, message) for the NetworkReady condition."""
+
+    def observe(self, observer: Observer) -> None:
+        """Tell this observer of attaches, detaches and failures from now on."""
+
+    def addresses(self) -> Mapping[tuple[str, str], int]:
+        """Return (family `ipv4` or `ipv6`, state `used` or `free`) → number of pod addresses that are managed here."""
+
+    async def use_pod_cidr(self, subnets: Sequence[str]) -> None:
+        """Give new pods addresses of kubelet's pod CIDR, one subnet a family; pods that live keep theirs.
+
+        Raises:
+            FailedPreconditionError: other subnets are configured, or the range is in use.
+        """
 
     async def shutdown(self, *, remove: bool) -> None:
         """Close sockets; with `remove` and no pod left also delete bridge and tables."""

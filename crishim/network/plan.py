@@ -14,6 +14,7 @@ from crishim.network.model import AttachRequest, HostPort
 
 INTERFACE = "eth0"
 PROTOCOLS = {"tcp": 6, "udp": 17, "sctp": 132}
+POD_CIDR_FIELD = "runtime_config.network_config.pod_cidr"
 _LEAST_HOSTS = 4  # network, gateway, one pod, broadcast
 _LONGEST_NAME = 15  # IFNAMSIZ - 1
 
@@ -72,15 +73,15 @@ class PodPlan:
     rules: tuple[PortRule, ...] = field(default=())
 
 
-def plan_subnets(texts: Sequence[str]) -> tuple[Subnet, ...]:
-    """Parse the configured subnets, IPv4 first.
+def plan_subnets(texts: Sequence[str], field: str = "network.subnets") -> tuple[Subnet, ...]:
+    """Parse subnets, IPv4 first; `field` says in errors where they come from.
 
     Raises:
-        InvalidArgumentError: no subnet at all, one that is none or too small, or two of one family.
+        InvalidArgumentError: no subnet at all, one that is none, too small or not for pods, or two of one family.
     """
     subnets: dict[int, Subnet] = {}
     for number, text in enumerate(texts):
-        path = f"network.subnets[{number}]"
+        path = f"{field}[{number}]"
         try:
             network = ipaddress.ip_network(text, strict=True)
         except ValueError as error:
@@ -89,6 +90,9 @@ def plan_subnets(texts: Sequence[str]) -> tuple[Subnet, ...]:
             raise InvalidArgumentError(
                 path, f"{text!r} has no room for a gateway and a pod; use /30 (IPv6: /126) or more"
             )
+        special = _special(network)
+        if special:
+            raise InvalidArgumentError(path, f"{text!r} is for {special}; use a private range like 10.88.0.0/16")
         if network.version in subnets:
             raise InvalidArgumentError(
                 path, f"{text!r} is the second subnet of IPv{network.version}; give one of each family"
@@ -96,8 +100,19 @@ def plan_subnets(texts: Sequence[str]) -> tuple[Subnet, ...]:
         gateway = str(network.network_address + 1)
         subnets[network.version] = Subnet(str(network), network, gateway, network.prefixlen, network.version)
     if not subnets:
-        raise InvalidArgumentError("network.subnets", "is empty; give at least one subnet like 10.88.0.0/16")
+        raise InvalidArgumentError(field, "is empty; give at least one subnet like 10.88.0.0/16")
     return tuple(subnets[version] for version in sorted(subnets))
+
+
+def plan_pod_cidr(text: str) -> tuple[Subnet, ...]:
+    """Parse a pod CIDR as kubelet gives it (UpdateRuntimeConfig): a subnet, or two with a comma; () for an empty one.
+
+    Raises:
+        InvalidArgumentError: as for `plan_subnets`.
+    """
+    if not text.strip():
+        return ()
+    return plan_subnets([part.strip() for part in text.split(",")], POD_CIDR_FIELD)
 
 
 def link_prefix(bridge: str) -> str:
@@ -153,6 +168,17 @@ def plan_rules(request: AttachRequest, addresses: Sequence[PodAddress]) -> tuple
             rule = PortRule(version, protocol, host_ip, port.host_port, given.address, port.container_port)
             rules[rule.key] = rule
     return tuple(rules.values())
+
+
+def _special(network: IpNetwork) -> str:
+    """Return what a network that cannot be pods' is for, "" for others."""
+    if network.is_loopback:
+        return "loopback"
+    if network.is_multicast:
+        return "multicast"
+    if network.is_link_local:
+        return "link-local addresses"
+    return "no host" if network.network_address.is_unspecified else ""
 
 
 def _problems(number: int, port: HostPort, versions: Sequence[int]) -> list[tuple[str, str]]:

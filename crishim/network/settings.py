@@ -16,6 +16,7 @@ class NetworkSettings:
 
     `bridge` and `table` name its bridge and its nftables table and must be the instance's own; `subnets` are at most
     one of each family, like `10.88.0.0/16` and `fd00:88::/64`; `mtu` None or 0 takes that of the host's default route.
+    `fixed` says that the subnets were configured on purpose, so that kubelet's pod CIDR may only repeat them.
     `release_seconds` is how long a pod's namespace may outlive its pod before the link is deleted explicitly.
     """
 
@@ -23,6 +24,7 @@ class NetworkSettings:
     subnets: tuple[str, ...]
     table: str = ""
     mtu: int | None = None
+    fixed: bool = False
     release_seconds: float = 1.0
 
     def __post_init__(self) -> None:

@@ -51,6 +51,9 @@ class RuntimeApi(Protocol):
     def cgroup_driver(self) -> str:
         """Return `cgroupfs` or `systemd`."""
 
+    async def update_pod_cidr(self, text: str) -> None:
+        """Give new pods addresses of this range (two with a comma in dual stack), also after a restart; "" is fine."""
+
     async def run_sandbox(self, config: SandboxConfig, handler: str) -> str:
         """Create and start a sandbox; return its id."""
 

@@ -9,7 +9,7 @@ Out of scope: protobuf (server), how things are done (the modules beside this on
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from crishim import clock
 from crishim.config.model import Config
@@ -17,6 +17,7 @@ from crishim.engine.plan.request import ContainerConfig, Resources, SandboxConfi
 from crishim.errors import FailedPreconditionError
 from crishim.images.model import ImagesApi
 from crishim.linux.cgroups.stats import Readers
+from crishim.network.plan import plan_pod_cidr
 from crishim.observe import Observer
 from crishim.pods import containers, execs, info, reconcile, recover, sandboxes, stopping, updates, validate
 from crishim.pods.context import Context
@@ -42,6 +43,9 @@ from crishim.pods.views import (
     SandboxView,
 )
 
+POD_CIDR_KEY = "network.pod_cidr"
+"""The store's value with the subnets of the last pod CIDR, a list of texts."""
+
 
 @dataclass(frozen=True, slots=True)
 class RuntimeCondition:
@@ -51,6 +55,13 @@ class RuntimeCondition:
     status: bool
     reason: str = ""
     message: str = ""
+
+
+class Values(Protocol):
+    """Small values of the instance that survive the daemon, as JSON."""
+
+    def set(self, key: str, value: Any) -> None:
+        """Keep a value; None removes it."""
 
 
 class Tables(Protocol):
@@ -63,6 +74,10 @@ class Tables(Protocol):
     @property
     def containers(self) -> Table:
         """Rows of containers."""
+
+    @property
+    def values(self) -> Values:
+        """Settings of the instance itself."""
 
 
 class Runtime:
@@ -172,6 +187,18 @@ class Runtime:
     def cgroup_driver(self) -> str:
         """Return `cgroupfs` or `systemd`."""
         return self._context.config.cgroup_driver
+
+    async def update_pod_cidr(self, text: str) -> None:
+        """Give new pods addresses of this range, also after a restart; "" changes nothing."""
+        context = self._context
+        subnets = tuple(subnet.text for subnet in plan_pod_cidr(text))
+
+        async def use() -> None:
+            await context.network.use_pod_cidr(subnets)
+            self._store.values.set(POD_CIDR_KEY, list(subnets))
+
+        if subnets:
+            await context.ends.run("update of the pod CIDR", subnets, use)
 
     # --- sandboxes ----------------------------------------------------------------------------
 

@@ -34,6 +34,11 @@ class RuntimeService:
         """Kubelet takes its cgroup driver from here."""
         return runtime.runtime_config(self._api.cgroup_driver())
 
+    async def update_runtime_config(self, request: pb.UpdateRuntimeConfigRequest) -> pb.UpdateRuntimeConfigResponse:
+        """Kubelet tells the node's pod CIDR; an empty one means that nothing of it is to change."""
+        await self._api.update_pod_cidr(request.runtime_config.network_config.pod_cidr)
+        return pb.UpdateRuntimeConfigResponse()
+
     # --- sandboxes ----------------------------------------------------------------------------
     async def run_pod_sandbox(self, request: pb.RunPodSandboxRequest) -> pb.RunPodSandboxResponse:
         """Answers only when the sandbox is READY."""

@@ -1,15 +1,16 @@
 """RPCs that this version does not have, each with the sentence for its caller: what is missing, what to use instead.
 
-Invariant: together with the servicers' methods this covers all 43 RPCs, without overlap (a test compares).
+Invariant: together with the servicers' methods this covers all RPCs, without overlap (a test compares).
 """
 
 _STREAM = "this version does not have the streaming lists; use {0}, whose answer may be up to 16 MiB"
 _SESSION = "this version does not have streaming sessions (exec, attach, port-forward); {0}"
 _CHECKPOINT = "this version does not have checkpoint and restore; {0}"
 _METRICS = "this version does not have the cAdvisor metrics; use ListPodSandboxStats, or the daemon's own /metrics"
-_POD_CIDR = "this version takes the pods' address range from its configuration (network.subnets), not from kubelet"
 _EVENTS = "this version does not have container events; poll ListPodSandbox and ListContainers, as kubelet's PLEG does"
 _RESIZE = "this version does not have pod-level resizing; use UpdateContainerResources for each container"
+
+_ARCHIVES = "this version does not have image archives; {0}"
 
 SENTENCES = {
     "StreamPodSandboxes": _STREAM.format("ListPodSandbox"),
@@ -23,10 +24,12 @@ SENTENCES = {
     "Exec": _SESSION.format("use ExecSync (crictl exec -s) for commands that need no input"),
     "Attach": _SESSION.format("read the container's log file (crictl logs) instead"),
     "PortForward": _SESSION.format("connect to the pod's address, or publish the port as host_port"),
-    "UpdateRuntimeConfig": _POD_CIDR,
     "CheckpointContainer": _CHECKPOINT.format("stop the container and start a new one"),
     "CheckpointPod": _CHECKPOINT.format("stop the sandbox and run a new one"),
     "RestorePod": _CHECKPOINT.format("use RunPodSandbox, CreateContainer and StartContainer"),
     "GetContainerEvents": _EVENTS,
     "UpdatePodSandboxResources": _RESIZE,
+    "Images.Save": _ARCHIVES.format("push the image to a registry instead"),
+    "Images.Load": _ARCHIVES.format("push the archive to a registry (skopeo copy) and pull it"),
+    "Images.Import": _ARCHIVES.format("make an image of the tarball elsewhere, push it to a registry and pull it"),
 }

@@ -132,6 +132,9 @@ class FakeRuntime:
     def cgroup_driver(self) -> str:
         return "cgroupfs"
 
+    async def update_pod_cidr(self, text: str) -> None:
+        self._note("update_pod_cidr", text)
+
     async def run_sandbox(self, config: SandboxConfig, handler: str) -> str:
         self._note("run_sandbox", config, handler)
         if self.gate is not None:

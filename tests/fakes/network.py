@@ -1,8 +1,10 @@
 """A network without a kernel: who is attached, and what was asked for."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from crishim.network.model import Attachment, AttachRequest, PodNetns
+from crishim.observe import Observer
 from tests.fakes.faults import Faults
 
 
@@ -21,6 +23,7 @@ class FakeNetwork:
     def __init__(self, faults: Faults) -> None:
         self.faults = faults
         self.attached: dict[str, AttachRequest] = {}
+        self.subnets: tuple[str, ...] = ()
         self._next = 2
 
     async def start(self) -> None:
@@ -41,6 +44,16 @@ class FakeNetwork:
         for pod_id in gone:
             del self.attached[pod_id]
         return len(gone)
+
+    def observe(self, observer: Observer) -> None:
+        pass
+
+    def addresses(self) -> dict[tuple[str, str], int]:
+        return {("ipv4", "used"): len(self.attached)}
+
+    async def use_pod_cidr(self, subnets: Sequence[str]) -> None:
+        await self.faults.wait("network.use_pod_cidr")
+        self.subnets = tuple(subnets)
 
     def ready(self) -> tuple[bool, str, str]:
         return (True, "", "")

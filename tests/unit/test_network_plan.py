@@ -13,6 +13,7 @@ from crishim.network.plan import (
     hardware_address,
     link_name,
     link_prefix,
+    plan_pod_cidr,
     plan_rules,
     plan_subnets,
 )
@@ -39,12 +40,38 @@ def test_subnets_are_sorted_by_family_and_their_first_address_is_the_gateway() -
         (["10.9.0.0/31"], "network.subnets[0]", "no room for a gateway and a pod"),
         (["fd00::/127"], "network.subnets[0]", "no room for a gateway and a pod"),
         (["10.9.0.0/16", "10.8.0.0/16"], "network.subnets[1]", "second subnet of IPv4"),
+        (["127.9.0.0/16"], "network.subnets[0]", "is for loopback"),
+        (["224.0.0.0/8"], "network.subnets[0]", "is for multicast"),
+        (["fe80::/64"], "network.subnets[0]", "is for link-local addresses"),
+        (["0.0.0.0/8"], "network.subnets[0]", "is for no host"),
     ],
 )
 def test_a_wrong_subnet_is_refused(texts: list[str], field: str, words: str) -> None:
     with pytest.raises(InvalidArgumentError, match=words) as caught:
         plan_subnets(texts)
     assert caught.value.field == field
+
+
+def test_a_pod_cidr_is_one_subnet_or_one_of_each_family() -> None:
+    assert plan_pod_cidr("") == plan_pod_cidr(" ") == ()
+    assert [subnet.text for subnet in plan_pod_cidr("10.9.4.0/24")] == ["10.9.4.0/24"]
+    assert [subnet.text for subnet in plan_pod_cidr("fd00:9::/64, 10.9.4.0/24")] == ["10.9.4.0/24", "fd00:9::/64"]
+
+
+@pytest.mark.parametrize(
+    ("text", "where", "words"),
+    [
+        ("10.9.4.0", "[0]", "no room"),
+        ("10.9.4.1/24", "[0]", "host bits set"),
+        ("10.9.4.0/24,", "[1]", "'' is no subnet"),
+        ("10.9.4.0/24,10.9.5.0/24", "[1]", "second subnet of IPv4"),
+        ("10.9.4.0/24;fd00::/64", "[0]", "is no subnet"),
+    ],
+)
+def test_a_wrong_pod_cidr_names_the_field(text: str, where: str, words: str) -> None:
+    with pytest.raises(InvalidArgumentError, match=words) as caught:
+        plan_pod_cidr(text)
+    assert caught.value.field == f"runtime_config.network_config.pod_cidr{where}"
 
 
 @pytest.mark.parametrize(

@@ -132,6 +132,14 @@ async def test_status_is_verbose_on_request(tmp_path: Path) -> None:
         assert config.linux.cgroup_driver == pb.CGROUPFS
 
 
+async def test_the_pod_cidr_goes_through(tmp_path: Path) -> None:
+    async with serving(tmp_path) as world:
+        network = pb.NetworkConfig(pod_cidr="10.9.0.0/24,fd00::/64")
+        for config in (pb.RuntimeConfig(network_config=network), pb.RuntimeConfig()):
+            await world.cri.UpdateRuntimeConfig(pb.UpdateRuntimeConfigRequest(runtime_config=config))
+        assert world.runtime.calls == [("update_pod_cidr", "10.9.0.0/24,fd00::/64"), ("update_pod_cidr", "")]
+
+
 async def test_life_of_a_pod(tmp_path: Path) -> None:
     async with serving(tmp_path) as world:
         sandbox = pb.PodSandboxConfig(metadata=pb.PodSandboxMetadata(name="a", uid="u", namespace="n"))
