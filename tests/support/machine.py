@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import socket
+import stat
 import subprocess
 from collections import Counter
 from dataclasses import dataclass
@@ -131,11 +132,13 @@ def descriptors() -> dict[str, str]:
 
 def peer(fd: int) -> int:
     """Return the process that made the other end of this process's socket `fd`; 0 for anything else (unix(7))."""
-    try:
-        with socket.socket(fileno=os.dup(fd)) as sock:
-            return int.from_bytes(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)[:4], "little")
-    except OSError:
+    if not stat.S_ISSOCK(os.fstat(fd).st_mode):
         return 0
+    with socket.socket(fileno=os.dup(fd)) as sock:
+        try:
+            return int.from_bytes(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)[:4], "little")
+        except OSError:
+            return 0
 
 
 def process(pid: int) -> Process | None:
