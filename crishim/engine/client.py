@@ -95,6 +95,11 @@ class Engine:
                 self._spawner.send({"op": "rehearse", **plans})
             self._ask_for_spares()
 
+    @property
+    def spares(self) -> int:
+        """How many spare keepers wait."""
+        return len(self._spares)
+
     async def close(self) -> None:
         """Let the spawner end; keepers go on."""
         if self._spawner is not None:
