@@ -103,7 +103,7 @@ class ImagesConfig:
         4, Spec(help="Images pulled at a time; further pulls wait.", minimum=1, maximum=64, reload=True)
     )
     parallel_layers: int = option(
-        3,
+        4,
         Spec(help="Layers of one image that are loaded and unpacked at a time.", minimum=1, maximum=32, reload=True),
     )
     stall_seconds: int = option(

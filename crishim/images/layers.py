@@ -1,13 +1,14 @@
 """Unpacked layers: `<root>/layers/<name>`, one directory each, in overlayfs's form.
 
 A layer's directory is made as `.new-…`, gets its final, short name (a base-32 counter: many layers must fit into a
-page of mount options) by rename when it is whole, and a record in the store. `syncfs` comes after that, off the
-critical path, and only then the record says that it is synced; without that mark a layer is not trusted after a
-reboot (design.md). Removal renames to `.gone-…` first. Invariant: a directory with a final name is whole as long as
-its record is valid; nothing else is ever used. Out of scope: which layers are needed.
+page of mount options) by rename when it is whole, and a record in the store. `syncfs` comes after that, once no layer
+is being made (it would hold up their files), and only then the record says that it is synced; without that mark a
+layer is not trusted after a reboot (design.md). Removal renames to `.gone-…` first. Invariant: a directory with a
+final name is whole as long as its record is valid; nothing else is ever used. Out of scope: which layers are needed.
 """
 
 import asyncio
+import contextlib
 import os
 from collections.abc import Mapping
 from dataclasses import replace
@@ -25,6 +26,7 @@ from crishim.store.store import Store
 
 _DIGITS = "0123456789abcdefghijklmnopqrstuv"
 _NEW, _GONE = ".new-", ".gone-"
+_PATIENCE = 30.0  # seconds that the sync of a layer waits for others that are being made
 log = get_logger("crishim.images")
 
 
@@ -54,6 +56,9 @@ class Layers:
         self._next = 0
         self._work: set[asyncio.Task[None]] = set()
         self._syncing: asyncio.Task[None] | None = None
+        self._making: set[str] = set()
+        self._quiet = asyncio.Event()
+        self._quiet.set()
         self.size = 0
         self.inodes = 0
 
@@ -100,6 +105,8 @@ class Layers:
             os.chmod(path, 0o755)
         except OSError as error:
             raise disk_error(error, f"mkdir {path}") from None
+        self._making.add(path)
+        self._quiet.clear()
         return path
 
     def publish(self, path: str, key: str, diff_id: str, report: Mapping[str, Any]) -> LayerRecord:
@@ -117,6 +124,7 @@ class Layers:
             hides_all="" in report["opaque"],
         )
         os.rename(path, os.path.join(self.root, name))
+        self._made(path)
         self._store.layers.put(key, codec.dumps(record))
         self._note(record)
         self._sync_soon()
@@ -134,6 +142,7 @@ class Layers:
 
     def discard(self, path: str) -> None:
         """Delete a directory below the root in the background; absent is fine."""
+        self._made(path)
         gone = os.path.join(self.root, f"{_GONE}{os.urandom(6).hex()}")
         try:
             os.rename(path, gone)
@@ -147,6 +156,12 @@ class Layers:
             await asyncio.wait(self._work)
 
     # --- background ----------------------------------------------------------------------------------------------
+
+    def _made(self, path: str) -> None:
+        """Note that a directory is whole or given up."""
+        self._making.discard(path)
+        if not self._making:
+            self._quiet.set()
 
     def _note(self, record: LayerRecord) -> None:
         self._records[record.key] = record
@@ -171,6 +186,8 @@ class Layers:
 
     async def _sync(self) -> None:
         """Sync all layers that are not; those that come meanwhile get another round."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._quiet.wait(), _PATIENCE)
         while waiting := [record for record in self._records.values() if not record.synced]:
             try:
                 await in_thread("syncfs", self._sync_files)

@@ -53,15 +53,18 @@ async def through(name: str, work: Callable[[], T]) -> T:
 
 
 async def wait_out(futures: "Collection[asyncio.Future[T]]") -> None:
-    """Wait until all are done, however often the caller is cancelled meanwhile; the cancellation is raised then."""
+    """Wait until all are done, however often the caller is cancelled meanwhile; the cancellation is raised then.
+
+    Their exceptions count as seen: callers that want them ask for the results.
+    """
     cancelled: asyncio.CancelledError | None = None
     while pending := [future for future in futures if not future.done()]:
         try:
             await asyncio.wait(pending)
         except asyncio.CancelledError as error:
             cancelled = error
+    for future in futures:
+        if not future.cancelled():
+            future.exception()
     if cancelled is not None:
-        for future in futures:
-            if not future.cancelled():
-                future.exception()  # seen: nobody else will look
         raise cancelled

@@ -143,8 +143,6 @@ async def unpack(
     except asyncio.CancelledError:
         cancel.set()
         await wait_out(both)
-        for half in both:
-            half.exception()
         raise
     fed, extracted = both
     return _outcome(fed.exception(), extracted, what)

@@ -4,18 +4,19 @@ Invariant: `ensure_bridge` may run at any time, on a host that has all, part or 
 link of the instance's own name, and refuses a name or range that is someone else's.
 """
 
+import errno
 import ipaddress
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
-from crishim.errors import FailedPreconditionError
+from crishim.errors import FailedPreconditionError, KernelError
 from crishim.linux.netlink import address as addresses
 from crishim.linux.netlink import link as links
 from crishim.linux.netlink.connection import Connection
 from crishim.network import sysctl
-from crishim.network.plan import Subnet, hardware_address
+from crishim.network.plan import Subnet, hardware_address, is_link_name
 from crishim.network.settings import NetworkSettings
 
 _DEFAULT_MTU = 1500
@@ -75,10 +76,44 @@ def list_links(route: Connection) -> list[links.Link]:
     return [links.parse(message.payload) for message in route.dump(links.list_all())]
 
 
-def list_ports(route: Connection, bridge: Bridge, prefix: str) -> list[str]:
-    """Return the names of the instance's pod links: ports of its bridge whose names begin with its prefix."""
-    found = [links.parse(message.payload) for message in route.dump(links.list_ports(bridge.index))]
-    return [link.name for link in found if link.master == bridge.index and link.name.startswith(prefix)]
+def pod_links(found: Iterable[links.Link], prefix: str) -> frozenset[str]:
+    """Return the names of the instance's pod links: veths with a name of ours, ports of its bridge or of none.
+
+    A link is of no bridge if another program took the bridge away: it is a pod's all the same.
+    """
+    return frozenset(link.name for link in found if link.kind == "veth" and is_link_name(link.name, prefix))
+
+
+def rejoin(route: Connection, bridge: Bridge, found: Iterable[links.Link], names: Collection[str]) -> list[str]:
+    """Make pods' links ports of the bridge again, those that are not or are down; return their names."""
+    joined = []
+    for link in found:
+        if link.name not in names or (link.master == bridge.index and link.flags & links.UP):
+            continue
+        try:
+            route.request([links.set_master(link.name, bridge.index), links.set_hairpin(link.name)])
+            route.request([links.set_up(link.index, link.name)])
+        except KernelError as error:
+            if error.errno != errno.ENODEV:  # its pod may end while we look
+                raise
+        else:
+            joined.append(link.name)
+    return joined
+
+
+def is_whole(route: Connection, link: links.Link, subnets: Sequence[Subnet]) -> bool:
+    """Tell whether a bridge that was made is still as it was made: up, with the gateways' addresses, switches on."""
+    given = {
+        (item.address, item.prefix)
+        for item in (addresses.parse_address(message.payload) for message in route.dump(addresses.list_addresses()))
+        if item.index == link.index
+    }
+    return (
+        bool(link.flags & links.UP)
+        and all((subnet.gateway, subnet.prefix) in given for subnet in subnets)
+        and sysctl.read(f"ipv4/conf/{link.name}/route_localnet") == "1"
+        and all(sysctl.forwards(subnet.version) for subnet in subnets)
+    )
 
 
 def look_up(connection: Connection, name: str) -> links.Link:

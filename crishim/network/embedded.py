@@ -97,7 +97,7 @@ class EmbeddedNetwork:
         conflict = self._ipam.conflict([pool.subnet for pool in self._ipam.pools])
         if conflict:
             raise FailedPreconditionError(conflict)
-        return await self._work(self._kernel.start)
+        return await self._work(self._kernel.start, self._owned_links())
 
     def _adopt(self, state: HostState) -> None:
         self._mtu = state.bridge.mtu
@@ -105,14 +105,16 @@ class EmbeddedNetwork:
         for owner, rule in state.ports:
             if rule not in self._ports.rules(owner.pod_id):
                 self._ports.enter(owner, [rule])
-        for pod_id in self._ipam.owners():
-            link = link_name(self._settings.bridge, pod_id)
-            if link not in self._links.draining:
-                self._attached[link] = pod_id
+        self._attached |= self._owned_links()
         self._failure = ""
         self._checked = asyncio.get_running_loop().time()
         for change in state.bridge.changes:
             self._log.info("network: host changed", change=change)
+
+    def _owned_links(self) -> dict[str, str]:
+        """Return link → pod of all that hold an address and keep it."""
+        owned = {link_name(self._settings.bridge, pod_id): pod_id for pod_id in self._ipam.owners()}
+        return {link: pod_id for link, pod_id in owned.items() if link not in self._links.draining}
 
     async def use_subnets(self, texts: Sequence[str]) -> None:
         """Give new pods addresses of these subnets; pods that live keep theirs, and all reach each other.

@@ -6,7 +6,7 @@ nothing; what a call made partly, `unpublish` and `delete_link` take back.
 
 import errno
 import socket
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from crishim.errors import FailedPreconditionError, KernelError
@@ -14,9 +14,17 @@ from crishim.linux.netlink import address as addresses
 from crishim.linux.netlink import conntrack, wire
 from crishim.linux.netlink import link as links
 from crishim.linux.netlink.connection import NETFILTER, Connection
-from crishim.linux.nft import messages, transaction
+from crishim.linux.nft import listing, messages, transaction
 from crishim.network import firewall
-from crishim.network.bridge import Bridge, allow_loopback, ensure_bridge, list_ports
+from crishim.network.bridge import (
+    Bridge,
+    allow_loopback,
+    ensure_bridge,
+    is_whole,
+    list_links,
+    pod_links,
+    rejoin,
+)
 from crishim.network.model import PodNetns
 from crishim.network.plan import INTERFACE, PROTOCOLS, PodPlan, PortRule, Subnet, link_prefix
 from crishim.network.ports import Owner
@@ -45,9 +53,13 @@ class Kernel:
         self._route: Connection | None = None
         self._netfilter: Connection | None = None
         self._bridge: Bridge | None = None
+        self._generation: int | None = None  # of the ruleset when the table was last seen to be whole
 
-    def start(self) -> HostState:
-        """Make or adopt bridge, table and switches; published ports of an earlier daemon stay in force throughout."""
+    def start(self, pods: Collection[str]) -> HostState:
+        """Make or adopt bridge, table and switches; published ports of an earlier daemon stay in force throughout.
+
+        Links of `pods` become ports of the bridge again, if it was taken away from them.
+        """
         self._route = self._route or Connection()
         self._netfilter = self._netfilter or Connection(NETFILTER)
         bridge = ensure_bridge(self._route, self._settings, self._subnets)
@@ -55,7 +67,9 @@ class Kernel:
         ports = tuple(self._load_ports())
         self._build_table(ports)
         allow_loopback(self._settings.bridge)
-        return HostState(bridge, frozenset(list_ports(self._route, bridge, self._prefix)), ports)
+        found = list_links(self._route)
+        rejoin(self._route, bridge, found, pods)
+        return HostState(bridge, pod_links(found, self._prefix), ports)
 
     def use(self, subnets: Sequence[Subnet]) -> Bridge:
         """Serve other subnets from now on, or from `start` on; on failure the old ones stay.
@@ -125,26 +139,45 @@ class Kernel:
 
     def pod_links(self) -> frozenset[str]:
         """Return the names of all pod links of this instance."""
-        bridge = self._bridge
-        return frozenset(list_ports(self._routes(), bridge, self._prefix)) if bridge else frozenset()
+        return pod_links(list_links(self._routes()), self._prefix)
 
-    def repair(self, ports: Sequence[tuple[Owner, PortRule]], pods: Sequence[str]) -> list[str]:
-        """Make the table or the bridge again if someone took them away; return what was made.
+    def repair(self, ports: Sequence[tuple[Owner, PortRule]], pods: Collection[str]) -> list[str]:
+        """Make again what someone took away or changed: table, bridge, pods' places on it; return what was made.
 
-        `nft flush ruleset` takes every table of the host, ours too. Links of `pods` become ports of a new bridge.
+        `nft flush ruleset` takes every table of the host, ours too; a bridge that goes leaves its ports behind.
         """
         made = []
-        if not self._has(self._filters(), messages.get_table(self._table)):
+        if not self._table_is_whole(ports):
             self._build_table(ports)
             made.append(f"nftables table {self._table}")
-        if not self._has(self._routes(), links.get(self._settings.bridge)):
-            self._bridge = ensure_bridge(self._routes(), self._settings, self._subnets)
+        route = self._routes()
+        found = list_links(route)
+        link = next((link for link in found if link.name == self._settings.bridge), None)
+        if link is None or link.index != self._bridge_index() or not is_whole(route, link, self._subnets):
+            self._bridge = ensure_bridge(route, self._settings, self._subnets)
             allow_loopback(self._settings.bridge)
-            for name in pods:
-                if self._has(self._routes(), links.set_master(name, self._bridge.index)):
-                    self._routes().request([links.set_hairpin(name)])
             made.append(f"bridge {self._settings.bridge}")
-        return made
+        assert self._bridge is not None
+        return made + [f"place of {name} on the bridge" for name in rejoin(route, self._bridge, found, pods)]
+
+    def _table_is_whole(self, ports: Sequence[tuple[Owner, PortRule]]) -> bool:
+        """Tell whether the table holds its chains, its rules and these elements; a look only if anything changed."""
+        connection = self._filters()
+        generation = self._look_up_generation()
+        if generation == self._generation:
+            return True
+        wanted = firewall.table(self._table, self._settings.bridge, self._subnets, ())
+        rules = sum(request.what.startswith("add a rule") for request in wanted)
+        whole = (
+            self._has(connection, messages.get_table(self._table))
+            and len(connection.dump(listing.list_rules(self._table))) == rules
+            and {rule for _, rule in ports} <= {rule for _, rule in self._load_ports()}
+        )
+        self._generation = generation if whole else None
+        return whole
+
+    def _look_up_generation(self) -> int:
+        return listing.parse_generation(self._filters().request([listing.get_generation()])[0].payload)
 
     @staticmethod
     def _has(connection: Connection, request: wire.Request) -> bool:

@@ -126,6 +126,14 @@ def link_name(bridge: str, pod_id: str) -> str:
     return prefix + pod_id[: _LONGEST_NAME - len(prefix)]
 
 
+def is_link_name(name: str, prefix: str) -> bool:
+    """Tell whether a link's name is one that `link_name` gives with this prefix."""
+    digits = name.removeprefix(prefix)
+    return (
+        len(name) == _LONGEST_NAME and name.startswith(prefix) and all(digit in "0123456789abcdef" for digit in digits)
+    )
+
+
 def hardware_address(address: str) -> str:
     """Return a locally administered MAC derived from an address.
 

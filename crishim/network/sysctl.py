@@ -34,20 +34,26 @@ def enable_forwarding(version: int) -> list[str]:
     """Let the host forward packets of one IP version; return what was changed, as `name=value`."""
     if version == 4:
         return ["net.ipv4.ip_forward=1"] if set_switch("ipv4/ip_forward", "1") else []
-    if _read("ipv6/conf/all/forwarding") == "1":
+    if forwards(6):
         return []
     changed = []
     for name in sorted(os.listdir(f"{_NET}/ipv6/conf")):
-        if name not in {"all", "default", "lo"} and _read(f"ipv6/conf/{name}/accept_ra") == "1":
+        if name not in {"all", "default", "lo"} and read(f"ipv6/conf/{name}/accept_ra") == "1":
             set_switch(f"ipv6/conf/{name}/accept_ra", "2")
             changed.append(f"net.ipv6.conf.{name}.accept_ra=2")
     set_switch("ipv6/conf/all/forwarding", "1")
     return [*changed, "net.ipv6.conf.all.forwarding=1"]
 
 
-def _read(path: str) -> str:
+def forwards(version: int) -> bool:
+    """Tell whether the host forwards packets of an IP version."""
+    return read("ipv4/ip_forward" if version == 4 else "ipv6/conf/all/forwarding") == "1"
+
+
+def read(path: str) -> str:
+    """Return a switch's value, "" where there is no such switch (an interface may go while we look)."""
     try:
         with open(f"{_NET}/{path}", encoding="ascii") as file:
             return file.read().strip()
     except OSError:
-        return ""  # an interface may go while we look
+        return ""

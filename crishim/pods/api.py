@@ -66,7 +66,7 @@ class RuntimeApi(Protocol):
     def sandbox(self, sandbox_id: str) -> SandboxView:
         """Return one sandbox by id or unique prefix; NotFoundError otherwise."""
 
-    def sandbox_info(self, sandbox_id: str) -> Mapping[str, str]:
+    async def sandbox_info(self, sandbox_id: str) -> Mapping[str, str]:
         """Return PodSandboxStatus(verbose)'s info: key → JSON text."""
 
     def sandboxes(self, wanted: SandboxFilter) -> list[SandboxView]:

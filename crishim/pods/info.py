@@ -5,6 +5,7 @@ namespaces); `plan` the frozen container plan as it was (or will be) executed. N
 added: the socket is root's. Out of scope: the CRI messages.
 """
 
+import asyncio
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -12,27 +13,30 @@ from typing import Any
 from crishim import codec
 from crishim.config.model import Config
 from crishim.errors import CrishimError
+from crishim.network.inspect import look_inside
 from crishim.pods.context import Context
 from crishim.pods.objects import Container, Sandbox
 from crishim.pods.plans import container_plan, recompute, stored_plan
 from crishim.pods.sandboxes import own_network
 from crishim.version import VERSION
 
+HOST_NETNS = "/proc/1/ns/net"
 
-def sandbox_info(context: Context, sandbox: Sandbox) -> Mapping[str, str]:
-    """Return a sandbox's info."""
+
+async def sandbox_info(context: Context, sandbox: Sandbox) -> Mapping[str, str]:
+    """Return a sandbox's info; its network is read from the kernel while it runs."""
     config = sandbox.spec.config
     status = sandbox.status
     document: dict[str, Any] = {
         "pid": status.keeper_pid if sandbox.keeper is not None else 0,
         "keeperStartTime": status.keeper_start,
-        "networkNamespace": context.paths.pinned_netns(sandbox.id) if own_network(config) else "/proc/1/ns/net",
+        "networkNamespace": context.paths.pinned_netns(sandbox.id) if own_network(config) else HOST_NETNS,
         "directory": context.paths.pod(sandbox.id),
         "cgroup": context.planner.pod_group(sandbox.id, config),
         "runtimeHandler": sandbox.spec.handler,
         "stage": status.stage.name,
         "reason": status.reason,
-        "network": codec.to_value(status.attachment),
+        "network": await _network(context, sandbox),
         "networkHeld": status.network_held,
         "kernelHeld": status.kernel_held,
         "containers": list(sandbox.containers),
@@ -77,6 +81,37 @@ def runtime_info(config: Config, host: object) -> Mapping[str, str]:
 def dumps(document: Any) -> str:
     """Return JSON text; bytes that are no UTF-8 are escaped so that they fit a protobuf string."""
     return json.dumps(document, ensure_ascii=False).encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+async def _network(context: Context, sandbox: Sandbox) -> dict[str, Any]:
+    """Return what the pod was given, what it publishes, and what its namespace holds now."""
+    config, attachment = sandbox.spec.config, sandbox.status.attachment
+    ports = [
+        {
+            "protocol": port.protocol.name.lower(),
+            "hostIP": port.host_ip,
+            "hostPort": port.host_port,
+            "containerPort": port.container_port,
+        }
+        for port in config.port_mappings
+        if port.host_port
+    ]
+    if not own_network(config):
+        return {"kind": "host", "namespace": HOST_NETNS, "ports": []}
+    path = context.paths.pinned_netns(sandbox.id)
+    document: dict[str, Any] = {
+        "kind": attachment.kind if attachment is not None else "",
+        "namespace": path,
+        "attachment": codec.to_value(attachment),
+        "ports": ports if sandbox.status.network_held else [],
+    }
+    if sandbox.keeper is None:
+        return document
+    try:
+        document |= codec.to_value(await asyncio.to_thread(look_inside, path), full=True)
+    except CrishimError as error:
+        document["error"] = str(error)  # the pod may end while we look
+    return document
 
 
 def _plan(context: Context, container: Container) -> Any:

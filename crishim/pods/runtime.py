@@ -226,9 +226,9 @@ class Runtime:
         """Return one sandbox by id or unique prefix; NotFoundError otherwise."""
         return self._context.registry.sandbox(sandbox_id).view
 
-    def sandbox_info(self, sandbox_id: str) -> Mapping[str, str]:
+    async def sandbox_info(self, sandbox_id: str) -> Mapping[str, str]:
         """Return PodSandboxStatus(verbose)'s info."""
-        return info.sandbox_info(self._context, self._context.registry.sandbox(sandbox_id))
+        return await info.sandbox_info(self._context, self._context.registry.sandbox(sandbox_id))
 
     def sandboxes(self, wanted: SandboxFilter) -> list[SandboxView]:
         """Return the sandboxes that match, newest first."""

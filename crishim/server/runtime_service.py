@@ -59,7 +59,7 @@ class RuntimeService:
     async def pod_sandbox_status(self, request: pb.PodSandboxStatusRequest) -> pb.PodSandboxStatusResponse:
         """NotFound for what is not there; containers_statuses stays empty, since events are not offered."""
         view = self._api.sandbox(required(request, "pod_sandbox_id"))
-        info = self._api.sandbox_info(view.id) if request.verbose else {}
+        info = await self._api.sandbox_info(view.id) if request.verbose else {}
         return pb.PodSandboxStatusResponse(status=status.sandbox_status(view), info=info)
 
     async def list_pod_sandbox(self, request: pb.ListPodSandboxRequest) -> bytes:

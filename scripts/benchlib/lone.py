@@ -1,12 +1,11 @@
-"""Rows that need an instance for themselves: log throughput, pull, restart.
+"""Rows that need an instance for themselves: log throughput, restart.
 
-Invariant: a log counts only when it is whole (every line is there), a pull only into an empty store, a restart only
-when all pods are listed as ready again.
+Invariant: a log counts only when it is whole (every line is there), a restart only when all pods are listed again as
+ready.
 """
 
 import os
 import time
-from collections.abc import Callable
 
 from scripts.benchlib import population
 from scripts.benchlib.cri import Pod
@@ -27,16 +26,6 @@ def log(system: System, samples: Samples, rounds: int) -> None:
         finally:
             system.client.remove(pod)
         samples.add("log", system.name, LOG_BYTES / 1e6 / seconds)
-
-
-def pull(make: Callable[[], System], reference: str, samples: Samples) -> None:
-    """Rows pull and pull-cpu: one pull of the big image into a fresh instance's empty store."""
-    with make() as system:
-        time.sleep(1)
-        cpu, before = system.cage.cpu_ms(), time.perf_counter()
-        system.client.pull(reference)
-        samples.add("pull", system.name, time.perf_counter() - before)
-        samples.add("pull-cpu", system.name, (system.cage.cpu_ms() - cpu) / 1e3)
 
 
 def restart(system: System, samples: Samples, rounds: int) -> None:

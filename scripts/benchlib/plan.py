@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import grpc
 
-from scripts.benchlib import engines, lone, oci, pods, population
+from scripts.benchlib import engines, lone, oci, pods, population, pulls
 from scripts.benchlib.measure import Samples
 from scripts.benchlib.peers import Peers
 from scripts.benchlib.registry import Registry
-from scripts.benchlib.rows import CONTAINERD, SUBJECT
-from scripts.benchlib.systems import Containerd, Crishim, System
+from scripts.benchlib.rows import CONTAINERD, CONTAINERD_PIGZ, SUBJECT
+from scripts.benchlib.systems import Containerd, ContainerdPigz, Crishim, System
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +48,8 @@ def run(wanted: Iterable[str], setting: Setting, samples: Samples) -> None:
         if rows & pods.ROWS:
             _pods(makers, setting, samples)
         _one_by_one(rows, makers, setting, samples)
-        if rows & {"pull", "pull-cpu"}:
-            _pull(makers, registry, setting, samples)
+        if rows & pulls.ROWS:
+            _pulls(rows, makers, registry, setting, samples)
 
 
 def _makers(setting: Setting, registry: Registry) -> dict[str, Callable[[], System]]:
@@ -89,13 +89,23 @@ def _one_by_one(
                 measure(system)
 
 
-def _pull(makers: dict[str, Callable[[], System]], registry: Registry, setting: Setting, samples: Samples) -> None:
+def _pulls(
+    rows: frozenset[str],
+    makers: dict[str, Callable[[], System]],
+    registry: Registry,
+    setting: Setting,
+    samples: Samples,
+) -> None:
     if not registry.holds("big"):
         registry.push("big", oci.big())
-    for _ in range(setting.times(3)):
-        for name, make in makers.items():
-            with _survived(f"pull on {name}", samples):
-                lone.pull(make, registry.reference("big"), samples)
+    registry.warm()
+    if setting.asked(CONTAINERD_PIGZ) and CONTAINERD in makers and setting.peers.pigz:
+        makers = {**makers, CONTAINERD_PIGZ: lambda: ContainerdPigz(registry, setting.peers)}
+    reference = registry.reference("big")
+    with _survived("pull", samples):
+        pulls.measure(
+            makers, reference, setting.scratch, setting.times(5), samples, rows, lambda what: _survived(what, samples)
+        )
 
 
 @contextlib.contextmanager

@@ -27,6 +27,7 @@ class Registry:
 
     def __init__(self, storage: str, scratch: str) -> None:
         self.port = free_port()
+        self._storage = storage
         os.makedirs(storage, exist_ok=True)
         config = os.path.join(scratch, "registry.yml")
         with open(config, "w", encoding="utf-8") as file:
@@ -67,6 +68,14 @@ class Registry:
         path = f"/v2/bench/{name}/manifests/1"
         status, _ = self._request("PUT", path, image.manifest, {"Content-Type": oci.MANIFEST})
         _expect(status, 201, f"upload the manifest of {name}")
+
+    def warm(self) -> None:
+        """Read everything that is stored, so that the first pull does not wait for the disk below the registry."""
+        for directory, _, names in os.walk(self._storage):
+            for name in names:
+                with open(os.path.join(directory, name), "rb") as file:
+                    while file.read(1 << 20):
+                        pass
 
     def close(self) -> None:
         """End the registry."""

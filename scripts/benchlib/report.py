@@ -67,7 +67,7 @@ def _tail(row: Row, verdict: Verdict) -> tuple[str, str, str]:
     if row.multiple is not None:
         budget += f" ({row.multiple:g}x {row.reference})"
     if row.factor is not None:
-        budget += f", {row.factor:.3g}x better than {row.reference}"
+        budget += f"{', ' if budget else ''}{row.factor:.3g}x better than {row.reference}"
     return "", budget.strip(), {True: "yes", False: "NO", None: ""}[verdict.met]
 
 

@@ -176,6 +176,18 @@ class Containerd(System):
         return [str(self.peers.containerd), "--config", config]
 
 
+class ContainerdPigz(Containerd):
+    """The same with unpigz on its PATH, which containerd then starts for each gzip layer."""
+
+    name = "containerd+pigz"
+
+    def environment(self) -> dict[str, str]:
+        """See System."""
+        found = super().environment()
+        del found["CONTAINERD_DISABLE_PIGZ"]
+        return found | {"PATH": f"{self.peers.pigz}:{found['PATH']}"}
+
+
 def _network(state: str) -> dict[str, object]:
     ranges = [[{"subnet": "10.202.0.0/16"}]]
     ipam = {"type": "host-local", "ranges": ranges, "routes": [{"dst": "0.0.0.0/0"}], "dataDir": f"{state}/ipam"}

@@ -25,7 +25,16 @@ def test_inspectp_shows_state_address_and_namespaces(pod: Pod) -> None:
     assert status["state"] == "SANDBOX_READY"
     assert ipaddress.ip_address(status["network"]["ip"]) in ipaddress.ip_network(pod.instance.subnet)
     assert status["linux"]["namespaces"]["options"]["network"] == "POD"
-    assert document["info"]
+    network = document["info"]["network"]
+    assert network["kind"] == "embedded"
+    assert network["namespace"].endswith(f"{pod.id}/net")
+    lo, eth0 = network["interfaces"]
+    assert (lo["name"], lo["up"]) == ("lo", True)
+    assert (eth0["name"], eth0["up"], eth0["mac"]) == ("eth0", True, network["attachment"]["mac"])
+    assert eth0["addresses"][0] == f"{status['network']['ip']}/24"
+    assert {"destination": "default", "gateway": network["attachment"]["gateway"], "interface": "eth0"} in network[
+        "routes"
+    ]
 
 
 def test_pods_filters_by_prefix_label_name_and_state(pod: Pod) -> None:

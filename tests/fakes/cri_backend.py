@@ -14,7 +14,19 @@ from crishim.engine.plan.request import (
     SandboxConfig,
 )
 from crishim.errors import NotFoundError
-from crishim.images.model import Credentials, FsUsage, Image
+from crishim.images.model import (
+    Credentials,
+    Details,
+    FsUsage,
+    Image,
+    Layer,
+    LayerUse,
+    Pruned,
+    Pulled,
+    Pushed,
+    Removed,
+)
+from crishim.images.progress import Item, Report, State
 from crishim.pods.views import (
     ContainerFilter,
     ContainerState,
@@ -158,7 +170,7 @@ class FakeRuntime:
                 return view
         raise NotFoundError(f"no sandbox {sandbox_id}")
 
-    def sandbox_info(self, sandbox_id: str) -> Mapping[str, str]:
+    async def sandbox_info(self, sandbox_id: str) -> Mapping[str, str]:
         return {"info": "{}"}
 
     def sandboxes(self, wanted: SandboxFilter) -> list[SandboxView]:
@@ -224,6 +236,7 @@ class FakeImages:
 
     image: Image = IMAGE
     calls: list[tuple[object, ...]] = field(default_factory=list)
+    stuck: asyncio.Event | None = None
 
     async def pull(self, reference: str, credentials: Credentials | None) -> str:
         self.calls.append(("pull", reference, credentials))
@@ -249,6 +262,40 @@ class FakeImages:
 
     def info(self, image_id: str) -> Mapping[str, str]:
         return {"info": "{}"}
+
+    async def pull_watched(self, reference: str, credentials: Credentials | None, report: Report) -> Pulled:
+        self.calls.append(("pull_watched", reference, credentials))
+        await report([Item("sha256:1", "layer", State.TRANSFERRING, 5, 9)])
+        await report([Item("sha256:1", "layer", State.DONE, 9, 9)])
+        if self.stuck is not None:
+            try:
+                await self.stuck.wait()
+            except asyncio.CancelledError:
+                self.calls.append(("cancelled",))
+                raise
+        return Pulled(self.image.id, reference, "sha256:2", cached=False)
+
+    async def push(self, source: str, destination: str, credentials: Credentials | None, report: Report) -> Pushed:
+        self.calls.append(("push", source, destination, credentials))
+        await report([Item("sha256:1", "layer", State.MOUNTED, 0, 9)])
+        return Pushed(destination or source, "sha256:2", 7)
+
+    async def tag(self, source: str, name: str) -> tuple[str, str]:
+        self.calls.append(("tag", source, name))
+        return self.image.id, name
+
+    def untag(self, text: str, *, force: bool) -> Removed:
+        self.calls.append(("untag", text, force))
+        return Removed((text,), self.image.id if force else "")
+
+    def details(self, pattern: str, *, dangling: bool) -> Sequence[Details]:
+        self.calls.append(("details", pattern, dangling))
+        layer = Layer("sha256:1", "sha256:3", 9, "0")
+        return [Details(self.image, "sha256:2", 4, "linux/amd64", 1, (LayerUse(layer, 20, 2),))]
+
+    def prune(self, *, unused: bool, dry_run: bool) -> Pruned:
+        self.calls.append(("prune", unused, dry_run))
+        return Pruned((Removed(self.image.repo_tags, self.image.id),), 1000)
 
 
 @dataclass

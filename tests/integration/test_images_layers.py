@@ -268,6 +268,19 @@ async def test_a_hard_link_to_a_lower_layers_file_is_a_copy_of_it(registry: Fake
     assert out.split("\n") == ["4755 9 7000 2", "4755 9 7000 2", "same", ""]
 
 
+async def test_a_hard_link_below_a_link_of_its_own_layer(registry: FakeRegistry, tmp_path: Path) -> None:
+    """Found by the fuzzer: name and target lead through links that the layers below do not have."""
+    base = [directory("usr"), directory("usr/lib"), Entry("usr/lib/x", b"of the base")]
+    upper = [
+        symlink("lib", "usr/lib"),
+        hardlink("lib/y", "lib/x"),
+        hardlink("lib/z", "usr/lib/x"),
+        hardlink("lib/z", "lib/y"),
+    ]
+    script = "cat usr/lib/y usr/lib/z; [ usr/lib/y -ef usr/lib/z ] && readlink lib"
+    assert await _merged(registry, tmp_path, script, base, upper) == "of the baseof the baseusr/lib\n"
+
+
 async def test_one_layer_under_different_bases_is_right_on_each(registry: FakeRegistry, tmp_path: Path) -> None:
     top = tar([Entry("d/f")])
     alone = tar([directory("x"), Entry("x/y")])

@@ -12,7 +12,6 @@ from crishim.network.ipam import MemoryLeases
 from crishim.network.model import AttachRequest, HostPort
 from crishim.network.settings import NetworkSettings
 from tests.integration.network_topology import Pod, Service, World, ask, inside, need_network_namespaces
-from tests.support.waiting import wait_for
 
 TCP, UDP = socket.SOCK_STREAM, socket.SOCK_DGRAM
 V6 = socket.AF_INET6
@@ -222,17 +221,3 @@ def test_two_instances_side_by_side(world: World) -> None:
     with inside(world.host.fd):
         asyncio.run(whole())
     assert world.host.run("nft", "list", "ruleset") == ""
-
-
-def test_a_removed_table_and_a_removed_bridge_come_back(world: World) -> None:
-    async def story(network: EmbeddedNetwork) -> None:
-        pod = world.pod()
-        ips = await attach(network, pod, HostPort("tcp", 80, 8080))
-        with Service(pod, TCP, 80, "web"):
-            world.host.run("nft", "flush", "ruleset")
-            world.host.ip("link del ctn0")  # its end is noticed, and both are looked after
-            await asyncio.to_thread(wait_for, lambda: "master ctn0" in world.host.run("ip", "link"), 10)
-            assert (await call(world.host, ips[0], 80)).startswith("web ")
-            assert (await call(world.outside, "192.0.2.1", 8080)).startswith("web ")
-
-    play(world, story)

@@ -53,7 +53,7 @@ async def test_a_pod_cidr_takes_the_place_of_the_default() -> None:
 async def test_the_runtime_keeps_what_the_network_took(tmp_path: Path) -> None:
     async with running(tmp_path) as daemon:
         await daemon.runtime.update_pod_cidr("")
-        assert daemon.network.subnets == ()
+        assert not daemon.network.subnets
         assert daemon.store.values.get(POD_CIDR_KEY) is None
         await daemon.runtime.update_pod_cidr("10.9.4.0/24,fd00:9::/64")
         assert daemon.network.subnets == ("10.9.4.0/24", "fd00:9::/64")

@@ -109,9 +109,13 @@ async def test_runtime_answers_for_itself(tmp_path: Path) -> None:
         assert (info["pid"], info["sandboxID"]) == (1000, pod_id)
         assert info["config"]["metadata"] == {"name": "app"}
         assert json.loads(api.container_info(container_id)["plan"])["process"]["argv"] == ["/bin/app"]
-        info = json.loads(api.sandbox_info(pod_id)["info"])
+        info = json.loads((await api.sandbox_info(pod_id))["info"])
         assert info["networkNamespace"] == daemon.paths.pinned_netns(pod_id)
         assert info["containers"] == [container_id]
+        network = info["network"]
+        assert (network["kind"], network["namespace"]) == ("embedded", daemon.paths.pinned_netns(pod_id))
+        assert network["attachment"]["ips"] == ["10.0.0.3"]
+        assert "No such file" in network["error"]  # the fake engine makes no namespaces
 
 
 async def test_unknown_and_ambiguous_ids(tmp_path: Path) -> None:
@@ -121,9 +125,11 @@ async def test_unknown_and_ambiguous_ids(tmp_path: Path) -> None:
         await runtime.remove_sandbox("nope")
         await runtime.stop_container("nope", 0)
         await runtime.remove_container("nope")
-        for ask in (runtime.sandbox, runtime.sandbox_stats, runtime.sandbox_info):
+        for ask in (runtime.sandbox, runtime.sandbox_stats):
             with pytest.raises(NotFoundError, match="sandbox 'nope' does not exist"):
                 ask("nope")
+        with pytest.raises(NotFoundError, match="sandbox 'nope' does not exist"):
+            await runtime.sandbox_info("nope")
         for ask2 in (runtime.container, runtime.container_stats, runtime.container_info):
             with pytest.raises(NotFoundError, match="container 'nope' does not exist"):
                 ask2("nope")

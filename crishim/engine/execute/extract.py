@@ -82,6 +82,8 @@ class LayerWriter:
         self._bytes = 0
         self._inodes = 1
         self._skipped_xattrs = 0
+        # While all directories are group 0's, a new file is root:root whatever their modes and the mount's options.
+        self._chown_all = bool(os.geteuid() or os.getegid() or os.stat(".").st_gid)
         self._makers: dict[bytes, Callable[[bytes, Entry], None]] = {
             tarstream.HARD_LINK: self._hard_link,
             tarstream.SYMLINK: self._symlink,
@@ -120,7 +122,7 @@ class LayerWriter:
             if not path and entry.kind != tarstream.DIRECTORY:
                 raise TarError(f"tar entry {_text(entry.name)} would replace the root")
             if self._links:
-                self._links.pop(path, None)
+                self._links.pop(self._place(path), None)
             maker(path, entry)
         except OSError as error:
             error.filename = _text(path)
@@ -142,10 +144,10 @@ class LayerWriter:
                 os.ftruncate(fd, entry.real_size)
             elif entry.size:
                 self._stream.copy(fd, entry.size)
-            # Always: below a set-group-ID directory a file gets the directory's group.
-            os.fchown(fd, entry.uid, entry.gid)
+            if self._chown_all or entry.uid or entry.gid:
+                os.fchown(fd, entry.uid, entry.gid)
             if entry.mode & 0o6000:
-                os.fchmod(fd, entry.mode)  # chown took the set-ID bits away
+                os.fchmod(fd, entry.mode)  # chown, or the first write, took the set-ID bits away
             if entry.xattrs:
                 self._set_xattrs(fd, path, entry.xattrs)
             os.utime(fd, ns=(entry.mtime, entry.mtime))
@@ -158,6 +160,7 @@ class LayerWriter:
             self._make_directory(path, entry.mode)
         self._implied.discard(path)
         self._directories[path] = entry
+        self._chown_all = self._chown_all or entry.gid != 0
         name = path or b"."
         os.chown(name, entry.uid, entry.gid, follow_symlinks=False)
         os.chmod(name, entry.mode)
@@ -210,7 +213,7 @@ class LayerWriter:
         found = _lstat(target)
         if found is None or _is_whiteout(found):
             self._make_way(path)
-            self._links[path] = target
+            self._links[self._place(path)] = self._place(target)
             return
         if stat.S_ISDIR(found.st_mode):
             raise TarError(f"hard link {_text(path)} names the directory {_text(entry.link)}")
@@ -300,8 +303,14 @@ class LayerWriter:
     def _real(self, path: bytes) -> bytes:
         return _realpath(path or b".").strip(b"/")
 
+    def _place(self, path: bytes) -> bytes:
+        """Return where a name really lies: its parent without this layer's links, which settling does not follow."""
+        parent, _, base = path.rpartition(b"/")
+        return self._real(parent) + b"/" + base if parent else path
+
     def _remove_tree(self, path: bytes) -> None:
         """Remove a directory that a later entry of the same archive replaces, and all that is remembered of it."""
+        below = self._real(path) + b"/"
         pending = [path]
         seen = []
         while pending:
@@ -319,7 +328,6 @@ class LayerWriter:
         gone = {self._real(directory) for directory in seen}
         self._implied -= gone
         self._opaque -= gone
-        below = path + b"/"
         self._links = {name: target for name, target in self._links.items() if not name.startswith(below)}
 
     # --- attributes ----------------------------------------------------------------------------------------------

@@ -13,6 +13,8 @@ Sources: pax(1) of POSIX.1-2017; tar(5) and "Storing Sparse Files" of GNU tar's 
 
 import os
 import zlib
+from collections.abc import Mapping
+from types import MappingProxyType
 
 BLOCK = 512
 _ZEROS = bytes(BLOCK)
@@ -21,6 +23,7 @@ _SPLICE_FROM = 1 << 16
 _HEADER_LIMIT = 1 << 20  # a PAX or long-name payload; names end at PATH_MAX, xattr values at 64 KiB
 _HEADERS_LIMIT = 64  # PAX and long-name headers of one entry; GNU tar and Go write up to three
 _GLOBAL_LIMIT = 1000  # records that global PAX headers may leave for all entries to come
+_SEEN_LIMIT = 256  # combinations of mode, owner and time that are remembered
 _SPARSE_LIMIT = 1 << 16  # extents of one sparse file
 _SIZE_LIMIT = (1 << 63) - 1  # off_t
 _MAJOR_LIMIT, _MINOR_LIMIT = 1 << 12, 1 << 20  # the kernel's dev_t
@@ -40,38 +43,37 @@ class TarError(Exception):
 
 
 class Entry:
-    """One member. `size` is what the stream holds; `extents` and `real_size` are set for sparse files."""
+    """One member: what it is called, its attributes, and how many bytes of the stream are its data.
 
-    __slots__ = (
-        "extents",
-        "gid",
-        "kind",
-        "link",
-        "major",
-        "minor",
-        "mode",
-        "mtime",
-        "name",
-        "real_size",
-        "size",
-        "uid",
-        "xattrs",
-    )
+    Attributes:
+        size: bytes in the stream.
+        mtime: nanoseconds.
+        extents: (offset, size) of each piece of a sparse file's data; None for all others.
+        real_size: a sparse file's own size.
+    """
 
-    def __init__(self) -> None:
-        self.name = b""
-        self.link = b""
-        self.kind = b"0"
-        self.mode = self.uid = self.gid = self.size = 0
-        self.mtime = 0  # nanoseconds
-        self.major = self.minor = 0
-        self.xattrs: dict[bytes, bytes] = {}
-        self.extents: Extents | None = None
-        self.real_size = 0
+    # Values of the class: few entries have others, and making an object of thirteen takes as long as reading a header.
+    link = b""
+    size = major = minor = real_size = 0
+    xattrs: Mapping[bytes, bytes] = MappingProxyType({})
+    extents: Extents | None = None
+
+    def __init__(self, name: bytes, kind: bytes, mode: int, uid: int, gid: int, mtime: int) -> None:
+        self.name = name
+        self.kind = kind
+        self.mode = mode
+        self.uid = uid
+        self.gid = gid
+        self.mtime = mtime
 
 
 def number(field: bytes) -> int:
     """Return a header's number: octal text, or GNU's base-256 with the high bit set."""
+    if field[-1:] == b"\0":
+        try:
+            return int(field[:-1], 8)
+        except ValueError:
+            pass
     if field[0] & 0x80:
         value = int.from_bytes(field, "big")
         bits = 8 * len(field)
@@ -109,8 +111,8 @@ def checksum_fits(block: bytes) -> bool:
     Adler-32's low half is that sum plus one, modulo 65521, and costs a tenth of `sum()`. Old tars summed signed bytes.
     """
     try:
-        stored = number(block[148:156])
-    except TarError:
+        stored = int(block[148:154], 8) if block[154:156] == b"\0 " else number(block[148:156])
+    except (TarError, ValueError):
         return False
     if zlib.adler32(block) & 0xFFFF == (1 + stored - 256 + sum(block[148:156])) % 65521:
         return True
@@ -152,6 +154,7 @@ class TarStream:
         self._pad = 0
         self._splice = True
         self._global: dict[bytes, bytes] = {}
+        self._seen: dict[bytes, tuple[int, int, int, int]] = {}
 
     def next(self) -> Entry | None:
         """Return the next entry, or None at the end of the archive; what is left of the last one's data is skipped."""
@@ -184,6 +187,10 @@ class TarStream:
         if size > self._left:
             raise TarError("corrupt tar header: a sparse map is longer than the file's data")
         self._left -= size
+        if size <= self._end - self._start:
+            start, self._start = self._start, self._start + size
+            _write(fd, self._buffer[start : self._start])
+            return
         while size:
             held = self._end - self._start
             if held:
@@ -204,7 +211,7 @@ class TarStream:
     # --- headers -------------------------------------------------------------------------------------------------
 
     def _header(self) -> bytes | None:
-        if not self._fill(BLOCK, may_end=True):
+        if self._end - self._start < BLOCK and not self._fill(BLOCK, may_end=True):
             return None
         block = self._take(BLOCK)
         if block == _ZEROS:
@@ -216,15 +223,10 @@ class TarStream:
         return block
 
     def _entry(self, block: bytes, kind: bytes, name: bytes, link: bytes, pax: list[tuple[bytes, bytes]]) -> Entry:
-        entry = Entry()
-        entry.kind = kind
-        entry.mode = number(block[100:108]) & 0o7777
-        entry.uid = number(block[108:116])
-        entry.gid = number(block[116:124])
+        entry = Entry(name or _name(block), kind, *self._attributes(block))
         entry.size = number(block[124:136])
-        entry.mtime = clamp(number(block[136:148]) * _SECOND)
-        entry.name = name or _name(block)
-        entry.link = link or block[157:257].partition(b"\0")[0]
+        if block[157] or link:
+            entry.link = link or block[157:257].partition(b"\0")[0]
         if kind in (CHARACTER, BLOCK_DEVICE):
             entry.major, entry.minor = number(block[329:337]), number(block[337:345])
             if not (0 <= entry.major < _MAJOR_LIMIT and 0 <= entry.minor < _MINOR_LIMIT):
@@ -247,6 +249,18 @@ class TarStream:
         if kind in (b"0", b"\0") and entry.name.endswith(b"/"):
             entry.kind = DIRECTORY  # how tar of Unix version 7 wrote directories
         return entry
+
+    def _attributes(self, block: bytes) -> tuple[int, int, int, int]:
+        """Return mode, owner, group and time; neighbours mostly have the same, so that numbers are read once."""
+        key = block[100:124] + block[136:148]
+        found = self._seen.get(key)
+        if found is None:
+            if len(self._seen) >= _SEEN_LIMIT:
+                self._seen.clear()
+            mtime = clamp(number(block[136:148]) * _SECOND)
+            found = number(block[100:108]) & 0o7777, number(block[108:116]), number(block[116:124]), mtime
+            self._seen[key] = found
+        return found
 
     def _old_sparse(self, entry: Entry, block: bytes) -> None:
         entry.real_size = number(block[483:495])
@@ -377,6 +391,7 @@ def _apply_pax(entry: Entry, records: list[tuple[bytes, bytes]]) -> dict[bytes, 
     """Let PAX records override the header; return those of a sparse file, `GNU.sparse.` taken off."""
     sparse: dict[bytes, bytes] = {}
     extents = b""
+    xattrs: dict[bytes, bytes] = {}
     for key, value in records:
         if key == b"path":
             entry.name = value or entry.name
@@ -387,11 +402,13 @@ def _apply_pax(entry: Entry, records: list[tuple[bytes, bytes]]) -> dict[bytes, 
         elif key in (b"size", b"uid", b"gid"):
             setattr(entry, key.decode(), decimal(value))
         elif key.startswith(_XATTR):
-            entry.xattrs[key[len(_XATTR) :]] = value
+            xattrs[key[len(_XATTR) :]] = value
         elif key in (b"GNU.sparse.offset", b"GNU.sparse.numbytes"):
             extents += value + b","
         elif key.startswith(b"GNU.sparse."):
             sparse[key[11:]] = value
+    if xattrs:
+        entry.xattrs = xattrs
     if extents:
         sparse.setdefault(b"map", extents)
     return sparse

@@ -39,6 +39,15 @@ class Address:
     prefix: int
 
 
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A unicast route of the main table; `destination` is `default` or like `10.1.0.0/16`, `gateway` "" if direct."""
+
+    index: int
+    destination: str
+    gateway: str = ""
+
+
 def add_address(index: int, address: str, prefix: int) -> wire.Request:
     """Put an address on a link.
 
@@ -89,6 +98,20 @@ def parse_address(payload: bytes) -> Address:
     values = wire.attributes(payload, _ADDRESS_INFO.size)
     raw = values.get(_LOCAL) or values.get(_ADDRESS, b"")  # IPv6 has no IFA_LOCAL on broadcast links
     return Address(index, socket.inet_ntop(family, raw) if raw else "", prefix)
+
+
+def parse_route(payload: bytes) -> Route | None:
+    """Return the route that a NEWROUTE message describes, None for one of another table or kind."""
+    family, length, _, _, table, _, _, kind, _ = _ROUTE_INFO.unpack_from(payload)
+    if table != _TABLE_MAIN or kind != _UNICAST:
+        return None
+    values = wire.attributes(payload, _ROUTE_INFO.size)
+    target, gateway = values.get(_ADDRESS, b""), values.get(_GATEWAY, b"")
+    return Route(
+        wire.get_u32(values, _OIF),
+        f"{socket.inet_ntop(family, target)}/{length}" if target else "default",
+        socket.inet_ntop(family, gateway) if gateway else "",
+    )
 
 
 def default_route_link(payload: bytes) -> int:
