@@ -120,10 +120,11 @@ class Engine:
         while self._spares and spare.fits(plan.namespaces, plan.shm_size):
             with contextlib.suppress(UnavailableError):  # it was killed while it waited
                 return await self._use_spare(plan)
+        process = self._process
         try:
             return await self._start_keeper(plan)
         except UnavailableError:
-            if not await self._spawner_died():
+            if not await self._died(process):
                 raise
             return await self._start_keeper(plan)  # the spawner died with the request in its hands
 
@@ -149,10 +150,10 @@ class Engine:
                 return
             self._spares_coming += 1
 
-    async def _spawner_died(self) -> bool:
-        """Tell whether the spawner has ended; what it held is closed a moment before its end can be seen."""
+    async def _died(self, process: Any) -> bool:
+        """Tell whether this spawner has ended; what it held is closed a moment before its end can be seen."""
         try:
-            await asyncio.to_thread(self._process.wait, _END_SHOWS)
+            await asyncio.to_thread(process.wait, _END_SHOWS)
         except subprocess.TimeoutExpired:
             return False
         return self._spawner is not None

@@ -28,7 +28,10 @@ _CODE = {
 
 def rehearse(pod: dict[str, Any], container: dict[str, Any], rounds: int = ROUNDS) -> None:
     """Be the pod's keeper for `rounds` starts of the container (`plan.rehearsal`)."""
+    top = os.path.dirname(pod["empty"])
+    _remove(top)  # an earlier spawner may have been killed at it
     try:
+        os.makedirs(pod["empty"])
         _make_root(pod["directory"], container["root"], container["process"]["argv"][0])
         _Driver(pod, container, rounds).run()
     except Exception as error:  # noqa: BLE001  whatever it lacks, pods can be started without it
@@ -38,7 +41,7 @@ def rehearse(pod: dict[str, Any], container: dict[str, Any], rounds: int = ROUND
         _signal.signal(_signal.SIGCHLD, _signal.SIG_IGN)
         for group in (container["cgroup"], pod["cgroup"]):
             cgroups.remove(group["directories"])
-        _remove(pod["directory"])
+        _remove(top)
 
 
 class _Driver:
@@ -113,7 +116,9 @@ def _write(path: str, data: bytes, mode: int) -> None:
 
 
 def _remove(directory: str) -> None:
-    """Remove the pod's directory; what was made here, and what overlayfs makes of it."""
+    """Remove what was made here, and what overlayfs makes of it; absent is fine."""
+    if not os.path.isdir(directory):
+        return
     for top, directories, files in os.walk(directory, topdown=False):
         for name in files:
             os.unlink(f"{top}/{name}")

@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from crishim.images.progress import Item, Report, State
+
 from crishim.engine.plan.request import (
     ContainerConfig,
     ContainerMetadata,
@@ -26,7 +28,6 @@ from crishim.images.model import (
     Pushed,
     Removed,
 )
-from crishim.images.progress import Item, Report, State
 from crishim.pods.views import (
     ContainerFilter,
     ContainerState,

@@ -1,6 +1,7 @@
 """Children that share this process's memory: what runs, what comes back, and what a killed one costs."""
 
 import errno
+import functools
 import gc
 import os
 import signal
@@ -27,6 +28,10 @@ def place() -> Iterator[vfork.Vfork]:
 def ended(pid: int, pidfd: int) -> int:
     os.close(pidfd)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def exit_with(code: int) -> vfork.Program:
+    return b"/bin/sh", [b"sh", b"-c", b"exit %d" % code], {}
 
 
 def never(number: int) -> None:
@@ -103,8 +108,7 @@ def test_it_costs_no_descriptors_however_often(place: vfork.Vfork) -> None:
     before = os.listdir("/proc/self/fd")
     for number in range(100):
         place.prepare()  # ahead of need, or not: it is the same
-        program = (b"/bin/sh", [b"sh", b"-c", b"exit %d" % (number % 7)], {})
-        assert ended(*place.start(0, lambda program=program: program, never)) == number % 7
+        assert ended(*place.start(0, functools.partial(exit_with, number % 7), never)) == number % 7
     assert os.listdir("/proc/self/fd") == before
 
 

@@ -1,7 +1,7 @@
 """The plan of the spawner's rehearsal: an ordinary pod with one container, in a directory of its own. Pure.
 
 See `engine.rehearsal` for what it is good for. What differs from a real pod's plan: the pod makes no namespaces (the
-keeper is the spawner itself), and the root's layers lie in the pod's directory.
+keeper is the spawner itself), and all its files are below `Paths.rehearsal`, the root's layers with them.
 """
 
 from dataclasses import dataclass, replace
@@ -24,6 +24,7 @@ from crishim.engine.plan.request import (
 )
 from crishim.engine.plan.settings import PlanSettings
 from crishim.engine.plan.types import ContainerPlan, OverlayRoot, PodPlan
+from crishim.paths import Paths
 
 POD = "rehearsal"
 LAYER = "layer"
@@ -51,6 +52,7 @@ class _Input:
 
 def plan_rehearsal(settings: PlanSettings) -> tuple[PodPlan, ContainerPlan]:
     """Return the pod's and the container's plan; the container's program is `PROGRAM` in the layer `LAYER`."""
+    settings = replace(settings, paths=Paths(settings.paths.root, settings.paths.rehearsal))
     namespaces = NamespaceOptions(pid=NamespaceMode.CONTAINER)
     profile = SecurityProfile() if settings.seccomp is not None else None
     sandbox = SandboxConfig(
