@@ -12,8 +12,17 @@ class Observer(Protocol):
     def start_phase(self, step: str, seconds: float) -> None:
         """One step of a pod's or container's start took `seconds` (sandbox_keeper, network, create, start…)."""
 
-    def image_pull(self, *, outcome: str, seconds: float, received: int) -> None:
-        """A pull ended: outcome `ok`, `cached` or an error code's name; `received` bytes came over the wire."""
+    def image_pull(self, *, outcome: str, seconds: float) -> None:
+        """A pull ended: outcome `ok`, `cached` or an error's name."""
+
+    def image_received(self, size: int) -> None:
+        """A pull received `size` bytes of a blob; called from threads while it comes."""
+
+    def image_push(self, *, outcome: str, seconds: float) -> None:
+        """A push ended: outcome `ok` or an error's name."""
+
+    def image_sent(self, size: int) -> None:
+        """A push sent `size` bytes of a blob; called from threads while it goes."""
 
     def leak_reclaimed(self, kind: str, count: int = 1) -> None:
         """Something without an owner was removed (mount, cgroup, netns, link, keeper, layer, blob, container_dir)."""
@@ -40,7 +49,16 @@ class NullObserver:
     def start_phase(self, step: str, seconds: float) -> None:
         """Ignore."""
 
-    def image_pull(self, *, outcome: str, seconds: float, received: int) -> None:
+    def image_pull(self, *, outcome: str, seconds: float) -> None:
+        """Ignore."""
+
+    def image_received(self, size: int) -> None:
+        """Ignore."""
+
+    def image_push(self, *, outcome: str, seconds: float) -> None:
+        """Ignore."""
+
+    def image_sent(self, size: int) -> None:
         """Ignore."""
 
     def leak_reclaimed(self, kind: str, count: int = 1) -> None:

@@ -284,18 +284,33 @@ def _network(facts: HostFacts, config: Config, around: Surroundings) -> Iterator
         "network.subnets names an IPv6 network, but the host has IPv6 switched off",
         "sysctl -w net.ipv6.conf.all.disable_ipv6=0, or remove the network",
     )
-    if around.forward_drop is None:
-        detail = "firewall rules cannot be read (no nft program)"
-        yield Finding("forwarding", WARN, detail, "install nftables to have this checked")
-        return
-    yield _judge(
+    yield from _needs(around)
+    yield _forwarding(around)
+
+
+def _needs(around: Surroundings) -> Iterator[Finding]:
+    """What was tried: one line if all of it works, else one for each thing that does not."""
+    if around.lacks is None:
+        yield Finding("network needs", WARN, "cannot be tried: no network namespaces", "run as root with CAP_SYS_ADMIN")
+    elif not around.lacks:
+        yield Finding("network needs", OK, "bridge, veth, address translation, connection tracking, loopback routing")
+    else:
+        for lack in around.lacks:
+            yield Finding(lack.need, ERROR, lack.problem, lack.remedy)
+
+
+def _forwarding(around: Surroundings) -> Finding:
+    if around.barriers is None:
+        detail = "the kernel's firewall rules cannot be read"
+        return Finding("forwarding", WARN, detail, "run as root with CAP_NET_ADMIN")
+    names = ", ".join(barrier.name for barrier in around.barriers)
+    return _judge(
         "forwarding",
-        not around.forward_drop,
+        not around.barriers,
         WARN,
         "no chain drops it by default",
-        f"{around.forward_drop} drops forwarded packets by default: pods may not reach the outside",
-        f"allow the bridge in that chain: iptables -I FORWARD -i {config.network.bridge} -j ACCEPT, and the same with"
-        f" -o {config.network.bridge}",
+        f"{names}: drops forwarded packets by default; pods may not reach the outside, nor be reached",
+        "; ".join(barrier.remedy for barrier in around.barriers),
     )
 
 

@@ -1,15 +1,16 @@
 """What lies around an instance: disks, firewall, directories. For `crishim check`, which judges it.
 
-Invariant: looking changes nothing (no table, module or directory comes into being) and never raises.
+Invariant: looking changes nothing of the host (what is tried is tried in namespaces of its own) and never raises.
 """
 
-import json
 import os
-import shutil
-import subprocess
 from dataclasses import dataclass
 
 from crishim.config.model import Config
+from crishim.errors import InvalidArgumentError, KernelError
+from crishim.network import host
+from crishim.network.host import Barrier, Lack
+from crishim.network.plan import plan_subnets
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,14 +21,16 @@ class Surroundings:
         root_fstype: file system of the root directory, or of the nearest directory above that exists.
         root_free: free bytes there.
         state_fstype: file system of the state directory.
-        forward_drop: the name of a firewall chain that drops forwarded packets by default, or "".
+        barriers: firewall chains that drop forwarded packets by default.
+        lacks: what the pods' network needs and the host has not; looked at if the network is enabled.
         closed: directories above the state that others may not enter (o+x is missing).
     """
 
     root_fstype: str = ""
     root_free: int | None = None
     state_fstype: str = ""
-    forward_drop: str | None = ""
+    barriers: tuple[Barrier, ...] | None = ()
+    lacks: tuple[Lack, ...] | None = ()
     closed: tuple[str, ...] = ()
 
 
@@ -39,7 +42,9 @@ def look(config: Config) -> Surroundings:
         free: int | None = disk.f_bavail * disk.f_frsize
     except OSError:
         free = None
-    return Surroundings(_fstype(root), free, _fstype(state), _forward_drop(), _closed(state))
+    wanted = config.network.enabled
+    barriers, lacks = (_barriers(config), _lacks(config)) if wanted else ((), ())
+    return Surroundings(_fstype(root), free, _fstype(state), barriers, lacks, _closed(state))
 
 
 def _existing(path: str) -> str:
@@ -77,36 +82,15 @@ def _closed(path: str) -> tuple[str, ...]:
         path = os.path.dirname(path)
 
 
-def _forward_drop() -> str | None:
-    """Return the name of a chain that drops forwarded packets by default, "" if none does, None if unknown."""
-    if shutil.which("nft") is None:
+def _barriers(config: Config) -> tuple[Barrier, ...] | None:
+    try:
+        return host.barriers(config.network.bridge)
+    except KernelError:
         return None
-    text = _run("nft", "-j", "list", "chains")
+
+
+def _lacks(config: Config) -> tuple[Lack, ...] | None:
     try:
-        items = json.loads(text)["nftables"] if text else []
-    except (ValueError, KeyError):
-        return None
-    for item in items:
-        chain = item.get("chain", {})
-        if chain.get("hook") == "forward" and chain.get("policy") == "drop":
-            return f"chain {chain.get('family')} {chain.get('table')} {chain.get('name')}"
-    return _legacy_forward_drop()
-
-
-def _legacy_forward_drop() -> str:
-    """Ask the old iptables only where its filter table exists already: asking would make it."""
-    try:
-        with open("/proc/net/ip_tables_names", encoding="ascii") as file:
-            if "filter" not in file.read().split():
-                return ""
-    except OSError:
-        return ""
-    return "chain FORWARD of iptables-legacy" if "-P FORWARD DROP" in _run("iptables-legacy", "-S", "FORWARD") else ""
-
-
-def _run(*command: str) -> str:
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout if done.returncode == 0 else ""
+        return host.lacks(plan_subnets(config.network.subnets))
+    except InvalidArgumentError:
+        return None  # the configuration's own check says so

@@ -86,6 +86,16 @@ class Assembler:
         """Return the digests of the blobs that are being received."""
         return list(self._live)
 
+    def received(self, digest: str) -> int | None:
+        """Return how many bytes of a blob have come; None if it is not being received."""
+        fetch = self._live.get(digest)
+        return fetch.available if fetch else None
+
+    def present(self, part: Part) -> bool:
+        """Tell whether a layer is unpacked, published or not."""
+        keys = (part.diff_id, part.chain_key)
+        return any(self._layers.get(key) is not None for key in keys) or part.diff_id in self._loose
+
     def drop_loose(self, pinned: Callable[[str], bool]) -> None:
         """Delete the loose directories whose diff id no pull has pinned."""
         for diff_id in [d for d in self._loose if not pinned(d)]:
@@ -134,13 +144,9 @@ class Assembler:
         halves: list[asyncio.Future[None]] = []
         if digest not in self._content and repository is not None:
             halves.append(asyncio.ensure_future(self.fetch(part.blob, repository, received)))
-        if not self._present(part):
+        if not self.present(part):
             halves.append(asyncio.ensure_future(self._unpacks.run(part.diff_id, lambda: self._unpack(part))))
         await _all(halves)
-
-    def _present(self, part: Part) -> bool:
-        keys = (part.diff_id, part.chain_key)
-        return any(self._layers.get(key) is not None for key in keys) or part.diff_id in self._loose
 
     async def _fetch(self, blob: Descriptor, repository: Origin, received: Callable[[int], None]) -> None:
         async with self._fetch_slots:

@@ -4,6 +4,8 @@ Invariants: a name belongs to one image; what is in memory is what is stored; a 
 moment of its removal. Out of scope: layers, blobs, registries.
 """
 
+from collections.abc import Iterable
+
 from crishim import codec
 from crishim.errors import InvalidArgumentError
 from crishim.images import reference
@@ -64,6 +66,14 @@ class Catalog:
         """Return the id of the image that has a name."""
         return self._names.get(name)
 
+    def names(self, image_id: str) -> tuple[str, ...]:
+        """Return all names of an image, sorted."""
+        return tuple(sorted(name for name, target in self._names.items() if target == image_id))
+
+    def holders(self, image_id: str) -> list[str]:
+        """Return who holds an image, sorted."""
+        return sorted(owner for owner, target in self._holds.items() if target == image_id)
+
     def all(self) -> list[Image]:
         """Return the images that are shown."""
         return [self.view(record) for record in self._records.values() if not record.removed]
@@ -110,9 +120,19 @@ class Catalog:
         self._targets |= dict.fromkeys(record.targets, record.id)
         self._views.pop(record.id, None)
 
+    def untag(self, record: ImageRecord, names: Iterable[str]) -> None:
+        """Take some of an image's names away; the image stays."""
+        gone = [name for name in names if self._names.get(name) == record.id]
+        with self._store.transaction():
+            for name in gone:
+                self._store.references.delete(name)
+        for name in gone:
+            del self._names[name]
+        self._views.pop(record.id, None)
+
     def remove(self, record: ImageRecord, *, keep: bool) -> None:
         """Take an image's names away, and the image itself unless it must be kept for its holders."""
-        names = [name for name, target in self._names.items() if target == record.id]
+        names = self.names(record.id)
         with self._store.transaction():
             for name in names:
                 self._store.references.delete(name)
@@ -163,7 +183,7 @@ class Catalog:
             return False
 
     def _make_view(self, record: ImageRecord) -> Image:
-        names = sorted(name for name, target in self._names.items() if target == record.id)
+        names = self.names(record.id)
         layers = []
         size = 0
         for layer in record.layers:

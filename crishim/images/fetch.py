@@ -79,6 +79,11 @@ class Fetch:
         self._failed = False
         self._fd = os.open(content.part(blob.digest), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
+    @property
+    def available(self) -> int:
+        """How many bytes are here, those of an earlier attempt included."""
+        return self._available
+
     def run(self) -> None:
         """Receive, verify and publish the blob; what was received stays for a later attempt only if it may be right.
 

@@ -25,9 +25,10 @@ from crishim.images.manifest import (
     parse_config,
 )
 from crishim.images.platform import Platform, rank
+from crishim.images.progress import Item, State
 from crishim.images.records import ImageLayer, ImageRecord, chain_ids
 from crishim.images.registry.transport import Cancel
-from crishim.images.threads import in_thread, through
+from crishim.images.threads import in_thread, through, wait_out
 
 T = TypeVar("T")
 _NESTED = 4  # indexes within indexes
@@ -36,21 +37,34 @@ _CANDIDATES = 16  # manifests without a platform that are looked into
 
 @dataclass(slots=True)
 class Progress:
-    """What one pull has pinned and received.
+    """What one pull has pinned, and how far it is.
 
     Attributes:
         pins: digests of blobs and keys of layers that must not be collected.
-        received: bytes of blobs over the wire.
+        observe: told the bytes of blobs that came over the wire, piece by piece, from threads.
         documents: small blobs by digest, to be stored.
+        parts: the layers, once they are known.
+        had: digests of those that were here before.
     """
 
+    observe: Callable[[int], None]
     pins: set[str] = field(default_factory=set)
-    received: int = 0
     documents: dict[str, bytes] = field(default_factory=dict)
+    parts: tuple[Part, ...] = ()
+    had: frozenset[str] = frozenset()
 
-    def count(self, size: int) -> None:
-        """Add received bytes; called from threads, where a lost update would only blur a metric."""
-        self.received += size
+    def items(self, content: Content, assembler: Assembler) -> list[Item]:
+        """Return how far each layer is."""
+        return [Item(part.blob.digest, "layer", *self._state(part, content, assembler)) for part in self.parts]
+
+    def _state(self, part: Part, content: Content, assembler: Assembler) -> tuple[State, int, int]:
+        digest, size = part.blob.digest, part.blob.size
+        if digest not in content:
+            received = assembler.received(digest)
+            return (State.WAITING, 0, size) if received is None else (State.TRANSFERRING, received, size)
+        if not assembler.present(part):
+            return State.UNPACKING, size, size
+        return (State.PRESENT if digest in self.had else State.DONE), size, size
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,9 +123,17 @@ class Pull:
         ]
         for part in parts:
             self._progress.pins |= {part.blob.digest, part.diff_id, part.chain_key}
-        records = await self._assembler.assemble(parts, self._repository, self._progress.count)
+        here = [p for p in parts if p.blob.digest in self._content and self._assembler.present(p)]
+        self._progress.had = frozenset(part.blob.digest for part in here)
+        self._progress.parts = tuple(parts)
         documents = (*choice.targets, manifest.config.digest)
-        await self._store(documents)
+        # Beside the layers: each fsync waits for the disk, and they keep it busy at the end.
+        storing = asyncio.ensure_future(self._store(documents))
+        try:
+            records = await self._assembler.assemble(parts, self._repository, self._progress.observe)
+        finally:
+            await wait_out([storing])
+        storing.result()
         return ImageRecord(
             id=manifest.config.digest,
             layers=tuple(
@@ -171,9 +193,9 @@ class Pull:
         """Return a config, from the store or the registry."""
         self._progress.pins.add(blob.digest)
         try:
-            await self._assembler.fetch(blob, self._repository, self._progress.count)
+            await self._assembler.fetch(blob, self._repository, self._progress.observe)
         except StalePartError:
-            await self._assembler.fetch(blob, self._repository, self._progress.count)
+            await self._assembler.fetch(blob, self._repository, self._progress.observe)
         data = await self._blocking(lambda: self._content.read(blob.digest))
         self._keep(blob.digest, data)
         return data

@@ -7,12 +7,20 @@ messages, mounts.
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from crishim.clock import monotonic, now
-from crishim.errors import CrishimError, DataLossError, NotFoundError, PermissionDeniedError, UnauthenticatedError
-from crishim.images import platform
+from crishim.errors import (
+    CrishimError,
+    DataLossError,
+    InvalidArgumentError,
+    NotFoundError,
+    PermissionDeniedError,
+    UnauthenticatedError,
+)
+from crishim.images import platform, upkeep
+from crishim.images.archive.archives import Archives
 from crishim.images.assemble import Assembler, Part, visible
 from crishim.images.catalog import Catalog
 from crishim.images.content import Content
@@ -20,13 +28,17 @@ from crishim.images.extractor import Extractor
 from crishim.images.flight import Shared
 from crishim.images.layers import Layers
 from crishim.images.manifest import Descriptor
-from crishim.images.model import Credentials, FsUsage, Image
+from crishim.images.model import Credentials, Details, FsUsage, Image, Pruned, Pulled, Pushed, Removed
+from crishim.images.progress import Item, Report, reported
 from crishim.images.pull import Progress, Pull
+from crishim.images.push import Push
 from crishim.images.records import ImageRecord, chain_ids
 from crishim.images.reference import Reference
 from crishim.images.reference import parse as parse_reference
 from crishim.images.registry.auth import Login
-from crishim.images.registry.client import Authorizers, Repository
+from crishim.images.registry.client import Repository
+from crishim.images.registry.exchange import Authorizers
+from crishim.images.registry.target import Target
 from crishim.images.settings import ImageSettings
 from crishim.log import get_logger
 from crishim.observe import Observer
@@ -35,10 +47,12 @@ from crishim.store.store import Store
 
 log = get_logger("crishim.images")
 _SWEEP_SECONDS = 600
+Reason = tuple[Reference, tuple[str, ...]]
+"""What pulls are shared by: the reference, and who asks for it."""
 
 
 class Images:
-    """Implements `images.model.ImagesApi`.
+    """Implements `images.model.ImagesManager`.
 
     Args:
         store: the instance's store.
@@ -60,14 +74,29 @@ class Images:
         self._assembler = Assembler(self._content, self._layers, extractor, settings)
         self._authorizers = Authorizers()
         self._platform = platform.host()
-        self._pulls: Shared[str] = Shared()
+        self.archives = Archives(
+            self._content,
+            self._layers,
+            self._catalog,
+            self._assembler,
+            self._platform,
+            settings,
+            store.sync,
+            self.collect,
+            paths.content,
+        )
+        self._pulls: Shared[Pulled] = Shared()
         self._pull_slots = asyncio.Semaphore(settings.parallel_pulls)
-        self._progress: list[Progress] = []
+        self._progress: dict[Reason, Progress] = {}
+        self._pushes: list[Push] = []
         self._sweeper: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Load everything and reconcile: half-made layers and parts go, lost layers are made again from their blobs."""
         self._content.open(self._settings.part_seconds)
+        spools = self.archives.open()
+        if spools:
+            self._observer.leak_reclaimed("archive", spools)
         self._catalog.open()
         strays = self._layers.open()
         if strays:
@@ -103,20 +132,33 @@ class Images:
             self._pull_slots = asyncio.Semaphore(settings.parallel_pulls)
         self._settings = settings
         self._assembler.reload(settings)
+        self.archives.reload(settings)
 
     # --- pulling -------------------------------------------------------------------------------------------------
 
     async def pull(self, reference: str, credentials: Credentials | None = None) -> str:
         """Pull, or find unchanged by one request, and return the image's id; equal calls share one pull."""
         wanted = parse_reference(reference)
-        login = Login(credentials, wanted.host)
-        return await self._pulls.run((wanted, login.key), lambda: self._pull(wanted, credentials))
+        reason = (wanted, Login(credentials, wanted.host).key)
+        return (await self._pulls.run(reason, lambda: self._pull(reason, credentials))).id
 
-    async def _pull(self, wanted: Reference, credentials: Credentials | None) -> str:
+    async def pull_watched(self, reference: str, credentials: Credentials | None, report: Report) -> Pulled:
+        """Pull with progress; shares the pull with equal calls of `pull`."""
+        wanted = parse_reference(reference, "image")
+        reason = (wanted, Login(credentials, wanted.host).key)
+
+        def look() -> list[Item]:
+            progress = self._progress.get(reason)
+            return progress.items(self._content, self._assembler) if progress else []
+
+        return await reported(self._pulls.run(reason, lambda: self._pull(reason, credentials)), look, report)
+
+    async def _pull(self, reason: Reason, credentials: Credentials | None) -> Pulled:
+        wanted = reason[0]
         begun = monotonic()
-        progress = Progress()
+        progress = Progress(self._observer.image_received)
         outcome = "cancelled"
-        self._progress.append(progress)
+        self._progress[reason] = progress
         try:
             async with self._pull_slots:
                 record, digest, cached = await self._resolved(wanted, credentials, progress)
@@ -129,11 +171,11 @@ class Images:
             outcome = type(error).__name__.removesuffix("Error")
             raise
         else:
-            return record.id
+            return Pulled(record.id, str(wanted), digest, cached)
         finally:
-            self._progress.remove(progress)
+            del self._progress[reason]
             self.collect()
-            self._observer.image_pull(outcome=outcome, seconds=monotonic() - begun, received=progress.received)
+            self._observer.image_pull(outcome=outcome, seconds=monotonic() - begun)
 
     async def _resolved(
         self, wanted: Reference, credentials: Credentials | None, progress: Progress
@@ -265,9 +307,11 @@ class Images:
 
         Layers vanish by a rename and their files are deleted in the background; a blob is one unlink.
         """
-        needed: set[str] = set()
-        for progress in self._progress:
+        needed = self.archives.pinned()
+        for progress in self._progress.values():
             needed |= progress.pins
+        for push in self._pushes:
+            needed |= push.pins
         for record in self._catalog.records():
             needed |= record.blobs()
             needed.update(layer.key for layer in record.layers)
@@ -279,6 +323,86 @@ class Images:
         for digest in blobs:
             self._content.remove(digest)
         return len(blobs)
+
+    # --- the person's ----------------------------------------------------------------------------------------------
+
+    async def push(self, source: str, destination: str, credentials: Credentials | None, report: Report) -> Pushed:
+        """Push an image, named by `source`, to `destination` (empty: `source`), with progress.
+
+        Raises:
+            InvalidArgumentError: there is no name to push to, or its digest is another image's.
+            NotFoundError: no such image is here.
+            FailedPreconditionError, UnauthenticatedError, PermissionDeniedError, UnavailableError: the registry.
+        """
+        record = upkeep.find(self._catalog, source)
+        wanted = upkeep.destination(self._catalog, record, source, destination)
+        push = Push(record, wanted, self._content, self._catalog, self._observer.image_sent)
+        target = Target(wanted, credentials, self._settings, self._authorizers)
+        begun = monotonic()
+        outcome = "cancelled"
+        self._pushes.append(push)
+        try:
+            pushed = await reported(push.run(target, self._settings.parallel_layers), push.items, report)
+            current = self._catalog.get(record.id)
+            if current is not None and not current.removed:
+                self._catalog.put(current, [f"{wanted.repository}@{pushed.digest}"])
+            outcome = "ok"
+        except CrishimError as error:
+            outcome = type(error).__name__.removesuffix("Error")
+            raise
+        else:
+            return pushed
+        finally:
+            target.close()
+            self._pushes.remove(push)
+            self.collect()
+            self._observer.image_push(outcome=outcome, seconds=monotonic() - begun)
+
+    async def tag(self, source: str, name: str) -> tuple[str, str]:
+        """Give an image a name; return its id and the normalised name.
+
+        Raises:
+            InvalidArgumentError: the name has a digest.
+            NotFoundError: no such image is here.
+        """
+        wanted = parse_reference(name, "name")
+        if wanted.digest:
+            raise InvalidArgumentError("name", f"{name!r} has a digest, which the image has by itself: give a tag")
+        record = upkeep.find(self._catalog, source)
+        self._catalog.put(record, [wanted.repo_tag])
+        await self._store.sync()
+        return record.id, wanted.repo_tag
+
+    def untag(self, text: str, *, force: bool) -> Removed:
+        """Take one name away, the image with its last one; by id, all of them.
+
+        Raises:
+            NotFoundError: no such image is here.
+            FailedPreconditionError: it is used or has several names, and it is not forced.
+        """
+        record = upkeep.find(self._catalog, text)
+        names = upkeep.plan_removal(self._catalog, record, text, force=force)
+        if len(names) < len(self._catalog.names(record.id)):
+            self._catalog.untag(record, names)
+            return Removed(names)
+        self._catalog.remove(record, keep=record.id in self._catalog.held())
+        self.collect()
+        return Removed(names, record.id)
+
+    def details(self, pattern: str, *, dangling: bool) -> Sequence[Details]:
+        """Return the images that a name, id or pattern of names means (empty: all), the newest first."""
+        return upkeep.details(self._catalog, self._layers, pattern, dangling=dangling)
+
+    def prune(self, *, unused: bool, dry_run: bool) -> Pruned:
+        """Remove images without a tag, or all, that no container uses."""
+        gone = upkeep.unused(self._catalog, tagged=unused)
+        removed = tuple(Removed(self._catalog.names(record.id), record.id) for record in gone)
+        freed = upkeep.frees(self._catalog, self._content, self._layers, gone)
+        if not dry_run:
+            for record in gone:
+                self._catalog.remove(record, keep=False)
+            self.collect()
+        return Pruned(removed, freed)
 
     # --- inside --------------------------------------------------------------------------------------------------
 

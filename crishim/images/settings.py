@@ -11,6 +11,7 @@ class ImageSettings:
         certs_d: directories with `<host>/hosts.toml`; the first that has a directory for the host counts.
         parallel_pulls: images pulled at a time.
         parallel_layers: blobs downloaded, and layers unpacked, at a time, over all pulls.
+        chunk_bytes: a larger blob is pushed in pieces of this size, so that a broken one need not begin again.
         stall_seconds: seconds without a byte after which a connection is given up.
         attempts: how often one request is tried, with a pause that doubles, and a download that makes progress resumes.
         retry_seconds: the first of those pauses.
@@ -24,7 +25,8 @@ class ImageSettings:
 
     certs_d: tuple[str, ...] = ("/etc/crishim/certs.d", "/etc/containerd/certs.d")
     parallel_pulls: int = 4
-    parallel_layers: int = 3
+    parallel_layers: int = 4
+    chunk_bytes: int = 64 << 20
     stall_seconds: int = 60
     attempts: int = 5
     retry_seconds: float = 0.25

@@ -55,7 +55,20 @@ PULL_SECONDS = Spec(
     "crishim_image_pull_duration_seconds", Kind.HISTOGRAM, ("outcome",), "Time of image pulls, unpacking included."
 )
 PULL_BYTES = Spec(
-    "crishim_image_pull_received_bytes_total", Kind.COUNTER, (), "Bytes that image pulls received from registries."
+    "crishim_image_pull_received_bytes_total",
+    Kind.COUNTER,
+    (),
+    "Bytes of blobs that image pulls received from registries, counted as they come.",
+)
+PUSHES = Spec(
+    "crishim_image_pushes_total", Kind.COUNTER, ("outcome",), "Image pushes that ended: ok, or the error's code."
+)
+PUSH_SECONDS = Spec("crishim_image_push_duration_seconds", Kind.HISTOGRAM, ("outcome",), "Time of image pushes.")
+PUSH_BYTES = Spec(
+    "crishim_image_push_sent_bytes_total",
+    Kind.COUNTER,
+    (),
+    "Bytes of blobs that image pushes sent to registries, counted as they go.",
 )
 EVENTS_DROPPED = Spec(
     "crishim_events_dropped_total", Kind.COUNTER, (), "Events that a subscriber was too slow to receive."
@@ -117,6 +130,9 @@ OWN = (
     PULLS,
     PULL_SECONDS,
     PULL_BYTES,
+    PUSHES,
+    PUSH_SECONDS,
+    PUSH_BYTES,
     EVENTS_DROPPED,
     LEAKS,
     DEGRADED,

@@ -43,6 +43,9 @@ class Metrics:
         self._pulls = self._counter(catalog.PULLS)
         self._pull_seconds = self._histogram(catalog.PULL_SECONDS)
         self._pull_bytes = self._counter(catalog.PULL_BYTES)
+        self._pushes = self._counter(catalog.PUSHES)
+        self._push_seconds = self._histogram(catalog.PUSH_SECONDS)
+        self._push_bytes = self._counter(catalog.PUSH_BYTES)
         self._events_dropped = self._counter(catalog.EVENTS_DROPPED)
         self._leaks = self._counter(catalog.LEAKS)
         self._degraded = self._counter(catalog.DEGRADED)
@@ -56,6 +59,7 @@ class Metrics:
         ProcessCollector(registry=self._registry)
         for outcome in ("ok", "cached"):
             self._pulls.labels(outcome)
+        self._pushes.labels("ok")
         self._flying: dict[str, Gauge] = {}
         self._ended: dict[tuple[str, str], tuple[Counter, Histogram]] = {}
 
@@ -82,11 +86,23 @@ class Metrics:
         """One step of a start took `seconds`."""
         self._start_phase.labels(step).observe(seconds)
 
-    def image_pull(self, *, outcome: str, seconds: float, received: int) -> None:
-        """A pull ended; `received` bytes came over the wire."""
+    def image_pull(self, *, outcome: str, seconds: float) -> None:
+        """A pull ended."""
         self._pulls.labels(outcome).inc()
         self._pull_seconds.labels(outcome).observe(seconds)
-        self._pull_bytes.inc(received)
+
+    def image_received(self, size: int) -> None:
+        """A pull received bytes."""
+        self._pull_bytes.inc(size)
+
+    def image_push(self, *, outcome: str, seconds: float) -> None:
+        """A push ended."""
+        self._pushes.labels(outcome).inc()
+        self._push_seconds.labels(outcome).observe(seconds)
+
+    def image_sent(self, size: int) -> None:
+        """A push sent bytes."""
+        self._push_bytes.inc(size)
 
     def leak_reclaimed(self, kind: str, count: int = 1) -> None:
         """Things without an owner were removed."""

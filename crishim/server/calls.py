@@ -4,7 +4,7 @@ Invariant: a call is in the registry from before its first step until after its 
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 
 from crishim import clock
 
@@ -13,20 +13,26 @@ class Call:
     """One RPC under way.
 
     Args:
-        method: the RPC's name without its service, like `RunPodSandbox`.
+        method: the RPC's name in log and metrics, like `RunPodSandbox` or `Images.Pull`.
         remaining: seconds until the caller's deadline, None without one.
         send: writes one encoded message of a server-streaming call.
+        received: the encoded messages of a client-streaming call.
     """
 
-    __slots__ = ("deadline", "method", "send", "started", "subject")
+    __slots__ = ("deadline", "method", "received", "send", "started", "subject")
 
     def __init__(
-        self, method: str, remaining: float | None = None, send: Callable[[bytes], Awaitable[None]] | None = None
+        self,
+        method: str,
+        remaining: float | None = None,
+        send: Callable[[bytes], Awaitable[None]] | None = None,
+        received: AsyncIterator[bytes] | None = None,
     ) -> None:
         self.method = method
         self.started = clock.monotonic()
         self.deadline = None if remaining is None else self.started + remaining
         self.send = send
+        self.received = received
         self.subject: dict[str, str] = {}
 
     def expired(self) -> bool:

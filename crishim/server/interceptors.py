@@ -38,8 +38,9 @@ QUIET = {
     "ImageStatus",
     "ImageFsInfo",
     "ExecSync",
+    "Images.List",
 }
-"""RPCs that kubelet repeats all day long: their success is worth a line at debug only."""
+"""RPCs that are repeated all day long and change nothing: their success is worth a line at debug only."""
 
 OUR_FAULT = {StatusCode.INTERNAL, StatusCode.UNKNOWN, StatusCode.DATA_LOSS}
 

@@ -1,13 +1,16 @@
 """From a service's descriptor and a servicer to gRPC handlers: decode, call, encode, with the interceptors around.
 
 A servicer's method for `ListPodSandbox` is called `list_pod_sandbox`; it takes the request message and gives the
-answer as a message, or as bytes already encoded (the lists do). Messages are decoded and encoded here and not by grpc,
-so that bytes that are no message and answers that cannot be encoded pass the interceptors like any other error. RPCs
-that this version does not have answer Unimplemented with the sentence of `unimplemented.py`.
+answer as a message, or as bytes already encoded (the lists do). That of a server-streaming RPC takes a function that
+sends one message besides, and that of a client-streaming RPC an iterator of messages in the request's place. Messages
+are decoded and encoded here and not by grpc, so that bytes that are no message and answers that cannot be encoded pass
+the interceptors like any other error. RPCs that this version does not have answer Unimplemented with the sentence of
+`unimplemented.py`.
 """
 
+import keyword
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
 import grpc
@@ -26,6 +29,10 @@ from crishim.server.unimplemented import SENTENCES
 
 Answer = Message | bytes
 Method = Callable[[Any], Awaitable[Answer]]
+Send = Callable[[Message], Awaitable[None]]
+StreamMethod = Callable[[Any, Send], Awaitable[None]]
+
+CRI_PACKAGE = "runtime.v1"
 
 MAX_MESSAGE = 16 * 1024 * 1024
 """Bytes; what kubelet and crictl accept, instead of grpc's 4 MiB."""
@@ -35,8 +42,15 @@ SUBJECTS = {"pod_sandbox_id": "pod", "container_id": "container"}
 
 
 def snake(name: str) -> str:
-    """Return the servicer's name of an RPC: `ListPodSandbox` → `list_pod_sandbox`."""
-    return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
+    """Return the servicer's name of an RPC: `ListPodSandbox` → `list_pod_sandbox`, `Import` → `import_`."""
+    found = re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
+    return f"{found}_" if keyword.iskeyword(found) else found
+
+
+def label(method: MethodDescriptor) -> str:
+    """Return an RPC's name in log and metrics: the CRI's alone, others with their service, like `Images.Pull`."""
+    service = method.containing_service
+    return method.name if service.file.package == CRI_PACKAGE else f"{service.name}.{method.name}"
 
 
 def service_handler(
@@ -50,12 +64,17 @@ def service_handler(
 def _method_handler(
     method: MethodDescriptor, servicer: object, calls: Calls, observer: RpcObserver
 ) -> "grpc.RpcMethodHandler[Any, Any]":
-    function: Method | None = getattr(servicer, snake(method.name), None)
-    inner = _absent(method.name) if function is None else _present(method, function)
-    handler = intercept(method.name, inner, observer)
+    function = getattr(servicer, snake(method.name), None)
+    name = label(method)
+    if function is None:
+        inner = _absent(name)
+    elif method.server_streaming:
+        inner = _streaming(method, function)
+    else:
+        inner = _present(method, function)
+    handler = intercept(name, inner, observer)
 
-    async def unary(request: bytes, context: "grpc.aio.ServicerContext[Any, Any]") -> bytes:
-        call = Call(method.name, context.time_remaining(), context.write)
+    async def answer(request: bytes, call: Call, context: "grpc.aio.ServicerContext[Any, Any]") -> bytes:
         calls.add(call)
         try:
             return await handler(request, call)
@@ -67,9 +86,17 @@ def _method_handler(
         finally:
             calls.discard(call)
 
+    async def unary(request: bytes, context: "grpc.aio.ServicerContext[Any, Any]") -> bytes:
+        return await answer(request, Call(name, context.time_remaining(), context.write), context)
+
     async def stream(request: bytes, context: "grpc.aio.ServicerContext[Any, Any]") -> None:
         await unary(request, context)
 
+    async def conversation(requests: AsyncIterator[bytes], context: "grpc.aio.ServicerContext[Any, Any]") -> None:
+        await answer(b"", Call(name, context.time_remaining(), context.write, requests), context)
+
+    if method.client_streaming:
+        return grpc.stream_stream_rpc_method_handler(conversation)
     if method.server_streaming:
         return grpc.unary_stream_rpc_method_handler(stream)
     return grpc.unary_unary_rpc_method_handler(unary)
@@ -85,15 +112,12 @@ def _absent(name: str) -> Handler:
 
 
 def _present(method: MethodDescriptor, function: Method) -> Handler:
-    kind = GetMessageClass(method.input_type)
+    decode = _decoder(method)
     asked = _subject_fields(method.input_type.fields_by_name)
     given = _subject_fields(method.output_type.fields_by_name)
 
     async def run(request: bytes, call: Call) -> bytes:
-        try:
-            message = kind.FromString(request)
-        except DecodeError:
-            raise InvalidArgumentError("", f"the request is no valid {method.input_type.full_name}") from None
+        message = decode(request)
         for field, name in asked:
             call.subject[name] = short(getattr(message, field))
         if asked:
@@ -106,6 +130,38 @@ def _present(method: MethodDescriptor, function: Method) -> Handler:
         return fitting(answer.SerializeToString())
 
     return run
+
+
+def _streaming(method: MethodDescriptor, function: StreamMethod) -> Handler:
+    decode = _decoder(method)
+
+    async def run(request: bytes, call: Call) -> bytes:
+        write, received = call.send, call.received
+        assert write is not None
+
+        async def send(message: Message) -> None:
+            await write(fitting(message.SerializeToString()))
+
+        async def messages(parts: AsyncIterator[bytes]) -> AsyncIterator[Message]:
+            async for part in parts:
+                yield decode(part)
+
+        await function(decode(request) if received is None else messages(received), send)
+        return b""
+
+    return run
+
+
+def _decoder(method: MethodDescriptor) -> Callable[[bytes], Message]:
+    kind = GetMessageClass(method.input_type)
+
+    def decode(request: bytes) -> Message:
+        try:
+            return kind.FromString(request)
+        except DecodeError:
+            raise InvalidArgumentError("", f"the request is no valid {method.input_type.full_name}") from None
+
+    return decode
 
 
 def fitting(answer: bytes) -> bytes:

@@ -1,4 +1,4 @@
-"""The CRI server: both services over grpc.aio on one unix socket.
+"""The server: the CRI's two services and crishim.v1's over grpc.aio on one unix socket.
 
 Out of scope: what the RPCs do (`pods/`, `images/`). Invariant: between `start` and the end of `stop` there is a socket
 of mode 0600 at the path, and every call in flight stands in `calls`.
@@ -9,9 +9,11 @@ from collections.abc import Sequence
 import grpc.aio
 import structlog
 
+from crishim._proto.crishim.v1 import images_pb2
 from crishim._proto.runtime.v1 import api_pb2
-from crishim.images.model import ImagesApi
+from crishim.images.model import ImagesManager
 from crishim.pods.api import RuntimeApi
+from crishim.server.archive_service import ArchiveService
 from crishim.server.calls import Calls
 from crishim.server.image_service import ImageService
 from crishim.server.interceptors import RpcObserver
@@ -41,15 +43,16 @@ class Server:
         observer: told of each RPC (`metrics.Metrics`).
     """
 
-    def __init__(self, runtime: RuntimeApi, images: ImagesApi, socket: str, observer: RpcObserver) -> None:
+    def __init__(self, runtime: RuntimeApi, images: ImagesManager, socket: str, observer: RpcObserver) -> None:
         self.calls = Calls()
         self.socket = socket
         self._listener = Listener(socket)
         self._server: grpc.aio.Server | None = None
-        services = api_pb2.DESCRIPTOR.services_by_name
+        services = {**api_pb2.DESCRIPTOR.services_by_name, **images_pb2.DESCRIPTOR.services_by_name}
         self._handlers = (
             service_handler(services["RuntimeService"], RuntimeService(runtime), self.calls, observer),
             service_handler(services["ImageService"], ImageService(images), self.calls, observer),
+            service_handler(services["Images"], ArchiveService(images), self.calls, observer),
         )
 
     async def start(self) -> None:

@@ -43,6 +43,7 @@ from crishim.pods.views import (
     SandboxStats,
     SandboxView,
 )
+from tests.fakes.archives import FakeArchives
 
 NOW = 1_790_000_000_000_000_000
 IMAGE_ID = "sha256:" + "ab" * 32
@@ -237,6 +238,7 @@ class FakeImages:
 
     image: Image = IMAGE
     calls: list[tuple[object, ...]] = field(default_factory=list)
+    archives: FakeArchives = field(default_factory=FakeArchives)
     stuck: asyncio.Event | None = None
 
     async def pull(self, reference: str, credentials: Credentials | None) -> str:

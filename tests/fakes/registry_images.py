@@ -20,11 +20,25 @@ SETTINGS = ImageSettings(certs_d=(), retry_seconds=0.01, retry_limit_seconds=0.0
 class Observed(NullObserver):
     """Remembers what it was told."""
 
+    received: int = 0
+    sent: int = 0
     pulls: list[tuple[str, int]] = field(default_factory=list)
+    pushes: list[tuple[str, int]] = field(default_factory=list)
     reclaimed: list[tuple[str, int]] = field(default_factory=list)
 
-    def image_pull(self, *, outcome: str, seconds: float, received: int) -> None:
-        self.pulls.append((outcome, received))
+    def image_received(self, size: int) -> None:
+        self.received += size
+
+    def image_pull(self, *, outcome: str, seconds: float) -> None:
+        self.pulls.append((outcome, self.received))
+        self.received = 0
+
+    def image_push(self, *, outcome: str, seconds: float) -> None:
+        self.pushes.append((outcome, self.sent))
+        self.sent = 0
+
+    def image_sent(self, size: int) -> None:
+        self.sent += size
 
     def leak_reclaimed(self, kind: str, count: int = 1) -> None:
         self.reclaimed.append((kind, count))

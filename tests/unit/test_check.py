@@ -10,6 +10,7 @@ from crishim.daemon.surroundings import Surroundings, look
 from crishim.linux import capabilities
 from crishim.linux.cgroups.layout import Hierarchy, Layout
 from crishim.linux.facts import HostFacts, probe
+from crishim.network.host import Barrier, Lack
 
 V2 = Layout(2, (), Hierarchy("/sys/fs/cgroup", ("cpuset", "cpu", "io", "memory", "hugetlb", "pids")))
 GOOD = HostFacts(
@@ -31,7 +32,7 @@ GOOD = HostFacts(
     pressure=True,
     namespaces=("cgroup", "ipc", "mnt", "net", "pid", "user", "uts"),
 )
-AROUND = Surroundings("ext4", 100 << 30, "tmpfs", "", ())
+AROUND = Surroundings("ext4", 100 << 30, "tmpfs")
 CONFIG = Config()
 
 
@@ -85,8 +86,10 @@ def test_what_a_host_lacks(name: str, level: str, facts: HostFacts) -> None:
         ("disk", WARN, replace(AROUND, root_free=1 << 20)),
         ("state directory", WARN, replace(AROUND, state_fstype="ext4")),
         ("directories", WARN, replace(AROUND, closed=("/srv",))),
-        ("forwarding", WARN, replace(AROUND, forward_drop="chain ip filter FORWARD")),
-        ("forwarding", WARN, replace(AROUND, forward_drop=None)),
+        ("forwarding", WARN, replace(AROUND, barriers=(Barrier("chain ip filter FORWARD", "iptables …"),))),
+        ("forwarding", WARN, replace(AROUND, barriers=None)),
+        ("veth", ERROR, replace(AROUND, lacks=(Lack("veth", "create link: not supported", "modprobe veth"),))),
+        ("network needs", WARN, replace(AROUND, lacks=None)),
     ],
 )
 def test_what_lies_around(name: str, level: str, around: Surroundings) -> None:

@@ -21,8 +21,11 @@ def exercised() -> Metrics:
     metrics.rpc_started("Version")
     metrics.rpc_finished("Version", "OK", 0.0003)
     metrics.start_phase("network", 0.004)
-    metrics.image_pull(outcome="ok", seconds=1.5, received=1000)
-    metrics.image_pull(outcome="NOT_FOUND", seconds=0.1, received=0)
+    metrics.image_pull(outcome="ok", seconds=1.5)
+    metrics.image_received(1000)
+    metrics.image_pull(outcome="NOT_FOUND", seconds=0.1)
+    metrics.image_push(outcome="ok", seconds=0.5)
+    metrics.image_sent(70)
     metrics.leak_reclaimed("mount", 3)
     metrics.event_dropped()
     metrics.degraded("oom_score_adj")
@@ -58,6 +61,9 @@ async def test_everything_that_is_observed_is_shown() -> None:
         ("crishim_image_pulls_total", "outcome=NOT_FOUND"): 1,
         ("crishim_image_pull_received_bytes_total", ""): 1000,
         ("crishim_image_pull_duration_seconds_count", "outcome=ok"): 1,
+        ("crishim_image_pushes_total", "outcome=ok"): 1,
+        ("crishim_image_push_duration_seconds_sum", "outcome=ok"): 0.5,
+        ("crishim_image_push_sent_bytes_total", ""): 70,
         ("crishim_leaks_reclaimed_total", "kind=mount"): 3,
         ("crishim_events_dropped_total", ""): 1,
         ("crishim_degraded_total", "what=oom_score_adj"): 1,

@@ -89,11 +89,13 @@ class Authorizer:
     Args:
         login: who we are.
         scope: what is wanted where the challenge does not say, like `repository:library/busybox:pull`.
+        always: what is wanted besides what the challenge says: one token then serves reading and writing.
     """
 
-    def __init__(self, login: Login, scope: str) -> None:
+    def __init__(self, login: Login, scope: str, always: tuple[str, ...] = ()) -> None:
         self._login = login
         self._scope = scope
+        self._always = always
         self._lock = threading.Lock()
         self._challenge: Challenge | None = None
         self._header = f"Bearer {login.registry_token}" if login.registry_token else ""
@@ -161,7 +163,7 @@ class Authorizer:
         query: list[tuple[str, str]] = []
         if service := challenge.parameters.get("service"):
             query.append(("service", service))
-        scopes = challenge.scopes or (self._scope,)
+        scopes = tuple(dict.fromkeys((*(challenge.scopes or (self._scope,)), *self._always)))
         if self._login.identity_token:
             form = [
                 ("grant_type", "refresh_token"),

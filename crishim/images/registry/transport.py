@@ -8,7 +8,7 @@ say whether trying again could help. Out of scope: what is asked, authentication
 import os
 import threading
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, Protocol, cast
 from urllib.parse import urljoin, urlsplit
 
 from crishim.errors import FailedPreconditionError, UnavailableError
@@ -20,7 +20,19 @@ if TYPE_CHECKING:
 _REDIRECTS = 10
 _PORTS = {"http": 80, "https": 443}
 _REDIRECTED = frozenset({301, 302, 303, 307, 308})
+_REDIRECTED_WRITES = frozenset({307, 308})  # after the others a POST would become a GET (RFC 9110 section 15.4)
 USER_AGENT = "crishim"
+
+
+class Stream(Protocol):
+    """A body that is read while it is sent."""
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Return up to `size` bytes; `b""` at the end."""
+
+
+Body = bytes | Callable[[], Stream]
+"""A request's body, or a function that opens it: a redirect or a challenge makes it go over the wire again."""
 
 
 class ConnectError(UnavailableError):
@@ -186,7 +198,7 @@ class Transport:
         tls: Tls,
         dial_seconds: float,
         cancel: Cancel,
-        body: bytes | None = None,
+        body: Body | None = None,
     ) -> Response:
         """Send a request and follow redirects; the answer may have any other status.
 
@@ -198,7 +210,7 @@ class Transport:
             tls: certificates for the first origin.
             dial_seconds: time for the connection.
             cancel: ends the work.
-            body: form to send.
+            body: what to send; a stream needs a Content-Length header.
 
         Raises:
             ConnectError, TlsError, BrokenError: no answer.
@@ -208,6 +220,7 @@ class Transport:
 
         origin = _origin(url)
         timeout = Timeout(connect=dial_seconds, read=self._stall)
+        followed = _REDIRECTED if method in {"GET", "HEAD"} else _REDIRECTED_WRITES
         for _ in range(_REDIRECTS + 1):
             same = _origin(url) == origin
             sent = {"User-Agent": USER_AGENT, **headers, **(private if same else {})}
@@ -216,7 +229,7 @@ class Transport:
                 raw = pool.request(
                     method,
                     url,
-                    body=body,
+                    body=cast("IO[bytes] | bytes | None", body() if callable(body) else body),
                     headers=sent,
                     redirect=False,
                     retries=False,
@@ -226,7 +239,7 @@ class Transport:
                 )
             response = Response(raw, url, cancel)
             location = response.headers.get("Location")
-            if response.status not in _REDIRECTED or not location:
+            if response.status not in followed or not location:
                 return response
             response.close()
             url = _redirected(url, location)

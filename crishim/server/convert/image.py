@@ -41,8 +41,12 @@ def credentials(request: pb.PullImageRequest) -> Credentials | None:
         identity_token=auth.identity_token,
         registry_token=auth.registry_token,
     )
-    has_any = auth.username or auth.password or auth.auth or auth.identity_token or auth.registry_token
-    return result if has_any else None
+    return result if has_any(result) else None
+
+
+def has_any(given: Credentials) -> bool:
+    """Tell whether there is anything in credentials but the server that they are for."""
+    return any((given.username, given.password, given.auth, given.identity_token, given.registry_token))
 
 
 def row(image: Image) -> pb.Image:
