@@ -2,19 +2,23 @@
 
 What the interpreter learns of code that runs (CPython specializes it after eight calls), and what it makes on the first
 call, is then in the memory that all keepers are born with, instead of being learnt and copied by each of them. That
-works because a container's first process shares its keeper's memory (`linux.vfork`). Nothing of it stays: the pod's
-directory and control group are removed, and the signals put back. A rehearsal that fails is only reported.
+works because a container's first process shares its keeper's memory (`linux.vfork`). The last round tells which pages
+such a run writes, so that a spare keeper can have its copies of them before its pod comes. Nothing else stays: the
+pod's directory and control group are removed, and the signals put back. A rehearsal that fails is only reported.
 """
 
 import _signal  # type: ignore[import-not-found]  # typeshed describes only what wraps it
 import os
 import struct
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from crishim.engine import wire
+from crishim.engine.keeper import births
 from crishim.engine.keeper import pod as pods
-from crishim.engine.keeper.main import Keeper
+from crishim.engine.keeper.main import SOCKET, Keeper
+from crishim.linux import pages
 from crishim.linux.cgroups import apply as cgroups
 
 ROUNDS = 10
@@ -34,6 +38,7 @@ def rehearse(pod: dict[str, Any], container: dict[str, Any], rounds: int = ROUND
         os.makedirs(pod["empty"])
         _make_root(pod["directory"], container["root"], container["process"]["argv"][0])
         _Driver(pod, container, rounds).run()
+        births.expect(_written_by(lambda: _Driver(pod, container, 1).run()))
     except Exception as error:  # noqa: BLE001  whatever it lacks, pods can be started without it
         sys.stderr.write(f"crishim spawner: rehearsal: {type(error).__name__}: {error}\n")
     finally:
@@ -44,6 +49,23 @@ def rehearse(pod: dict[str, Any], container: dict[str, Any], rounds: int = ROUND
         _remove(top)
 
 
+def _written_by(work: Callable[[], None]) -> pages.Ranges:
+    """Return the pages that `work` writes: a child that sleeps meanwhile shares all the others."""
+    waiting, told = os.pipe2(os.O_CLOEXEC)
+    child = os.fork()
+    if child == 0:
+        os.close(told)
+        os.read(waiting, 1)
+        os._exit(0)
+    try:
+        work()
+        return pages.written()
+    finally:
+        os.close(waiting)
+        os.close(told)
+        os.waitpid(child, 0)
+
+
 class _Driver:
     """The daemon's part: starts the container, acknowledges its end, starts the next."""
 
@@ -52,6 +74,7 @@ class _Driver:
         pods.complete(pod)
         self._keeper = Keeper(held)
         self._keeper.take(pod)
+        self._socket = f"{pod['directory']}/{SOCKET}"
         self._left = rounds
         self._container = container
         self._ours, theirs = wire.pair()
@@ -65,6 +88,7 @@ class _Driver:
         self._keeper.serve(self._theirs)
         self._keeper.close()
         self._ours.close()
+        os.unlink(self._socket)
 
     def _on_message(self) -> None:
         while True:

@@ -4,8 +4,6 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from crishim.images.progress import Item, Report, State
-
 from crishim.engine.plan.request import (
     ContainerConfig,
     ContainerMetadata,
@@ -28,6 +26,7 @@ from crishim.images.model import (
     Pushed,
     Removed,
 )
+from crishim.images.progress import Item, Report, State
 from crishim.pods.views import (
     ContainerFilter,
     ContainerState,

@@ -12,9 +12,10 @@ from crishim.engine import wire
 from crishim.engine.execute import container as executor
 from crishim.engine.execute import process
 from crishim.engine.execute.report import Report, Reporter
-from crishim.linux import calls, vfork
+from crishim.linux import calls, pages, vfork
 
 _place: list[vfork.Vfork] = []
+_pages: pages.Ranges = []
 
 
 def prepare() -> None:
@@ -23,10 +24,16 @@ def prepare() -> None:
         _place.append(vfork.Vfork())
 
 
+def expect(ranges: pages.Ranges) -> None:
+    """Take note of the memory that a pod's life writes (`engine.rehearsal` finds out)."""
+    _pages[:] = ranges
+
+
 def ready() -> None:
-    """Do ahead of need what `share` can have done."""
+    """Do ahead of need what a start can have done: its contexts made, its pages copied."""
     for place in _place:
         place.prepare()
+    pages.populate(_pages)
 
 
 class Birth:

@@ -62,9 +62,9 @@ def wait_as_spare(control: _socket.socket) -> None:
     if not pods.can_clone(pod.shm):
         return
     keeper = Keeper(pod)
-    births.ready()
     try:
         control.send(b"ready")
+        births.ready()
         message, _ = wire.receive(control)
     except (wire.ClosedError, BrokenPipeError):
         return
