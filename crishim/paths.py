@@ -1,6 +1,8 @@
-"""Where an instance keeps things: every path is derived here from `root` and `state`, nowhere else.
+"""Where an instance keeps things: every path is derived here from `root`, `state` and `images`, nowhere else.
 
-`root` survives a reboot; `state` is on a tmpfs and its absence is how a reboot is known.
+`root` survives a reboot; `state` is on a tmpfs and its absence is how a reboot is known. `images`, if it is not empty,
+takes the place of the root for blobs and layers, which may then lie on a file system of their own: they are renamed and
+linked only among each other.
 """
 
 from dataclasses import dataclass
@@ -12,6 +14,7 @@ class Paths:
 
     root: str
     state: str
+    images: str = ""
 
     # --- root: survives a reboot -------------------------------------------------------------
     @property
@@ -22,12 +25,12 @@ class Paths:
     @property
     def content(self) -> str:
         """Verified blobs as they came: `content/sha256/<hex>`."""
-        return f"{self.root}/content"
+        return f"{self.images or self.root}/content"
 
     @property
     def layers(self) -> str:
         """Unpacked layers, one directory each."""
-        return f"{self.root}/layers"
+        return f"{self.images or self.root}/layers"
 
     @property
     def containers(self) -> str:
@@ -37,6 +40,11 @@ class Paths:
     def container(self, container_id: str) -> str:
         """Directory of one container's read/write layer."""
         return f"{self.root}/containers/{container_id}"
+
+    @property
+    def image_lock(self) -> str:
+        """Lock file of the image path: two roots must not share one, since each removes what it does not know."""
+        return f"{self.images or self.root}/images.lock"
 
     # --- state: gone at reboot ----------------------------------------------------------------
     @property

@@ -1,12 +1,13 @@
 """The client half of gRPC: one synchronous channel to the daemon's socket, and our errors for its status codes."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import TracebackType
 from typing import Any, Self
 
 import grpc
 
+from crishim._proto.crishim.v1 import images_pb2, images_pb2_grpc
 from crishim._proto.runtime.v1 import api_pb2, api_pb2_grpc
 from crishim.errors import (
     CrishimError,
@@ -19,23 +20,27 @@ from crishim.errors import (
 )
 
 TIMEOUT = 30.0
-"""Seconds that the daemon gets for an answer."""
+"""Seconds that the daemon gets for an answer; streams (pulls, pushes) have no limit."""
 
 SOCKET_PATH_LENGTH = 107
 """Longest path of a unix socket (unix(7), sun_path less the terminating zero)."""
+
+_MAX_MESSAGE = 16 * 1024 * 1024
 
 _ERRORS: Mapping[grpc.StatusCode, type[CrishimError]] = {
     grpc.StatusCode.NOT_FOUND: NotFoundError,
     grpc.StatusCode.PERMISSION_DENIED: PermissionDeniedError,
     grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceededError,
 }
+_OWN_UNAVAILABLE = ("failed to connect", "Socket closed", "Connection reset", "GOAWAY", "recvmsg", "Stream removed")
+"""How grpc's own texts begin when it is the daemon that cannot be reached; others are the daemon's sentences."""
 
 
 class Client:
     """A connection to one daemon; a context manager.
 
     Args:
-        path: the CRI's socket.
+        path: the daemon's socket.
 
     Raises:
         UnavailableError, PermissionDeniedError: no socket is there, or it is not ours to use.
@@ -48,8 +53,14 @@ class Client:
             raise UnavailableError(f"no daemon serves on {path}: start 'crishim serve', or name its --socket")
         if not os.access(path, os.R_OK | os.W_OK):
             raise PermissionDeniedError(f"{path} is not ours to use, try again as root")
-        self._channel = grpc.insecure_channel(f"unix:{self._reachable()}", options=[("grpc.enable_http_proxy", 0)])
+        options = [
+            ("grpc.enable_http_proxy", 0),
+            ("grpc.max_receive_message_length", _MAX_MESSAGE),
+            ("grpc.max_send_message_length", _MAX_MESSAGE),
+        ]
+        self._channel = grpc.insecure_channel(f"unix:{self._reachable()}", options=options)
         self._runtime = api_pb2_grpc.RuntimeServiceStub(self._channel)
+        self.images: Any = images_pb2_grpc.ImagesStub(self._channel)
 
     def __enter__(self) -> Self:
         return self
@@ -64,17 +75,38 @@ class Client:
     def container_info(self, container_id: str) -> Mapping[str, str]:
         """Return ContainerStatus(verbose)'s info of a container, by id or unique prefix."""
         request = api_pb2.ContainerStatusRequest(container_id=container_id, verbose=True)
-        return dict(self._call(self._runtime.ContainerStatus, request).info)
+        return dict(self.call(self._runtime.ContainerStatus, request).info)
 
-    def _call(self, method: Any, request: Any) -> Any:
+    def list_images(self, pattern: str, *, dangling: bool) -> list[images_pb2.Image]:
+        """Return the images that a name, an id or a pattern means."""
+        request = images_pb2.ListRequest(filter=pattern, dangling=dangling)
+        return list(self.call(self.images.List, request).images)
+
+    def call(self, method: Any, request: Any) -> Any:
+        """Call a unary RPC; raises our errors."""
         try:
             return method(request, timeout=TIMEOUT)
         except grpc.RpcError as error:
             raise self._translated(error) from None
 
+    def stream(self, method: Any, request: Any) -> Iterator[Any]:
+        """Yield the answers of a server-streaming RPC; `request` is an iterator where that streams too.
+
+        A consumer that stops early, by an exception like KeyboardInterrupt too, cancels the call.
+        """
+        call = method(request)
+        try:
+            yield from call
+        except grpc.RpcError as error:
+            raise self._translated(error) from None
+        finally:
+            call.cancel()
+
     def _translated(self, error: Any) -> CrishimError:
         code, text = error.code(), error.details() or ""
         if code is grpc.StatusCode.UNAVAILABLE:
+            if text and not text.startswith(_OWN_UNAVAILABLE):
+                return UnavailableError(text)
             return UnavailableError(f"no daemon answers on {self._path}: start 'crishim serve', or name its --socket")
         if code is grpc.StatusCode.INVALID_ARGUMENT:
             return InvalidArgumentError("", text)

@@ -17,6 +17,12 @@ COMMANDS = {
     "check": "show what this host can and lacks, each with the remedy",
     "config": "print the default or the effective configuration, or check a file",
     "plan": "print the frozen plan that a container is started by",
+    "pull": "get images from their registries",
+    "push": "send an image to a registry",
+    "images": "show the images that are here",
+    "tag": "give an image more names",
+    "rmi": "take names of images away, and images with their last name",
+    "prune": "remove images that nothing uses",
     "version": "print the version",
 }
 

@@ -45,6 +45,32 @@ def add_config_flags(parser: argparse.ArgumentParser, names: frozenset[str] | No
         )
 
 
+_ADDRESS = frozenset({"state", "socket"})
+
+
+def add_socket_flags(parser: argparse.ArgumentParser) -> None:
+    """Add what tells a client where its daemon serves."""
+    add_config_flags(parser, _ADDRESS)
+
+
+def add_format_flag(parser: argparse.ArgumentParser) -> None:
+    """Add `--format`."""
+    parser.add_argument(
+        "--format", choices=("table", "json"), default="table", help="a table for people (the default), or JSON"
+    )
+
+
+def add_transfer_flags(parser: argparse.ArgumentParser) -> None:
+    """Add what pull and push share."""
+    parser.add_argument("-q", "--quiet", action="store_true", help="show no progress")
+    parser.add_argument(
+        "--creds",
+        metavar="USER:PASSWORD",
+        help="for the registry, instead of docker's config.json ($DOCKER_CONFIG) or $REGISTRY_AUTH_FILE",
+    )
+    add_socket_flags(parser)
+
+
 def overrides(arguments: argparse.Namespace) -> dict[str, Any]:
     """Return the options that flags gave: dotted path → value."""
     return {path: value for path, value in vars(arguments).items() if path in OPTIONS and value is not None}

@@ -10,14 +10,12 @@ from typing import Any
 from crishim.cli import parser
 from crishim.errors import NotFoundError
 
-_ADDRESS = frozenset({"state", "socket"})
-
 
 def run(words: Sequence[str]) -> int:
     """Print the plan of one container."""
     command = parser.make("plan", "Print the frozen plan that a container is (or was) started by, as JSON.")
     command.add_argument("id", metavar="ID", help="a container's id or a prefix of it that only one container has")
-    parser.add_config_flags(command, _ADDRESS)
+    parser.add_socket_flags(command)
     arguments = command.parse_args(words)
     config = parser.config_of(arguments)
     from crishim.cli.client import Client

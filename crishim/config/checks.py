@@ -20,6 +20,10 @@ RLIMITS = (
 
 _RLIMIT = re.compile(r"([a-z]+)=(\d+|unlimited)(?::(\d+|unlimited))?")
 _BRIDGE = re.compile(r"[A-Za-z0-9_-]+")
+_REFERENCE = re.compile(
+    r"(?:[A-Za-z0-9.-]+(?::\d+)?/)?[a-z0-9]+(?:[._/-]+[a-z0-9]+)*(?::[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?"
+    r"(?:@sha(?:256:[0-9a-f]{64}|512:[0-9a-f]{128}))?"
+)
 _HOST = re.compile(r"[A-Za-z0-9_.-]+")
 
 
@@ -42,6 +46,18 @@ def optional_path(value: str) -> str:
 def directory(value: str) -> str:
     """Check a path that becomes a directory of ours: not the root of the file system."""
     return path(value) or ("must not be '/'" if not value.strip("/") else "")
+
+
+def reference(value: str) -> str:
+    """Check an image's name with tag, digest, both or neither."""
+    if _REFERENCE.fullmatch(value):
+        return ""
+    return f"must be an image's name like 'registry.k8s.io/pause:3.10', is {value!r}"
+
+
+def optional_directory(value: str) -> str:
+    """Check a directory of ours that may be left empty."""
+    return directory(value) if value else ""
 
 
 def listen(value: str) -> str:

@@ -90,6 +90,22 @@ class NetworkConfig:
 class ImagesConfig:
     """Registries, pulls and layers."""
 
+    path: str = option(
+        "",
+        Spec(
+            help="Directory of blobs and unpacked layers, for a file system of their own; empty: the root. What another"
+            " path held is not moved: pull again.",
+            check=checks.optional_directory,
+        ),
+    )
+    pinned: tuple[str, ...] = option(
+        (),
+        Spec(
+            help="Images that kubelet's garbage collection and prune leave alone, as names with tag or digest.",
+            check=checks.reference,
+            reload=True,
+        ),
+    )
     certs_d: tuple[str, ...] = option(
         ("/etc/crishim/certs.d", "/etc/containerd/certs.d"),
         Spec(
@@ -240,7 +256,7 @@ class Config:
     @property
     def paths(self) -> Paths:
         """Every path of the instance."""
-        return Paths(root=self.root, state=self.state)
+        return Paths(root=self.root, state=self.state, images=self.images.path)
 
     @property
     def socket_path(self) -> str:

@@ -49,6 +49,7 @@ def serve(config: Config, path: str | None = None, overrides: Mapping[str, Any] 
         for place, what in (
             (config.paths.lock, f"the root {config.root}"),
             (f"{config.state}/lock", f"the state {config.state}"),
+            (config.paths.image_lock, f"the image path {config.images.path or config.root}"),
         ):
             stack.callback(acquire(place, what).release)
         store = Store.open(config.paths.database)

@@ -22,12 +22,13 @@ def make(paths: Paths) -> None:
         FailedPreconditionError: a directory of ours could be written by others, is no directory or another user's.
         KernelError: one cannot be made.
     """
-    for path in (paths.root, paths.state):
+    for path in dict.fromkeys((paths.root, paths.state, paths.images or paths.root)):
         _make_all(path)
         _refuse_foreign(path)
     for path, mode in (
         (paths.root, PASSABLE),
         (paths.state, PASSABLE),
+        (paths.images or paths.root, PASSABLE),
         (paths.content, PRIVATE),
         (paths.layers, PASSABLE),
         (paths.containers, PASSABLE),

@@ -45,7 +45,7 @@ def acquire(path: str, what: str) -> Lock:
         os.close(descriptor)
         raise FailedPreconditionError(
             f"another daemon{f' (process {holder})' if holder else ''} serves {what}: "
-            "stop it, or give this one a --root and a --state of its own"
+            "stop it, or give this one a root, a state and an image path of its own"
         ) from None
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)

@@ -228,6 +228,7 @@ def image_settings(config: Config) -> "ImageSettings":
 
     images = config.images
     return ImageSettings(
+        pinned=images.pinned,
         certs_d=images.certs_d,
         parallel_pulls=images.parallel_pulls,
         parallel_layers=images.parallel_layers,

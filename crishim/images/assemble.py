@@ -108,7 +108,7 @@ class Assembler:
 
     async def fetch(self, blob: Descriptor, repository: Origin, received: Callable[[int], None]) -> None:
         """Get one blob into the store, once however many pulls want it; the caller has pinned it."""
-        if blob.digest not in self._content:
+        if not self._stored(blob):
             await self._fetches.run(blob.digest, lambda: self._fetch(blob, repository, received))
 
     async def assemble(
@@ -140,13 +140,21 @@ class Assembler:
             await self._get_once(part, repository, received)
 
     async def _get_once(self, part: Part, repository: Origin | None, received: Callable[[int], None]) -> None:
-        digest = part.blob.digest
         halves: list[asyncio.Future[None]] = []
-        if digest not in self._content and repository is not None:
+        if not self._stored(part.blob) and repository is not None:
             halves.append(asyncio.ensure_future(self.fetch(part.blob, repository, received)))
         if not self.present(part):
             halves.append(asyncio.ensure_future(self._unpacks.run(part.diff_id, lambda: self._unpack(part))))
         await _all(halves)
+
+    def _stored(self, blob: Descriptor) -> bool:
+        """Tell whether a blob is here; DataLossError if it has another size than its descriptor says."""
+        if blob.digest not in self._content:
+            return False
+        size = self._content.size(blob.digest)
+        if size != blob.size:
+            raise DataLossError(f"blob {blob.digest}: the manifest says {blob.size} bytes, it has {size}")
+        return True
 
     async def _fetch(self, blob: Descriptor, repository: Origin, received: Callable[[int], None]) -> None:
         async with self._fetch_slots:

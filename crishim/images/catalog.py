@@ -4,6 +4,7 @@ Invariants: a name belongs to one image; what is in memory is what is stored; a 
 moment of its removal. Out of scope: layers, blobs, registries.
 """
 
+import contextlib
 from collections.abc import Iterable
 
 from crishim import codec
@@ -28,6 +29,17 @@ class Catalog:
         self._holds: dict[str, str] = {}
         self._views: dict[str, Image] = {}
         self._targets: dict[str, str] = {}
+        self._pinned: frozenset[str] = frozenset()
+
+    def pin(self, references: Iterable[str]) -> None:
+        """Show the images of these references as pinned, and no others; what is no reference has no effect."""
+        names = set()
+        for text in references:
+            with contextlib.suppress(InvalidArgumentError):
+                parsed = reference.parse(text)
+                names.add(f"{parsed.repository}@{parsed.digest}" if parsed.digest else parsed.repo_tag)
+        self._pinned = frozenset(names)
+        self._views.clear()
 
     def open(self) -> None:
         """Load; records that cannot be read go to quarantine, names and holds of what is not there are dropped."""
@@ -202,4 +214,5 @@ class Catalog:
             repo_digests=tuple(name for name in names if "@" in name),
             created=record.created,
             annotations=record.annotations,
+            pinned=not self._pinned.isdisjoint(names),
         )

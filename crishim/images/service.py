@@ -71,6 +71,7 @@ class Images:
         self._content = Content(paths.content)
         self._layers = Layers(store, paths.layers)
         self._catalog = Catalog(store, self._layers)
+        self._catalog.pin(settings.pinned)
         self._assembler = Assembler(self._content, self._layers, extractor, settings)
         self._authorizers = Authorizers()
         self._platform = platform.host()
@@ -132,6 +133,7 @@ class Images:
             self._pull_slots = asyncio.Semaphore(settings.parallel_pulls)
         self._settings = settings
         self._assembler.reload(settings)
+        self._catalog.pin(settings.pinned)
         self.archives.reload(settings)
 
     # --- pulling -------------------------------------------------------------------------------------------------

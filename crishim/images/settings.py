@@ -8,6 +8,7 @@ class ImageSettings:
     """Settings of pulls; all may change while the daemon runs.
 
     Attributes:
+        pinned: references of images that are shown as pinned: kubelet and prune leave them alone.
         certs_d: directories with `<host>/hosts.toml`; the first that has a directory for the host counts.
         parallel_pulls: images pulled at a time.
         parallel_layers: blobs downloaded, and layers unpacked, at a time, over all pulls.
@@ -23,6 +24,7 @@ class ImageSettings:
         part_seconds: how long the received part of a broken download is kept for the next attempt.
     """
 
+    pinned: tuple[str, ...] = ()
     certs_d: tuple[str, ...] = ("/etc/crishim/certs.d", "/etc/containerd/certs.d")
     parallel_pulls: int = 4
     parallel_layers: int = 4

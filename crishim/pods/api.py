@@ -13,6 +13,7 @@ from crishim.pods.views import (
     ContainerStats,
     ContainerView,
     ExecResult,
+    FsStats,
     SandboxFilter,
     SandboxStats,
     SandboxView,
@@ -107,6 +108,9 @@ class RuntimeApi(Protocol):
 
     def list_container_stats(self, wanted: ContainerFilter) -> list[ContainerStats]:
         """Return the stats of running containers that match; an odd one never empties the list."""
+
+    def written(self) -> FsStats:
+        """Return what all containers have written, as far as it is known, and the directory of their layers."""
 
     def sandbox_stats(self, sandbox_id: str) -> SandboxStats:
         """Return one sandbox's stats."""

@@ -38,6 +38,7 @@ from crishim.pods.views import (
     ContainerStats,
     ContainerView,
     ExecResult,
+    FsStats,
     SandboxFilter,
     SandboxStats,
     SandboxView,
@@ -351,6 +352,11 @@ class Runtime:
     def list_container_stats(self, wanted: ContainerFilter) -> list[ContainerStats]:
         """Return the stats of running containers that match; an odd one never empties the list."""
         return [self._context.stats.container(c) for c in self._containers(wanted) if c.running]
+
+    def written(self) -> FsStats:
+        """Return what all containers have written, as far as it is known, and the directory of their layers."""
+        context = self._context
+        return context.stats.written((c.id for c in context.registry.containers), context.paths.containers)
 
     def sandbox_stats(self, sandbox_id: str) -> SandboxStats:
         """Return one sandbox's stats."""

@@ -8,7 +8,7 @@ Out of scope: how files are read (`crishim.linux.cgroups.stats`), and metric des
 Source: CRI `ContainerStats`, `PodSandboxStats`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -17,6 +17,7 @@ from crishim.pods.objects import Container, Sandbox
 from crishim.pods.rates import Rates
 from crishim.pods.usage import Usage
 from crishim.pods.views import (
+    FsStats,
     ContainerState,
     ContainerStats,
     CpuStats,
@@ -62,6 +63,10 @@ class Stats:
             swap=_swap(sample),
             io=_io(sample),
         )
+
+    def written(self, container_ids: Iterable[str], directory: str) -> FsStats:
+        """Return what containers have written, as far as it is known; `directory` is where they have it."""
+        return self._usage.total(container_ids, directory)
 
     def sandbox(self, sandbox: Sandbox, interfaces: Interfaces) -> SandboxStats:
         """Return a sandbox's stats with those of its running containers."""

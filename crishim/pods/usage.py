@@ -9,7 +9,7 @@ Bytes are blocks in use (st_blocks), as `du` counts; a file with several names c
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 
 from crishim import clock
@@ -46,6 +46,16 @@ class Usage:
         if self._due.get(container_id, 0.0) <= clock.monotonic() and container_id not in self._walking:
             self._refresh(container_id)
         return self._known.get(container_id)
+
+    def total(self, container_ids: Iterable[str], mountpoint: str) -> FsStats:
+        """Return what several containers have written, as far as it is known; each is refreshed as `read` does."""
+        known = [found for container_id in container_ids if (found := self.read(container_id)) is not None]
+        return FsStats(
+            timestamp=clock.now(),
+            mountpoint=mountpoint,
+            used_bytes=sum(found.used_bytes for found in known),
+            inodes_used=sum(found.inodes_used for found in known),
+        )
 
     def forget(self, container_id: str) -> None:
         """The container is gone."""

@@ -1,16 +1,21 @@
 """ImageService: each RPC converts, calls `images.model.ImagesApi`, converts back."""
 
+import os
+
 from crishim._proto.runtime.v1 import api_pb2 as pb
 from crishim.images.model import ImagesApi
+from crishim.pods.api import RuntimeApi
 from crishim.server.convert import image
 from crishim.server.convert.rows import Rows
+from crishim.server.convert.stats import filesystem
 
 
 class ImageService:
     """The servicer; method names are the RPCs' in snake case (`methods.py`)."""
 
-    def __init__(self, api: ImagesApi) -> None:
+    def __init__(self, api: ImagesApi, runtime: RuntimeApi) -> None:
         self._api = api
+        self._runtime = runtime
         self._images = Rows(image.row)
 
     async def list_images(self, request: pb.ListImagesRequest) -> bytes:
@@ -37,6 +42,9 @@ class ImageService:
         return pb.RemoveImageResponse()
 
     async def image_fs_info(self, _request: pb.ImageFsInfoRequest) -> pb.ImageFsInfoResponse:
-        """Images and writable layers lie on one file system: both lists name it."""
-        usage = image.fs_usage(self._api.fs_usage())
-        return pb.ImageFsInfoResponse(image_filesystems=[usage], container_filesystems=[usage])
+        """kubelet takes file systems with different mount points for different ones: one file system has one name."""
+        images, written = self._api.fs_usage(), self._runtime.written()
+        usage = image.fs_usage(images)
+        apart = os.stat(images.mountpoint).st_dev != os.stat(written.mountpoint).st_dev
+        containers = filesystem(written) if apart else usage
+        return pb.ImageFsInfoResponse(image_filesystems=[usage], container_filesystems=[containers])

@@ -51,7 +51,7 @@ class Server:
         services = {**api_pb2.DESCRIPTOR.services_by_name, **images_pb2.DESCRIPTOR.services_by_name}
         self._handlers = (
             service_handler(services["RuntimeService"], RuntimeService(runtime), self.calls, observer),
-            service_handler(services["ImageService"], ImageService(images), self.calls, observer),
+            service_handler(services["ImageService"], ImageService(images, runtime), self.calls, observer),
             service_handler(services["Images"], ArchiveService(images), self.calls, observer),
         )
 

@@ -130,6 +130,7 @@ class FakeRuntime:
     faults: dict[str, Exception] = field(default_factory=dict)
     gate: asyncio.Event | None = None
     cancelled: asyncio.Event = field(default_factory=asyncio.Event)
+    directory: str = "/"
 
     def _note(self, name: str, *arguments: object) -> None:
         self.calls.append((name, *arguments))
@@ -220,6 +221,9 @@ class FakeRuntime:
 
     def list_container_stats(self, wanted: ContainerFilter) -> list[ContainerStats]:
         return [container_stats(view) for view in self.containers(wanted)]
+
+    def written(self) -> FsStats:
+        return FsStats(NOW, self.directory, 4096, 3)
 
     def sandbox_stats(self, sandbox_id: str) -> SandboxStats:
         return sandbox_stats(self.sandbox(sandbox_id), self.members)

@@ -47,8 +47,8 @@ class Observed(NullObserver):
 class Service:
     """Images with everything around them; an async context manager."""
 
-    def __init__(self, root: str, extractor: Any = None, **settings: Any) -> None:
-        self.paths = Paths(root=root, state=f"{root}/state")
+    def __init__(self, root: str, extractor: Any = None, images: str = "", **settings: Any) -> None:
+        self.paths = Paths(root=root, state=f"{root}/state", images=images)
         os.makedirs(root, exist_ok=True)
         self.observed = Observed()
         self.store = Store.open(self.paths.database)
@@ -67,7 +67,8 @@ class Service:
         """Return what lies in the directories of blobs, parts and layers."""
         found = []
         for top in ("content/sha256", "content/parts", "layers"):
-            found += [f"{top}/{name}" for name in sorted(os.listdir(os.path.join(self.paths.root, top)))]
+            place = os.path.join(self.paths.images or self.paths.root, top)
+            found += [f"{top}/{name}" for name in sorted(os.listdir(place))]
         return found
 
     async def layers(self, reference: str) -> tuple[str, ...]:

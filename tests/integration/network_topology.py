@@ -37,13 +37,26 @@ def inside(fd: int) -> Iterator[None]:
         os.close(home)
 
 
+def enter(path: str) -> None:
+    """Put this thread into the network namespace at `path`."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        calls.setns(fd, calls.CLONE_NEWNET, path)
+    finally:
+        os.close(fd)
+
+
 class Namespace:
     """A network namespace that lives as long as this object is open."""
 
-    def __init__(self) -> None:
+    def __init__(self, path: str = "") -> None:
+        """Make a namespace, or open the one that is pinned at `path`."""
         home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         try:
-            calls.unshare(calls.CLONE_NEWNET)
+            if path:
+                enter(path)
+            else:
+                calls.unshare(calls.CLONE_NEWNET)
             self.fd = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
             self.netlink = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0)
         finally:

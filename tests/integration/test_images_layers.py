@@ -6,6 +6,7 @@ import stat
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -307,7 +308,7 @@ async def test_bombs_and_too_many_entries(registry: FakeRegistry, tmp_path: Path
     zeros = tar([Entry("zeros", bytes(20_000_000))])
     registry.image("bomb", [zeros])
     registry.image("many", [tar([Entry(f"f{n}") for n in range(50)])])
-    limits = {"max_ratio": 100, "ratio_floor_bytes": 1_000_000, "max_entries": 40}
+    limits: dict[str, Any] = {"max_ratio": 100, "ratio_floor_bytes": 1_000_000, "max_entries": 40}
     async with Service(str(tmp_path), **limits) as service:
         with pytest.raises(ResourceExhaustedError, match="max_ratio"):
             await service.images.pull(f"{registry.host}/a:bomb")

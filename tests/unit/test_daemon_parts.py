@@ -65,6 +65,18 @@ def test_directories_and_their_modes_whatever_the_umask(tmp_path: Path) -> None:
     directories.make(paths)
 
 
+def test_images_on_a_path_of_their_own(tmp_path: Path) -> None:
+    paths = Paths(str(tmp_path / "root"), str(tmp_path / "state"), str(tmp_path / "images"))
+    directories.make(paths)
+    assert sorted(os.listdir(paths.images)) == ["content", "layers"]
+    assert os.listdir(paths.root) == ["containers"]
+    assert os.stat(paths.images).st_mode & 0o777 == 0o711
+    assert paths.image_lock == f"{paths.images}/images.lock"
+    os.chmod(paths.images, 0o777)
+    with pytest.raises(FailedPreconditionError, match="images can be written by other users"):
+        directories.make(paths)
+
+
 def test_directories_that_others_could_write_are_refused(tmp_path: Path) -> None:
     root = tmp_path / "root"
     root.mkdir()

@@ -78,10 +78,11 @@ def test_a_profile_of_ones_own(tmp_path: object) -> None:
 
 
 def test_every_option_of_images_reaches_them() -> None:
-    text = "[images]\ncerts_d = ['/c']\nparallel_pulls = 9\nparallel_layers = 8\nstall_seconds = 7\n"
-    config = load(f"{text}max_layer_bytes = 6\nmax_ratio = 5\n", "")
+    text = "[images]\npath = '/i'\npinned = ['pause:3.10']\ncerts_d = ['/c']\nparallel_pulls = 9\nparallel_layers = 8\n"
+    config = load(f"{text}stall_seconds = 7\nmax_layer_bytes = 6\nmax_ratio = 5\n", "")
     settings = image_settings(config)
-    for path in (path for path in OPTIONS if path.startswith("images.")):
+    assert config.paths.layers == "/i/layers"
+    for path in (path for path in OPTIONS if path.startswith("images.") and path != "images.path"):
         assert getattr(settings, path.removeprefix("images.")) == value(config, path)
 
 

@@ -228,6 +228,11 @@ async def test_images(tmp_path: Path) -> None:
         await world.img.RemoveImage(pb.RemoveImageRequest(image=spec))
         usage = await world.img.ImageFsInfo(pb.ImageFsInfoRequest())
         assert usage.image_filesystems[0] == usage.container_filesystems[0]
+        world.runtime.directory = "/proc"  # another file system than that of the images
+        apart = await world.img.ImageFsInfo(pb.ImageFsInfoRequest())
+        assert apart.image_filesystems[0].fs_id == usage.image_filesystems[0].fs_id
+        (written,) = apart.container_filesystems
+        assert (written.fs_id.mountpoint, written.used_bytes.value, written.inodes_used.value) == ("/proc", 4096, 3)
         assert (usage.image_filesystems[0].fs_id.mountpoint, usage.image_filesystems[0].used_bytes.value) == ("/", 5000)
         assert world.images.calls == [("pull", spec.image, Credentials("u", "p")), ("remove", spec.image)]
 
