@@ -10,7 +10,6 @@ _METRICS = "this version does not have the cAdvisor metrics; use ListPodSandboxS
 _EVENTS = "this version does not have container events; poll ListPodSandbox and ListContainers, as kubelet's PLEG does"
 _RESIZE = "this version does not have pod-level resizing; use UpdateContainerResources for each container"
 
-_ARCHIVES = "this version does not have image archives; {0}"
 
 SENTENCES = {
     "StreamPodSandboxes": _STREAM.format("ListPodSandbox"),
@@ -29,7 +28,4 @@ SENTENCES = {
     "RestorePod": _CHECKPOINT.format("use RunPodSandbox, CreateContainer and StartContainer"),
     "GetContainerEvents": _EVENTS,
     "UpdatePodSandboxResources": _RESIZE,
-    "Images.Save": _ARCHIVES.format("push the image to a registry instead"),
-    "Images.Load": _ARCHIVES.format("push the archive to a registry (skopeo copy) and pull it"),
-    "Images.Import": _ARCHIVES.format("make an image of the tarball elsewhere, push it to a registry and pull it"),
 }

@@ -20,6 +20,7 @@ from crishim.network.embedded import EmbeddedNetwork
 from crishim.network.ipam import MemoryLeases
 from crishim.network.model import AttachRequest, HostPort, PodNetns
 from crishim.network.settings import NetworkSettings
+from crishim.observe import NullObserver
 from tests.integration.network_topology import Namespace, Pod, Service, ask, inside, need_network_namespaces
 
 TCP = socket.SOCK_STREAM
@@ -238,6 +239,47 @@ def test_a_port_conflict_names_the_owner_and_leaves_nothing(host: Namespace) -> 
                 await made.detach(pod.id, None)
             assert elements(host) == 0
         await free_again(made)
+        await made.shutdown(remove=True)
+
+    play(host, story)
+
+
+def test_the_observer_is_told_of_times_and_failures(host: Namespace) -> None:
+    class Told(NullObserver):
+        def __init__(self) -> None:
+            self.calls: list[tuple[str, str]] = []
+
+        def network_attach(self, kind: str, seconds: float) -> None:
+            assert seconds > 0
+            self.calls.append(("attach", kind))
+
+        def network_detach(self, kind: str, seconds: float) -> None:
+            assert seconds > 0
+            self.calls.append(("detach", kind))
+
+        def network_error(self, plugin: str, code: str) -> None:
+            self.calls.append((plugin, code))
+
+    async def story() -> None:
+        made, told = network(subnet="10.202.7.0/29"), Told()
+        made.observe(told)
+        await made.start()
+        assert made.addresses() == {("ipv4", "used"): 0, ("ipv4", "free"): 5}
+        with Pod() as pod, Pod() as other:
+            await made.attach(pod.netns, AttachRequest(pod.id, ports=(HostPort("tcp", 80, 8080),)))
+            assert made.addresses() == {("ipv4", "used"): 1, ("ipv4", "free"): 4}
+            with pytest.raises(AlreadyExistsError):
+                await made.attach(other.netns, AttachRequest(other.id, ports=(HostPort("tcp", 80, 8080),)))
+            with pytest.raises(InvalidArgumentError):
+                await made.attach(other.netns, AttachRequest(other.id, ports=(HostPort("tcp", 80, 99999),)))
+            await made.detach(pod.id, None)
+        await free_again(made)
+        assert told.calls == [
+            ("attach", "embedded"),
+            ("embedded", "AlreadyExists"),
+            ("embedded", "InvalidArgument"),
+            ("detach", "embedded"),
+        ]
         await made.shutdown(remove=True)
 
     play(host, story)

@@ -112,6 +112,8 @@ def test_two_instances_on_one_host(lab: Lab) -> None:
     web = lab.pod(one, "web", mapping(8080), mapping(8080, "UDP"))
     peer = lab.pod(one, "peer")
     far = lab.pod(two, "far", mapping(8081), mapping(8081, "UDP"))
+    with open(f"{one.state}/pods/{web.id}/hosts", encoding="utf-8") as file:
+        assert [line.split()[0] for line in file][-2:] == list(web.ips)
     world = lab.world
     out = [Service(world.outside, kind, 99, "out", family).__enter__() for kind, family in KINDS]
     try:
