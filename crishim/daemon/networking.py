@@ -12,16 +12,17 @@ from crishim.network.plan import plan_subnets
 from crishim.network.settings import NetworkSettings
 
 
-def network_settings(config: NetworkConfig, stored: Any = None) -> NetworkSettings:
+def network_settings(config: NetworkConfig, stored: Any = None, owner: str = "") -> NetworkSettings:
     """Return the settings of the embedded network.
 
     Args:
         config: the instance's configuration.
         stored: the last pod CIDR's subnets as the store gives them back (`pods.runtime.POD_CIDR_KEY`), or None.
+        owner: the instance's root, which its bridge is marked with.
     """
     fixed = config.subnets != NetworkConfig().subnets
     subnets = config.subnets if fixed else _sound(stored) or config.subnets
-    return NetworkSettings(bridge=config.bridge, subnets=subnets, mtu=config.mtu or None, fixed=fixed)
+    return NetworkSettings(bridge=config.bridge, subnets=subnets, mtu=config.mtu or None, owner=owner, fixed=fixed)
 
 
 def _sound(stored: Any) -> tuple[str, ...]:

@@ -169,7 +169,7 @@ class Parts:
         from crishim.network.embedded import EmbeddedNetwork
         from crishim.pods.runtime import POD_CIDR_KEY
 
-        chosen = network_settings(settings, self._store.values.get(POD_CIDR_KEY))
+        chosen = network_settings(settings, self._store.values.get(POD_CIDR_KEY), self.config.root)
         network = EmbeddedNetwork(chosen, self._store.leases)
         self._push("network", lambda: network.shutdown(remove=self._without_pods()))
         return network

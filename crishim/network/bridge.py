@@ -17,7 +17,7 @@ from crishim.linux.netlink import link as links
 from crishim.linux.netlink.connection import Connection
 from crishim.network import sysctl
 from crishim.network.plan import Subnet, hardware_address, is_link_name
-from crishim.network.settings import NetworkSettings
+from crishim.network.settings import ALIAS_PREFIX, NetworkSettings
 
 _DEFAULT_MTU = 1500
 
@@ -35,7 +35,7 @@ def ensure_bridge(route: Connection, settings: NetworkSettings, subnets: Sequenc
     """Make what is missing of the bridge and return it.
 
     Raises:
-        FailedPreconditionError: the name or a subnet is used by another link; the message names it.
+        FailedPreconditionError: the name or a subnet is used by another link or instance; the message names it.
         KernelError: the kernel refuses.
     """
     found = {link.index: link for link in list_links(route)}
@@ -44,6 +44,7 @@ def ensure_bridge(route: Connection, settings: NetworkSettings, subnets: Sequenc
         raise FailedPreconditionError(
             f"link {settings.bridge} exists and is no bridge; choose another name with --bridge"
         )
+    _refuse_owner(existing, settings)
     given = [addresses.parse_address(message.payload) for message in route.dump(addresses.list_addresses())]
     index = existing.index if existing is not None else 0
     _refuse_overlap(subnets, [item for item in given if item.index != index], found)
@@ -51,11 +52,14 @@ def ensure_bridge(route: Connection, settings: NetworkSettings, subnets: Sequenc
     changes = []
     if existing is None:
         mac = hardware_address(subnets[0].gateway)
-        route.request([links.add_bridge(settings.bridge, mac=mac, mtu=mtu)])
+        make = [links.add_bridge(settings.bridge, mac=mac, mtu=mtu)]
+        route.request([*make, links.set_alias(settings.bridge, settings.alias)] if settings.alias else make)
         index = look_up(route, settings.bridge).index
         changes.append(f"bridge {settings.bridge}")
     elif existing.mtu != mtu:
         route.request([links.set_mtu(index, settings.bridge, mtu)])
+    if existing is not None and settings.alias and not existing.alias:
+        route.request([links.set_alias(settings.bridge, settings.alias)])
     changes += _set_switches(settings.bridge, subnets)
     if existing is None or not existing.flags & links.UP:
         route.request([links.set_up(index, settings.bridge)])
@@ -131,6 +135,18 @@ def default_mtu(route: Connection, found: dict[int, links.Link]) -> int:
             if link is not None:
                 mtus.append(link.mtu)
     return min(mtus, default=_DEFAULT_MTU)
+
+
+def _refuse_owner(existing: links.Link | None, settings: NetworkSettings) -> None:
+    """Two instances with one bridge would remove each other's pods' links: the later one gets no network."""
+    if existing is None or not settings.alias or not existing.alias.startswith(ALIAS_PREFIX):
+        return
+    if existing.alias != settings.alias:
+        owner = existing.alias.removeprefix(ALIAS_PREFIX)
+        raise FailedPreconditionError(
+            f"bridge {settings.bridge} belongs to the instance with root {owner}; choose another name with --bridge,"
+            f" or delete it if that instance is gone (ip link delete {settings.bridge})"
+        )
 
 
 def _refuse_overlap(

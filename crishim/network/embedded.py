@@ -20,7 +20,13 @@ from typing import TypeVar
 import structlog
 
 from crishim.clock import monotonic
-from crishim.errors import AlreadyExistsError, CrishimError, FailedPreconditionError, ResourceExhaustedError
+from crishim.errors import (
+    AlreadyExistsError,
+    CrishimError,
+    FailedPreconditionError,
+    KernelError,
+    ResourceExhaustedError,
+)
 from crishim.network.counters import InterfaceCounters, read_counters
 from crishim.network.ipam import Ipam, Leases
 from crishim.network.kernel import HostState, Kernel
@@ -310,6 +316,8 @@ class EmbeddedNetwork:
             yield
         except CrishimError as error:
             self._observer.network_error(KIND, type(error).__name__.removesuffix("Error"))
+            if isinstance(error, KernelError) and not self._failure:
+                self._background.spawn(self._repair())  # the bridge or the table may have been taken away
             raise
 
     async def _require(self) -> None:

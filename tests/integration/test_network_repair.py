@@ -3,11 +3,12 @@
 import asyncio
 import socket
 from collections.abc import Callable, Coroutine, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
 
+from crishim.errors import FailedPreconditionError, KernelError
 from crishim.ids import new_id
 from crishim.network import embedded
 from crishim.network.embedded import EmbeddedNetwork
@@ -153,6 +154,63 @@ def test_a_repair_that_fails_is_tried_again_with_all_pods(world: World) -> None:
         host.ip("addr del 10.204.7.99/32 dev up0")
 
     play(world, story)
+
+
+@pytest.mark.parametrize("damage", [f"ip link del {BRIDGE}", "nft flush ruleset"])
+def test_an_attach_that_finds_damage_has_it_mended(world: World, monkeypatch: pytest.MonkeyPatch, damage: str) -> None:
+    async def story(scene: Scene) -> None:
+        monkeypatch.setattr(embedded, "_REPAIR_SECONDS", 3600.0)  # nobody asks for readiness
+        scene.world.host.run("sh", "-c", damage)
+        late = scene.world.pod()
+        request = AttachRequest(late.id, "late", "test", "", (HostPort("tcp", 80, 8082),))
+        async with asyncio.timeout(30):
+            while True:
+                try:
+                    await scene.network.attach(late.netns, request)
+                except KernelError:
+                    await asyncio.sleep(0.05)  # as kubelet would: again, a little later
+                else:
+                    break
+        with Service(late, TCP, 80, "late"):
+            assert (await scene.ask(scene.world.outside, "192.0.2.1", 8082)).startswith("late ")
+
+    play(world, story)
+
+
+def test_a_bridge_of_another_instance_is_refused(world: World) -> None:
+    async def whole() -> None:
+        first = EmbeddedNetwork(replace(SETTINGS, owner="/var/lib/first"), MemoryLeases())
+        await first.start()
+        pod = world.pod()
+        await first.attach(pod.netns, AttachRequest(pod.id))
+        for again in (False, True):  # while it runs, and while it is down
+            second = EmbeddedNetwork(replace(SETTINGS, owner="/var/lib/second"), MemoryLeases())
+            await second.start()
+            reason = second.ready()[2]
+            assert f"bridge {BRIDGE} belongs to the instance with root /var/lib/first; choose another" in reason
+            with pytest.raises(FailedPreconditionError, match="belongs to the instance"):
+                await second.reconcile(frozenset())
+            await second.shutdown(remove=True)
+            assert pod.id[:10] in world.host.run("ip", "link")
+            if not again:
+                await first.shutdown(remove=False)
+        later = EmbeddedNetwork(replace(SETTINGS, owner="/var/lib/first"), MemoryLeases())
+        await later.start()
+        assert later.ready()[0]
+        assert await later.reconcile(frozenset()) == 1
+        await later.shutdown(remove=True)
+        world.host.ip(f"link add {BRIDGE} type bridge")  # a person's own, without a mark: adopted, and marked
+        adopted = EmbeddedNetwork(replace(SETTINGS, owner="/" + "d" * 300), MemoryLeases())
+        await adopted.start()
+        await adopted.shutdown(remove=False)
+        assert f"alias crishim /{'d' * 246}" in world.host.run("ip", "link", "show", BRIDGE)
+        adopted = EmbeddedNetwork(replace(SETTINGS, owner="/" + "d" * 300), MemoryLeases())
+        await adopted.start()
+        assert adopted.ready()[0]
+        await adopted.shutdown(remove=True)
+
+    with inside(world.host.fd):
+        asyncio.run(whole())
 
 
 def test_what_is_whole_is_left_alone(world: World) -> None:

@@ -112,6 +112,12 @@ def set_master(name: str, bridge: int) -> wire.Request:
     return wire.Request(NEWLINK, 0, payload, f"make link {name} a bridge port")
 
 
+def set_alias(name: str, alias: str) -> wire.Request:
+    """Write a text of at most 255 bytes beside a link's name (ip-link(8)); the kernel makes nothing of it."""
+    payload = _INFO.pack(0, 0, 0, 0, 0) + wire.text(_NAME, name) + wire.attribute(_ALIAS, alias.encode())
+    return wire.Request(NEWLINK, 0, payload, f"set the alias of link {name}")
+
+
 def set_up(index: int, name: str) -> wire.Request:
     """Bring a link up by its index; `name` is for errors."""
     return wire.Request(NEWLINK, 0, _INFO.pack(0, 0, index, UP, UP), f"set link {name} up")
