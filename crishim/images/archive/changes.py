@@ -12,7 +12,6 @@ from typing import Any
 from crishim.errors import InvalidArgumentError
 
 _SHELL = ["/bin/sh", "-c"]
-_ENV_NAME = re.compile(r"[^\s=\0]+")
 _PORT = re.compile(r"(\d{1,5})(?:-(\d{1,5}))?(?:/(tcp|udp|sctp))?")
 _WORD = re.compile(r"""(?:[^\s"'\\]|\\.|"(?:[^"\\]|\\.)*"|'[^']*')+""", re.DOTALL)
 _QUOTED = re.compile(r"""\\(.)|"((?:[^"\\]|\\.)*)"|'([^']*)'""", re.DOTALL)
@@ -32,16 +31,21 @@ def apply(changes: Sequence[str], field: str) -> dict[str, Any]:
     config: dict[str, Any] = {}
     for number, change in enumerate(changes):
         place = f"{field}[{number}]"
-        word, _, rest = change.strip().partition(" ")
+        word, rest = _head(change)
         handler = _INSTRUCTIONS.get(word.upper())
         if handler is None:
             known = ", ".join(_INSTRUCTIONS)
             raise InvalidArgumentError(place, f"{word[:40]!r} is not one of {known}")
-        text = rest.strip()
-        if not text or "\0" in text:
+        if not rest or "\0" in rest:
             raise InvalidArgumentError(place, f"{word.upper()} needs a value without zero bytes")
-        handler(config, text, place)
+        handler(config, rest, place)
     return config
+
+
+def _head(text: str) -> tuple[str, str]:
+    """Return the first word and the rest."""
+    head, *rest = text.split(None, 1) or [""]
+    return head, "".join(rest).strip()
 
 
 def _command(key: str) -> Callable[[dict[str, Any], str, str], None]:
@@ -152,14 +156,14 @@ def _pairs(text: str, place: str) -> dict[str, str]:
     """Read `name=value …`, or the old form `name the rest`."""
     words = _WORD.findall(text)
     if words and "=" not in words[0]:
-        name, _, value = text.partition(" ")
-        if not value.strip():
+        name, value = _head(text)
+        if not value:
             raise InvalidArgumentError(place, f"{text[:200]!r} has no value; write name=value")
-        return {_unquoted(name): value.strip()}
+        return {_unquoted(name): value}
     found: dict[str, str] = {}
     for word in _words(text, place):
         name, equals, value = word.partition("=")
-        if not equals or not _ENV_NAME.fullmatch(name):
+        if not (equals and name):
             raise InvalidArgumentError(place, f"{word[:200]!r} is not name=value")
         found[name] = value
     return found

@@ -63,11 +63,9 @@ class Spools:
         self._root = os.path.join(root, "loads")
 
     def open(self) -> int:
-        """Remove what a killed daemon left; return how many spools that is."""
-        try:
-            left = os.listdir(self._root)
-        except FileNotFoundError:
-            return 0
+        """Make the directory, and remove what a killed daemon left in it; return how many spools that is."""
+        os.makedirs(self._root, mode=0o700, exist_ok=True)
+        left = os.listdir(self._root)
         for name in left:
             shutil.rmtree(os.path.join(self._root, name))
         return len(left)
