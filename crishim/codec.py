@@ -11,6 +11,7 @@ import base64
 import dataclasses
 import enum
 import json
+import operator
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -31,26 +32,47 @@ def to_value(item: Any, *, full: bool = False) -> Any:
         item: what to encode.
         full: also write the fields that equal their default, for readers that know no defaults (the executor).
     """
-    if item is None or isinstance(item, str | bool | float):
-        return item
-    if isinstance(item, enum.Enum):
-        return item.value
-    if isinstance(item, int):
-        return item
-    if isinstance(item, bytes):
-        return base64.b64encode(item).decode("ascii")
-    if isinstance(item, tuple | list):
-        return [to_value(i, full=full) for i in item]
-    if isinstance(item, Mapping):
-        return {key: to_value(value, full=full) for key, value in item.items()}
-    if dataclasses.is_dataclass(item):
-        document: dict[str, Any] = {"type": type(item).__name__} if _is_tagged(type(item)) else {}
-        for name, default in _defaults(typing.cast("Any", type(item))):
-            value = getattr(item, name)
+    kind: Any = type(item)
+    return item if kind in _PLAIN else _encoder(kind)(item, full)
+
+
+_PLAIN = frozenset({str, int, float, bool, type(None)})
+Encoder = Callable[[Any, bool], Any]
+
+
+@cache
+def _encoder(kind: Any) -> Encoder:
+    """Return the encoder of a class, which is looked at only once: plans are encoded on the way of every start."""
+    if issubclass(kind, enum.Enum):
+        return lambda item, _full: item.value
+    if issubclass(kind, str | int | float):
+        return lambda item, _full: item
+    if issubclass(kind, bytes):
+        return lambda item, _full: base64.b64encode(item).decode("ascii")
+    if issubclass(kind, tuple | list):
+        return lambda item, full: [to_value(i, full=full) for i in item]
+    if issubclass(kind, Mapping):
+        return lambda item, full: {key: to_value(value, full=full) for key, value in item.items()}
+    if dataclasses.is_dataclass(kind):
+        return _dataclass_encoder(kind)
+    raise CodecError(f"cannot encode a {kind.__name__}")
+
+
+def _dataclass_encoder(kind: Any) -> Encoder:
+    head = {"type": kind.__name__} if _is_tagged(kind) else {}
+    fields = _defaults(kind)
+    read = operator.attrgetter(*(name for name, _ in fields)) if len(fields) > 1 else None
+
+    def encode(item: Any, full: bool) -> Any:
+        document: dict[str, Any] = head.copy()
+        values = read(item) if read else [getattr(item, name) for name, _ in fields]
+        for (name, default), value in zip(fields, values, strict=True):
             if full or default is dataclasses.MISSING or value != default:
-                document[name] = to_value(value, full=full)
+                own: Any = type(value)
+                document[name] = value if own in _PLAIN else _encoder(own)(value, full)
         return document
-    raise CodecError(f"cannot encode a {type(item).__name__}")
+
+    return encode
 
 
 def from_value(kind: type[T], value: Any) -> T:
@@ -67,6 +89,11 @@ def from_value(kind: type[T], value: Any) -> T:
 def dumps(item: Any) -> bytes:
     """Return compact JSON of a dataclass."""
     return json.dumps(to_value(item), separators=(",", ":"), ensure_ascii=False).encode("utf-8", "surrogateescape")
+
+
+def frozen(item: Any) -> bytes:
+    """Return the full JSON of a dataclass in ASCII, to be sent as it is and read by who knows no defaults."""
+    return json.dumps(to_value(item, full=True), separators=(",", ":")).encode("ascii")
 
 
 def loads(kind: type[T], data: bytes | str) -> T:

@@ -79,6 +79,11 @@ class Paths:
         return f"{self.pod(pod_id)}/shm"
 
     @property
+    def rehearsal(self) -> str:
+        """What the spawner's rehearsal uses; gone when that is over."""
+        return f"{self.state}/rehearsal"
+
+    @property
     def empty(self) -> str:
         """An empty directory on which containers' roots are mounted, each in its own mount namespace."""
         return f"{self.state}/empty"

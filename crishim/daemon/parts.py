@@ -23,6 +23,7 @@ from crishim.store.store import Store
 
 if TYPE_CHECKING:
     from crishim.engine.client import Engine
+    from crishim.engine.plan.planner import Planner
     from crishim.images.service import Images
     from crishim.images.settings import ImageSettings
     from crishim.linux.cgroups.layout import Layout
@@ -68,11 +69,13 @@ class Parts:
             network.observe(metrics)
             metrics.watch_addresses(network.addresses)
             images = self._make_images(engine, metrics)
-            runtime = self._runtime(facts, engine, images, network, metrics)
+            planner = self._planner(facts, metrics)
+            runtime = self._runtime(facts, engine, images, network, planner, metrics)
             from crishim.server.service import Server
 
             server = Server(runtime, images, self.config.socket_path, metrics)
             await asyncio.gather(*early)
+            self._warm_up(engine, planner)
         finally:
             for task in early:
                 task.cancel()
@@ -171,15 +174,29 @@ class Parts:
         self._push("network", lambda: network.shutdown(remove=self._without_pods()))
         return network
 
-    def _runtime(
-        self, facts: "HostFacts", engine: "Engine", images: "Images", network: "Network", metrics: "Metrics"
-    ) -> "Runtime":
+    def _planner(self, facts: "HostFacts", metrics: "Metrics") -> "Planner":
         from crishim.daemon.planning import plan_settings
         from crishim.engine.plan.planner import Planner
+
+        return Planner(plan_settings(self.config, facts, metrics))
+
+    def _warm_up(self, engine: "Engine", planner: "Planner") -> None:
+        from crishim.engine.plan.rehearsal import plan_rehearsal
+
+        engine.warm_up(*plan_rehearsal(planner.settings))
+
+    def _runtime(
+        self,
+        facts: "HostFacts",
+        engine: "Engine",
+        images: "Images",
+        network: "Network",
+        planner: "Planner",
+        metrics: "Metrics",
+    ) -> "Runtime":
         from crishim.pods.runtime import Runtime
         from crishim.pods.validate import Abilities
 
-        planner = Planner(plan_settings(self.config, facts, metrics))
         abilities = Abilities(apparmor=facts.apparmor, selinux=facts.selinux)
         return Runtime(
             self.config, self._store, engine, images, network, planner, metrics, abilities=abilities, host=facts

@@ -44,8 +44,15 @@ class Channel:
         sock.setblocking(False)
         self._loop.add_reader(sock.fileno(), self._on_readable)
 
-    async def request(self, message: wire.Message, fds: Sequence[int] = (), timeout: float = 60.0) -> wire.Message:  # noqa: ASYNC109  a plain number is simplest here
-        """Send a request and return its answer.
+    async def request(
+        self,
+        message: wire.Message,
+        fds: Sequence[int] = (),
+        timeout: float = 60.0,  # noqa: ASYNC109  a plain number is simplest here
+        *,
+        plan: bytes = b"",
+    ) -> wire.Message:
+        """Send a request and return its answer; `plan` as for `wire.encode`.
 
         Raises:
             UnavailableError: the other end is gone.
@@ -61,17 +68,17 @@ class Channel:
             timeout, _expire, future, f"the {self.name} does not answer to {message.get('op')}"
         )
         try:
-            self.send({"n": number, **message}, fds)
+            self.send({"n": number, **message}, fds, plan)
             return await future
         finally:
             deadline.cancel()
             self._waiting.pop(number, None)
 
-    def send(self, message: wire.Message, fds: Sequence[int] = ()) -> None:
-        """Send a message without waiting; copies of `fds` travel."""
+    def send(self, message: wire.Message, fds: Sequence[int] = (), plan: bytes = b"") -> None:
+        """Send a message without waiting; copies of `fds` travel; `plan` as for `wire.encode`."""
         if not self.open:
             raise UnavailableError(f"the {self.name} is gone")
-        data, memfd = wire.encode(message)
+        data, memfd = wire.encode(message, plan)
         owned = [memfd] if memfd >= 0 else []
         if not self._queue:
             try:

@@ -4,22 +4,24 @@ Only mechanism: which pod, when and why is decided in `pods/`. What a pod leaves
 directory) is removed by one function, whether its keeper ended as told, died, or never came to be.
 """
 
+import _socket
 import asyncio
 import contextlib
 import json
 import os
 import shutil
 import subprocess
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from crishim.codec import to_value
-from crishim.engine import interpreter, wire
+from crishim.engine import interpreter, spare, wire
 from crishim.engine.channel import Channel
 from crishim.engine.keeper import journal
 from crishim.engine.keepers import Exit, Keeper, Started, StartError, journalled
-from crishim.engine.plan.types import PodPlan
+from crishim.engine.plan.types import ContainerPlan, PodPlan
 from crishim.errors import CrishimError, InternalError, UnavailableError
 from crishim.linux import calls
 from crishim.linux.cgroups import apply as cgroups
@@ -33,6 +35,8 @@ _LOAD = "from crishim.engine import spawner"
 _MAIN = "spawner.main(int(sys.argv[1]), sys.argv[3:], int(sys.argv[2]))"
 _SOCKET = "keeper.sock"
 _END_SHOWS = 0.2
+SPARES = 2
+_SPARE_DELAY = 0.006
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,10 +57,14 @@ class Engine:
 
     def __init__(self, settings: EngineSettings) -> None:
         self._settings = settings
+        self._rehearsal: tuple[PodPlan, ContainerPlan] | None = None
         self._spawner: Channel | None = None
         self._process: Any = None
         self._ready: asyncio.Future[int] | None = None
         self._replacing = asyncio.Lock()
+        self._spares: deque[_socket.socket] = deque()
+        self._spares_wanted = SPARES
+        self._spares_coming = 0
         self.spawner_pid = 0
 
     async def start(self) -> None:
@@ -74,11 +82,32 @@ class Engine:
             await self.close()
             raise
 
+    def warm_up(self, pod: PodPlan, container: ContainerPlan) -> None:
+        """Have the spawner rehearse (see `engine.rehearsal`), then fork spare keepers; does not wait for either.
+
+        Args:
+            pod: the pod of `plan.rehearsal`.
+            container: its container.
+        """
+        self._rehearsal = pod, container
+        if self._spawner is not None:
+            plans = {"pod": to_value(pod, full=True), "container": to_value(container, full=True)}
+            with contextlib.suppress(UnavailableError):  # it died, and is replaced when it is needed
+                self._spawner.send({"op": "rehearse", **plans})
+            self._ask_for_spares()
+
+    @property
+    def spares(self) -> int:
+        """How many spare keepers wait."""
+        return len(self._spares)
+
     async def close(self) -> None:
         """Let the spawner end; keepers go on."""
         if self._spawner is not None:
             spawner, self._spawner = self._spawner, None
             spawner.close()
+        while self._spares:
+            self._spares.pop().close()
         if self._process is not None:
             await asyncio.to_thread(self._process.wait)
             self._process = None
@@ -89,17 +118,43 @@ class Engine:
         Raises:
             StartError: which step failed; nothing is left.
         """
+        while self._spares and spare.fits(plan.namespaces, plan.shm_size):
+            with contextlib.suppress(UnavailableError):  # it was killed while it waited
+                return await self._use_spare(plan)
+        process = self._process
         try:
             return await self._start_keeper(plan)
         except UnavailableError:
-            if not await self._spawner_died():
+            if not await self._died(process):
                 raise
             return await self._start_keeper(plan)  # the spawner died with the request in its hands
 
-    async def _spawner_died(self) -> bool:
-        """Tell whether the spawner has ended; what it held is closed a moment before its end can be seen."""
+    async def _use_spare(self, plan: PodPlan) -> Keeper:
+        """Give the pod to a spare keeper; another one is asked for when this start is likely to be over."""
+        keeper = Keeper(plan.pod_id, self._spares.popleft())
+        asyncio.get_running_loop().call_later(_SPARE_DELAY if self._spares else 0, self._ask_for_spares)
         try:
-            await asyncio.to_thread(self._process.wait, _END_SHOWS)
+            os.makedirs(plan.directory, 0o711, exist_ok=True)
+            keeper.be(to_value(plan, full=True))
+            await keeper.greeted(self._settings.greeting_deadline)
+        except BaseException:
+            await self._give_up(keeper, plan)
+            raise
+        return keeper
+
+    def _ask_for_spares(self) -> None:
+        """Let the spawner fork what is missing; it need not be there, or answer."""
+        while self._spawner is not None and len(self._spares) + self._spares_coming < self._spares_wanted:
+            try:
+                self._spawner.send({"op": "spare"})
+            except UnavailableError:
+                return
+            self._spares_coming += 1
+
+    async def _died(self, process: Any) -> bool:
+        """Tell whether this spawner has ended; what it held is closed a moment before its end can be seen."""
+        try:
+            await asyncio.to_thread(process.wait, _END_SHOWS)
         except subprocess.TimeoutExpired:
             return False
         return self._spawner is not None
@@ -194,9 +249,16 @@ class Engine:
                 self.spawner_pid = await self._ready
         except TimeoutError:
             raise InternalError("the spawner does not come up") from None
+        self._spares_coming = 0
+        if self._rehearsal is not None:
+            self.warm_up(*self._rehearsal)
 
     def _on_event(self, message: wire.Message, fds: list[int]) -> None:
-        wire.close_all(fds)
+        if message.get("event") == "spare":
+            self._spares_coming -= 1
+            if not fds:
+                self._spares_wanted = 0
+        self._spares.extend(_socket.socket(fileno=fd) for fd in fds)
         if message.get("event") == "ready" and self._ready is not None and not self._ready.done():
             self._ready.set_result(message["pid"])
 

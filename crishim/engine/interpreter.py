@@ -115,6 +115,8 @@ def _command(code: str, arguments: Sequence[str], search: Sequence[str]) -> list
 def _environment(home: str, *, shared: bool = False) -> dict[str, str]:
     """Return the environment; `shared`: a libpython may have to be found."""
     environment = {"PYTHONHOME": home, "LC_ALL": "C.UTF-8", "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
+    # LD_BIND_NOW (ld.so(8)): what is bound on first use would be bound by every keeper again, on pages of its own
+    environment["LD_BIND_NOW"] = "1"
     return environment | {"LD_LIBRARY_PATH": f"{home}/lib"} if shared else environment
 
 

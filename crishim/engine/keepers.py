@@ -18,7 +18,7 @@ from crishim.engine import wire
 from crishim.engine.capture import Capture
 from crishim.engine.channel import Channel
 from crishim.engine.plan.request import ResolvedUser
-from crishim.engine.plan.types import ContainerPlan, ExecPlan
+from crishim.engine.plan.types import ExecPlan
 from crishim.errors import DeadlineExceededError, FailedPreconditionError, InternalError, UnavailableError
 
 START_DEADLINE = 120.0
@@ -87,6 +87,10 @@ class Keeper:
         self._gone = asyncio.Event()
         self._channel = Channel(sock, f"keeper of pod {pod_id[:13]}", self._on_event, self._on_close)
 
+    def be(self, plan: dict[str, Any]) -> None:
+        """Tell a spare keeper whose it is; UnavailableError if it is gone."""
+        self._channel.send({"plan": plan})
+
     async def greeted(self, deadline: float) -> None:
         """Wait for the keeper's hello.
 
@@ -100,13 +104,13 @@ class Keeper:
         except TimeoutError:
             raise DeadlineExceededError(f"the keeper of pod {self.pod_id[:13]} does not answer") from None
 
-    async def start_container(self, plan: ContainerPlan) -> Started:
-        """Start a planned container; return when it runs its program.
+    async def start_container(self, plan: bytes) -> Started:
+        """Start a container by its frozen plan (`codec.frozen`); return when it runs its program.
 
         Raises:
             StartError: which step failed.
         """
-        answer = await self._call({"op": "start", "plan": to_value(plan, full=True)}, deadline=START_DEADLINE)
+        answer = await self._call({"op": "start"}, plan=plan, deadline=START_DEADLINE)
         return _started(answer["started"])
 
     async def signal(self, container_id: str, signum: int) -> None:
@@ -205,9 +209,14 @@ class Keeper:
         return self._channel.open
 
     async def _call(
-        self, message: wire.Message, fds: tuple[int, ...] | list[int] = (), *, deadline: float = CALL_DEADLINE
+        self,
+        message: wire.Message,
+        fds: tuple[int, ...] | list[int] = (),
+        *,
+        plan: bytes = b"",
+        deadline: float = CALL_DEADLINE,
     ) -> wire.Message:
-        answer = await self._channel.request(message, fds, timeout=deadline)
+        answer = await self._channel.request(message, fds, timeout=deadline, plan=plan)
         if "error" in answer:
             raise start_error(answer["error"])
         return answer

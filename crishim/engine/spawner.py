@@ -5,11 +5,13 @@ else, freezes the garbage collector, and then forks keepers and extraction child
 the daemon's socket; keepers go on.
 
 ```
-daemon ── keeper {plan} + [control]            ─►  a spare keeper, or a fork, serves `control`
+daemon ── rehearse {pod, container}            ─►  once, before the first fork (`engine.rehearsal`)
+       ── spare                                ─►  fork: a keeper without a pod; ◄─ spare + [its control socket]
+       ── keeper {plan} + [control]            ─►  fork: a keeper for a pod that no spare one fits, serves `control`
        ── extract {options} + [tar, dir, report] ─►  fork: extraction, reports on `report`
 ```
-Spare keepers wait with everything done that needs no plan (namespaces, sockets, shared memory); one is forked
-whenever nothing else is to do, so that the next pod does not wait for it. They end with the spawner.
+Spare keepers wait with everything done that needs no plan (namespaces, sockets, shared memory). The daemon asks for
+them ahead of need, talks to them directly, and they end with it.
 
 A fork that fails is reported on the passed socket. Children are reaped by the kernel (SIGCHLD ignored).
 """
@@ -18,7 +20,6 @@ import _socket
 import gc
 import json
 import os
-import select
 import signal
 import sys
 from collections.abc import Callable
@@ -26,12 +27,13 @@ from typing import NoReturn
 
 from crishim.engine import wire
 from crishim.engine.execute import extract
+from crishim.engine.execute.container import forget_imports
 from crishim.engine.execute.report import describe
+from crishim.engine.keeper import births
 from crishim.engine.keeper import main as keeper
+from crishim.engine.rehearsal import rehearse
 from crishim.linux import calls
 from crishim.linux.cgroups import apply as cgroups
-
-SPARES = 2
 
 
 def main(control_fd: int, group: list[str], version: int) -> None:
@@ -47,72 +49,62 @@ def main(control_fd: int, group: list[str], version: int) -> None:
     calls.set_name("crishim-spawner")
     calls.set_title("crishim-spawner")
     calls.prctl(calls.PR_SET_DUMPABLE, 0)
+    births.prepare()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     cgroups.join_self(group, version)
-    gc.collect()
+    forget_imports()
     gc.disable()
-    gc.freeze()
+    _freeze()
     Spawner(control).serve()
 
 
+def _freeze() -> None:
+    """Keep the collector away from what all children share: it would write to every object."""
+    gc.collect()
+    gc.freeze()
+
+
 class Spawner:
-    """The daemon's socket and the spare keepers."""
+    """The daemon's socket."""
 
     def __init__(self, control: _socket.socket) -> None:
         self._control = control
-        self._spares: list[_socket.socket] = []
-        self._wanted = SPARES
-        self._ready = select.poll()
-        self._ready.register(control, select.POLLIN)
 
     def serve(self) -> None:
         """Fork on request until the daemon is gone."""
         try:
             wire.send(self._control, {"event": "ready", "pid": os.getpid()})
             while True:
-                while len(self._spares) < self._wanted and not self._ready.poll(0):
-                    self._add_spare()
                 message, fds = wire.receive(self._control)
-                if message["op"] != "keeper" or not self._use_spare(message, fds):
+                if message["op"] == "spare":
+                    self._offer_spare()
+                elif message["op"] == "rehearse":
+                    rehearse(message["pod"], message["container"])
+                    _freeze()
+                else:
                     self._fork(message, fds)
                 wire.close_all(fds)
         except wire.ClosedError:
             return
 
-    def _use_spare(self, message: wire.Message, fds: list[int]) -> bool:
-        """Hand a pod to a spare keeper; False if there is none that fits."""
-        while self._spares and keeper.fits_spare(message["plan"]):
-            spare = self._spares.pop(0)
-            try:
-                wire.send(spare, message, fds)
-            except wire.ClosedError:
-                continue  # it was killed while it waited
-            finally:
-                spare.close()
-            return True
-        return False
-
-    def _add_spare(self) -> None:
+    def _offer_spare(self) -> None:
+        """Fork a spare keeper, and hand the daemon the socket through which it gets its pod."""
         ours, theirs = wire.pair()
         try:
             pid = os.fork()
         except OSError:
-            self._wanted = 0
-            return
+            pid = -1
         if pid == 0:
-            self._leave()
+            self._control.close()
             ours.close()
             _end_after(lambda: keeper.wait_as_spare(theirs), "spare keeper")
         theirs.close()
-        try:
-            wire.receive(ours)
-        except wire.ClosedError:
-            self._wanted = 0  # this kernel, or this machine now, cannot have any: pods are forked when asked for
-            ours.close()
-            return
-        self._spares.append(ours)
+        # This kernel, or this machine now, cannot have any: pods are forked when asked for
+        ready = pid > 0 and bool(ours.recv(16))
+        wire.send(self._control, {"event": "spare"}, (ours.fileno(),) if ready else ())
+        ours.close()
 
     def _fork(self, message: wire.Message, fds: list[int]) -> None:
         try:
@@ -122,22 +114,15 @@ class Spawner:
             return
         if pid:
             return
-        self._leave()
-        if message["op"] == "keeper":
+        self._control.close()
+        if message["op"] != "extract":
             _end_after(lambda: keeper.run(message["plan"], _socket.socket(fileno=fds[0])), "keeper")
         _end_after(lambda: extract.run(fds[0], fds[1], fds[2], message["options"]), "extraction")
-
-    def _leave(self) -> None:
-        """Close, in a child, what belongs to the spawner."""
-        self._control.close()
-        for spare in self._spares:
-            spare.close()
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 
 def _refuse(message: wire.Message, fds: list[int], error: OSError) -> None:
     """Report a failed fork where the child would have reported."""
-    if message["op"] == "keeper":
+    if message["op"] != "extract":
         sock = _socket.socket(fileno=os.dup(fds[0]))
         wire.send(sock, {"event": "failed", **describe("fork", error)})
         sock.close()

@@ -8,6 +8,7 @@ then just its mark, and the memfd is the last of its fds. Received fds are close
 
 import _socket
 import json
+import mmap
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -24,6 +25,8 @@ _LIMIT = 128 * 1024
 _MEMFD_MARK = b"@"
 _MAX_FDS = 16
 _ANCILLARY = _socket.CMSG_SPACE(_MAX_FDS * 4)
+# Packets are received into one place: a buffer for the largest one, made each time, costs a fault for every page of it.
+_buffer = mmap.mmap(-1, _LIMIT + 4096, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
 
 class ClosedError(Exception):
@@ -63,9 +66,21 @@ def connect(directory: str, name: str) -> _socket.socket:
     return sock
 
 
-def encode(message: Message) -> tuple[bytes, int]:
-    """Return the packet of a message and the memfd that must travel with it, or -1."""
-    data = json.dumps(message, separators=(",", ":")).encode()
+# What `json.dumps` and `json.loads` would make anew each time; `raw_decode` also leaves regular expressions out.
+_to_text = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
+_from_text = json.JSONDecoder().raw_decode
+
+
+def encode(message: Message, plan: bytes = b"") -> tuple[bytes, int]:
+    """Return the packet of a message and the memfd that must travel with it, or -1.
+
+    Args:
+        message: the object.
+        plan: JSON of its member `plan`, where that is encoded already.
+    """
+    data = _to_text(message).encode()
+    if plan:
+        data = b'%b,"plan":%b}' % (data[:-1], plan)
     if len(data) <= _LIMIT:
         return data, -1
     fd = os.memfd_create("crishim-message", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
@@ -99,26 +114,37 @@ def send(sock: _socket.socket, message: Message, fds: Sequence[int] = ()) -> Non
 
 def receive(sock: _socket.socket) -> tuple[Message, list[int]]:
     """Return the next message and its fds; BlockingIOError if there is none yet, ClosedError at the end."""
+    data, fds = receive_packet(sock)
+    return decode(data, fds), fds
+
+
+def receive_packet(sock: _socket.socket) -> tuple[bytes, list[int]]:
+    """Return the next packet as it came, for `decode` or to be sent on, and its fds."""
     try:
-        data, ancillary, flags, _ = sock.recvmsg(_LIMIT + 4096, _ANCILLARY, _socket.MSG_CMSG_CLOEXEC)
+        size, ancillary, flags, _ = sock.recvmsg_into((_buffer,), _ANCILLARY, _socket.MSG_CMSG_CLOEXEC)
     except ConnectionResetError:
         raise ClosedError from None
     fds: list[int] = []
     for level, kind, rights in ancillary:
         if level == _socket.SOL_SOCKET and kind == _socket.SCM_RIGHTS:
             fds.extend(int.from_bytes(rights[n : n + 4], "little") for n in range(0, len(rights) - 3, 4))
-    if not data:
+    if not size:
         raise ClosedError
     if flags & (_socket.MSG_TRUNC | _socket.MSG_CTRUNC):
         close_all(fds)
         raise ClosedError
+    return _buffer[:size], fds
+
+
+def decode(data: bytes, fds: list[int]) -> Message:
+    """Return the message of a packet; the memfd of a large one is taken out of `fds`."""
     if data == _MEMFD_MARK:
         memfd = fds.pop()
         os.lseek(memfd, 0, os.SEEK_SET)
         with open(memfd, "rb") as file:
             data = file.read()
-    message: Message = json.loads(data)
-    return message, fds
+    message: Message = _from_text(data.decode())[0]
+    return message
 
 
 def close_all(fds: Sequence[int]) -> None:

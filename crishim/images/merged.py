@@ -93,7 +93,7 @@ class MergedView:
             if stat.S_ISLNK(info.st_mode) and (pending or follow):
                 links += 1
                 if links > _LINKS:
-                    raise DataLossError(f"{path}: too many links in the layers below")
+                    raise DataLossError(f"{path[:200]!r}: too many links in the layers below")
                 target = os.readlink(part, dir_fd=parent)
                 pending = [*(p for p in target.split("/") if p), *pending]
                 if target.startswith("/"):

@@ -33,6 +33,7 @@ from crishim.images.threads import in_thread, through, wait_out
 T = TypeVar("T")
 _NESTED = 4  # indexes within indexes
 _CANDIDATES = 16  # manifests without a platform that are looked into
+_DOCUMENTS = 64  # manifests and indexes that one pull asks for in all
 
 
 @dataclass(slots=True)
@@ -106,6 +107,7 @@ class Pull:
         self._assembler = assembler
         self._progress = progress
         self._cancel = Cancel()
+        self._asked = 0
 
     async def resolve(self, target: str) -> str:
         """Return the digest behind a tag or digest by HEAD; "" if the registry does not say it."""
@@ -153,6 +155,9 @@ class Pull:
     async def _choose(self, target: str, above: tuple[str, ...], depth: int) -> _Choice:
         """Follow indexes to the manifest for the platform; NotFoundError if there is none."""
         name = self._repository.name
+        self._asked += 1
+        if self._asked > _DOCUMENTS:
+            raise DataLossError(f"{name}: {target}: more than {_DOCUMENTS} manifests lead to no image")
         data, media_type, digest = await self._blocking(lambda: self._repository.manifest(target, self._cancel))
         self._keep(digest, data)
         document = parse(data, media_type, f"{name}: manifest {digest}")

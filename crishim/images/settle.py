@@ -139,7 +139,9 @@ def _copy_files(root: int, links: Sequence[Sequence[str]], view: MergedView) -> 
             else:
                 found = view.look(target, follow=False)
                 if found is None or stat.S_ISDIR(found.info.st_mode):
-                    raise DataLossError(f"hard link {path!r} names {target!r}, which no layer has as a file")
+                    raise DataLossError(
+                        f"hard link {path[:200]!r} names {target[:200]!r}, which no layer has as a file"
+                    )
                 sizes.append(_copy(found, holder, name))
                 copies[target] = path
             copies[path] = copies[target]

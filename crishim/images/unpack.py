@@ -30,6 +30,7 @@ _ARCHIVES_FAULT = frozenset(
     {errno.ENOENT, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.EINVAL, errno.ELOOP, errno.ENAMETOOLONG}
 )
 """What no file system can do: names too long, links in circles, empty link targets."""
+_SENTENCE = 400  # characters of what the child says
 _LOOK = 200  # milliseconds between looks at whether the child still lives, while its pipe is full
 
 
@@ -160,7 +161,9 @@ def _outcome(fault: BaseException | None, extracted: "asyncio.Future[Any]", what
         if fault is not None:
             raise InternalError(f"{what}: the extracting child ended before its stream")
         return report
-    sentence = str(report.get("error") or "no report")
+    # Names in it are the image's: any length, any bytes.
+    said = str(report.get("error") or "no report")
+    sentence = "".join(c if c.isprintable() else "?" for c in said[:_SENTENCE])
     if report.get("kind") == "tar":
         raise DataLossError(f"{what}: {sentence}")
     if report.get("kind") == "os":

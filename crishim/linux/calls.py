@@ -124,6 +124,10 @@ _unshare = _bind("unshare", _int)
 _setns = _bind("setns", _int, _int)
 _sethostname = _bind("sethostname", _char_p, ctypes.c_size_t)
 _prctl = _bind("prctl", _int, _ulong, _ulong, _ulong, _ulong)
+_set_name = _bind("prctl", _int, _char_p)
+_signal = _libc["signal"]
+_signal.argtypes = (_int, _void_p)
+_signal.restype = _void_p
 
 
 def _bind_number(*arguments: type) -> "ctypes._CFuncPtr":  # type: ignore[name-defined]
@@ -281,15 +285,19 @@ def prctl(option: int, arg2: int = 0, arg3: int = 0, what: str = "") -> int:
 
 def set_name(name: str) -> None:
     """Set the thread's name as shown by ps (at most 15 bytes)."""
-    buffer = ctypes.create_string_buffer(name.encode()[:15])
-    _prctl(PR_SET_NAME, ctypes.addressof(buffer), 0, 0, 0)
+    _set_name(PR_SET_NAME, name.encode()[:15])
+
+
+_arguments: list[int] = []
 
 
 def set_title(title: str) -> None:
     """Overwrite the command line that ps shows (proc_pid_cmdline(5)), as far as the old one's length allows."""
-    with open("/proc/self/stat", "rb") as file:
-        fields = file.read().rpartition(b")")[2].split()
-    start, end = int(fields[45]), int(fields[46])
+    if not _arguments:  # a forked process has them at the same place
+        with open("/proc/self/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+        _arguments.extend((int(fields[45]), int(fields[46])))
+    start, end = _arguments
     text = title.encode()[: max(0, end - start - 1)]
     ctypes.memset(start, 0, end - start)
     ctypes.memmove(start, text, len(text))
@@ -322,6 +330,11 @@ def join_session_keyring() -> None:
     """Leave the inherited session keyring for an anonymous one (keyctl(2))."""
     if _keyctl(_NR["keyctl"], KEYCTL_JOIN_SESSION_KEYRING, None) < 0:
         raise _fail("keyctl join_session_keyring")
+
+
+def default_signal(number: int) -> None:
+    """Put a signal's default action back (signal(2)), past what Python remembers of handlers."""
+    _signal(number, None)
 
 
 def close_from(first: int) -> None:

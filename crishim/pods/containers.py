@@ -67,6 +67,7 @@ async def create(context: Context, sandbox: Sandbox, config: ContainerConfig) ->
             )
             container = context.registry.new_container(sandbox, spec, ContainerStatus(resources=config.resources))
             container.plan = recompute(context, container)
+            container.frozen = codec.frozen(container.plan)
             context.registry.insert_container(container)
         context.observer.start_phase("create", clock.monotonic() - began)
         context.tell(EventType.CREATED, sandbox, spec.created_at, container)
@@ -110,11 +111,12 @@ async def _start(context: Context, container: Container) -> None:
 
 async def _execute(context: Context, container: Container, keeper: Keeper) -> Started:
     """Have the plan executed, and write it down for later meanwhile; it is pure, so a file that fails costs nothing."""
-    plan = container_plan(context, container)
+    plan = container.frozen or codec.frozen(container_plan(context, container))
+    container.frozen = b""
     starting = asyncio.get_running_loop().create_task(keeper.start_container(plan), name=f"start {container.id}")
     await asyncio.sleep(0)  # the keeper has it now, and takes milliseconds
     try:
-        context.layers.write_plan(container.id, codec.dumps(plan))
+        context.layers.write_plan(container.id, plan)
     except KernelError as error:
         log.warning("the plan of a container could not be kept", container=container.id, error=str(error))
     return await starting

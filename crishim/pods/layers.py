@@ -12,12 +12,12 @@ import asyncio
 import contextlib
 import errno
 import os
-import shutil
 import stat
 from concurrent.futures import ThreadPoolExecutor
 
 from crishim.errors import KernelError
 from crishim.ids import is_id
+from crishim.images.trees import remove_tree
 from crishim.paths import Paths
 
 GONE = ".gone"
@@ -133,8 +133,7 @@ class Layers:
 def _delete(path: str) -> None:
     """Delete a tree. What resists (an immutable file) is tried again at the next start."""
     with contextlib.suppress(OSError):
-        # overlayfs leaves work/work with mode 0, which root may still enter.
-        shutil.rmtree(path, ignore_errors=True)
+        remove_tree(path)
 
 
 def _root_of(layer: str) -> tuple[int, int, int]:

@@ -119,7 +119,10 @@ class Sandbox:
 
 
 class Container:
-    """One container: its record, its plan while it is needed, and its end."""
+    """One container: its record, its plan while it is needed, and its end.
+
+    `frozen` is the plan as it is sent and stored (`codec.frozen`), from its making to the start.
+    """
 
     def __init__(self, rows: Rows, sandbox: Sandbox, spec: ContainerSpec, status: ContainerStatus) -> None:
         self.id = spec.id
@@ -128,6 +131,7 @@ class Container:
         self.spec = spec
         self.status = status
         self.plan: ContainerPlan | None = None
+        self.frozen = b""
         self.lock = asyncio.Lock()
         self.stopping: Stopping | None = None
         self.early_exit: Exit | None = None

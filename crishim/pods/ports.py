@@ -87,8 +87,8 @@ class Keeper(Protocol):
     def exits(self) -> Sequence[Exit]:
         """Journal entries that no daemon had acknowledged then, oldest first."""
 
-    async def start_container(self, plan: ContainerPlan) -> Started:
-        """Start a planned container; `StartError` says which step failed."""
+    async def start_container(self, plan: bytes) -> Started:
+        """Start a container by its frozen plan (`codec.frozen`); `StartError` says which step failed."""
 
     async def signal(self, container_id: str, signum: int) -> None:
         """Send a signal to the container's first process."""

@@ -75,6 +75,7 @@ async def update(context: Context, container: Container, resources: Resources) -
         container.change(dataclasses.replace(container.status, resources=merged))
         if state is ContainerState.CREATED:
             container.plan = recompute(context, container)
+            container.frozen = b""
 
 
 def _write(settings: Settings) -> None:

@@ -7,11 +7,13 @@ for an ordinary request. Out of scope: images and networks.
 
 import asyncio
 import os
-import shutil
 import time
 
+from crishim import codec
 from crishim.engine.client import Engine, EngineSettings, Exit
 from crishim.engine.plan import types
+from crishim.engine.plan.rehearsal import plan_rehearsal
+from crishim.images.trees import remove_tree
 from crishim.linux.cgroups import apply as cgroups
 from crishim.linux.cgroups.layout import detect
 from crishim.paths import Paths
@@ -32,8 +34,9 @@ class CrishimEngine:
         self.place = self._paths.empty
         os.makedirs(self.place, mode=0o711, exist_ok=True)
         self._prepare_parent()
-        settings = default_plan.host_settings(self._paths, self._layout, cage.pods)
-        self.pod, self.container = default_plan.make(settings, layer)
+        self._planning = default_plan.host_settings(self._paths, self._layout, cage.pods)
+        self.pod, self.container = default_plan.make(self._planning, layer)
+        self._frozen = codec.frozen(self.container)
         os.makedirs(os.path.dirname(os.path.dirname(self.container.root.upper)), exist_ok=True)
         self._loop = asyncio.new_event_loop()
         self._engine: Engine | None = None
@@ -61,8 +64,10 @@ class CrishimEngine:
 
     async def _timed(self, quiet: float) -> float:
         if self._engine is None:
-            self._engine = Engine(EngineSettings(self._paths, self._layout, self.cage.own))
+            settings = EngineSettings(self._paths, self._layout, self.cage.own)
+            self._engine = Engine(settings)
             await self._engine.start()
+            self._engine.warm_up(*plan_rehearsal(self._planning))
         await asyncio.sleep(quiet)
         before = time.perf_counter_ns()
         ended = await self._turn(self._engine)
@@ -81,12 +86,12 @@ class CrishimEngine:
         keeper.on_exit = exited.set_result
         os.close(keeper.netns_fd)
         os.close(keeper.netlink_fd)
-        await keeper.start_container(self.container)
+        await keeper.start_container(self._frozen)
         ended = await asyncio.wait_for(exited, DEADLINE)
         await keeper.ack(ended.seq)
         await keeper.stop()
         engine.remove_pod(self.pod.pod_id, _group(self.pod, self.cage))
-        shutil.rmtree(top)
+        remove_tree(top)
         return ended
 
 

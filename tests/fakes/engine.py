@@ -4,12 +4,13 @@ It keeps the real one's promises: a keeper journals exits until they are acknowl
 and what ended, and reports its own death once. What would be left in the kernel is `kernel` and `keepers`.
 """
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from crishim import clock
 from crishim.engine.plan.request import ResolvedUser
-from crishim.engine.plan.types import ContainerPlan, ExecPlan, PodPlan
+from crishim.engine.plan.types import ExecPlan, PodPlan
 from crishim.errors import UnavailableError
 from tests.fakes.faults import Faults
 
@@ -94,15 +95,16 @@ class FakeKeeper:
         self.on_lost: Callable[[], object] | None = None
         process.client = self
 
-    async def start_container(self, plan: ContainerPlan) -> FakeStarted:
+    async def start_container(self, plan: bytes) -> FakeStarted:
         await self._reach("keeper.start_container")
         process = self.process
         started = FakeStarted(1000 + len(process.programs), 7, clock.now())
-        process.running[plan.container_id] = started
+        container_id = json.loads(plan)["container_id"]
+        process.running[container_id] = started
         program = self._engine.program
-        process.programs[plan.container_id] = program
+        process.programs[container_id] = program
         if program.ends_with is not None:
-            process.end(plan.container_id, program.ends_with)
+            process.end(container_id, program.ends_with)
         return started
 
     async def signal(self, container_id: str, signum: int) -> None:

@@ -11,7 +11,7 @@ import json
 import ssl
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Self
 
 from tests.support import layout
@@ -52,6 +52,20 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.wfile.write(body)
         return True
 
+    def chunked(self, pieces: Iterable[bytes], status: int = 200, headers: Mapping[str, str] | None = None) -> bool:
+        """Send a body without saying its length; a peer that has had enough ends it. True, for rules."""
+        self.send_response(status)
+        for name, value in {**(headers or {}), "Transfer-Encoding": "chunked"}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        try:
+            for piece in pieces:
+                self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece))
+            self.wfile.write(b"0\r\n\r\n")
+        except OSError:
+            self.close_connection = True
+        return True
+
     def break_off(self, body: bytes, length: int, headers: Mapping[str, str] | None = None, status: int = 200) -> None:
         """Promise `length` bytes, send fewer, and close the connection."""
         self.answer(status, body, {"Content-Length": str(length), **(headers or {})})
@@ -64,7 +78,10 @@ Rule = Callable[[Handler], bool]
 
 
 class FakeRegistry:
-    """A context manager; `host` is `127.0.0.1:PORT`. With a PEM file of certificate and key it speaks TLS."""
+    """A context manager; `host` is `127.0.0.1:PORT`. With a PEM file of certificate and key it speaks TLS.
+
+    `bodies` counts the answers with a whole blob, by digest; `sent` the bytes of all answers with a part of one.
+    """
 
     def __init__(self, certificate: str = "") -> None:
         self.blobs: dict[str, bytes] = {}
@@ -72,6 +89,7 @@ class FakeRegistry:
         self.rules: list[Rule] = []
         self.requests: list[str] = []
         self.bodies: Counter[str] = Counter()
+        self.sent: Counter[str] = Counter()
         self.ranges = True
         self._lock = threading.Lock()
         handler = type("BoundHandler", (Handler,), {"registry": self})
@@ -159,8 +177,11 @@ class FakeRegistry:
         if start and self.ranges:
             first = int(start.removeprefix("bytes=").partition("-")[0])
             span = f"bytes {first}-{len(data) - 1}/{len(data)}"
+            with self._lock:
+                self.sent[digest] += len(data) - first
             handler.answer(206, data[first:], {"Content-Range": span})
             return
         with self._lock:
             self.bodies[digest] += 1
+            self.sent[digest] += len(data)
         handler.answer(200, data)

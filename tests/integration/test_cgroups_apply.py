@@ -125,7 +125,8 @@ def test_a_member_is_in_every_hierarchy(layout: Layout, group: str) -> None:
     assert apply.pids(layout.directories(f"{group}/c")) == [member.pid]
     with open(f"/proc/{member.pid}/cgroup", encoding="ascii") as file:
         lines = [line.strip().split(":", 2) for line in file]
-    used = {name for hierarchy in layout.hierarchies for name in hierarchy.controllers} | {""}
+    unified = {""} if layout.unified else set()
+    used = {name for hierarchy in layout.hierarchies for name in hierarchy.controllers} | unified
     assert {path for _, names, path in lines if used & set(names.split(","))} == {f"{group}/c"}
     if layout.unified:
         assert apply.leaf(member.pid, layout.unified.mountpoint) == layout.unified_directory(f"{group}/c")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from crishim.engine.client import StartError
+from crishim.engine.client import SPARES, StartError
 from crishim.engine.plan.request import Capabilities, ContainerSecurity, ImageConfig
 from crishim.errors import CrishimError, DeadlineExceededError
 from crishim.linux import calls
@@ -193,6 +193,7 @@ async def test_keeper_and_daemon_stay_as_they_were(lab: Lab) -> None:
                 with pytest.raises(StartError):
                     await pod.exec(container, "/bin/nope", "")
 
+        await until(lambda: lab.engine.spares == SPARES)  # each is a descriptor of ours
         before = descriptors(os.getpid()), descriptors(pod.keeper.pid)
         await round_of(100)
         kilobytes = private()

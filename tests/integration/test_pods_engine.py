@@ -22,6 +22,7 @@ from crishim.daemon.placement import unmount_namespaces
 from crishim.daemon.planning import plan_settings
 from crishim.engine.client import Engine, EngineSettings
 from crishim.engine.plan.planner import Planner
+from crishim.engine.plan.rehearsal import plan_rehearsal
 from crishim.engine.plan.request import (
     ContainerConfig,
     ContainerMetadata,
@@ -103,6 +104,7 @@ class Machine:
         self.network = EmbeddedNetwork(self.network_settings, self.store.leases)
         await self.network.start()
         planner = Planner(plan_settings(self.config, self.facts, self.observer))
+        self.engine.warm_up(*plan_rehearsal(planner.settings))
         self.runtime = Runtime(
             self.config, self.store, self.engine, self.images, self.network, planner, self.observer, host=self.facts
         )

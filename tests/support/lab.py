@@ -17,11 +17,13 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequen
 from pathlib import Path
 from typing import Any
 
+from crishim import codec
 from crishim.config.model import Config
 from crishim.daemon.placement import unmount_namespaces
 from crishim.daemon.planning import plan_settings
 from crishim.engine.client import Engine, EngineSettings, Exit, Keeper, Started
 from crishim.engine.plan.planner import Planner
+from crishim.engine.plan.rehearsal import plan_rehearsal
 from crishim.engine.plan.request import (
     ContainerConfig,
     ContainerMetadata,
@@ -177,7 +179,7 @@ class Pod:
 
     async def start(self, plan: ContainerPlan) -> Container:
         """Start a planned container."""
-        started = await self.keeper.start_container(plan)
+        started = await self.keeper.start_container(codec.frozen(plan))
         container = Container(plan.container_id, plan, started, plan.stdio.log_path)
         self.containers.append(container)
         return container
@@ -273,6 +275,7 @@ class Lab:
     def start(self) -> None:
         """Start the engine."""
         self.run(self.engine.start())
+        self.engine.warm_up(*plan_rehearsal(self.planner.settings))
 
     def close(self) -> None:
         """End the engine and remove the instance."""

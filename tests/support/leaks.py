@@ -6,6 +6,7 @@ namespace, asynchronously. What is found is reported, then removed, so that one 
 
 A running daemon's spawner replaces a spare keeper that became a pod's: so many of them, below a spawner that was
 there before, belong to the daemon and not to the test. One is told by its name, which it has a moment after its fork.
+Where the engine is this very process, so do as many sockets that such a spawner has made.
 """
 
 import contextlib
@@ -16,7 +17,7 @@ import subprocess
 import time
 from dataclasses import dataclass, replace
 
-from crishim.engine.spawner import SPARES
+from crishim.engine.client import SPARES
 from tests.support import machine
 from tests.support.ownership import SCOPE, Scope
 
@@ -77,10 +78,12 @@ def _compare(before: Snapshot, after: Snapshot, scope: Scope) -> list[Leak]:
     held = {machine.link(f"/proc/{row.pid}/ns/net") for row in ours}
     found = [Leak("process", row.key, f"{row.name}, parent {row.parent}, state {row.state}") for row in ours]
     for kind, things in after.things.items():
+        new = sorted(things.keys() - before.things[kind].keys())
+        spares = _spare_sockets(before, new) if kind == "fd" else set()
         found.extend(
             Leak(kind, name, things[name])
-            for name in things.keys() - before.things[kind].keys()
-            if _is_ours(kind, name, things[name], held, scope) and not scope.is_kept(kind, name)
+            for name in new
+            if _is_ours(kind, name, things[name], held, scope) and not scope.is_kept(kind, name) and name not in spares
         )
     return sorted(found, key=lambda leak: (leak.kind, leak.name))
 
@@ -91,6 +94,12 @@ def _our_processes(before: Snapshot, after: Snapshot, scope: Scope) -> list[mach
     ours = [row for row in new if scope.owns_process(row, table) and not scope.is_kept("process", row.key)]
     spares = _spares(before, after)
     return [row for row in ours if row.key not in spares]
+
+
+def _spare_sockets(before: Snapshot, new: list[str]) -> set[str]:
+    """Return those of the new descriptors that lead to spare keepers of spawners that were there before."""
+    spawners = {row.pid for row in before.processes.values() if row.name == "crishim-spawner"}
+    return set([name for name in new if machine.peer(int(name.partition(" ")[0])) in spawners][:SPARES])
 
 
 def _spares(before: Snapshot, after: Snapshot) -> set[str]:

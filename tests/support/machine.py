@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import socket
+import stat
 import subprocess
 from collections import Counter
 from dataclasses import dataclass
@@ -127,6 +128,17 @@ def descriptors() -> dict[str, str]:
         if target and not target.startswith(("anon_inode:[event", "/proc/", "/dev/pts/")):
             found[f"{name} {target}"] = "descriptor"
     return found
+
+
+def peer(fd: int) -> int:
+    """Return the process that made the other end of this process's socket `fd`; 0 for anything else (unix(7))."""
+    if not stat.S_ISSOCK(os.fstat(fd).st_mode):
+        return 0
+    with socket.socket(fileno=os.dup(fd)) as sock:
+        try:
+            return int.from_bytes(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)[:4], "little")
+        except OSError:
+            return 0
 
 
 def process(pid: int) -> Process | None:

@@ -29,11 +29,11 @@ def test_unified_host() -> None:
     assert layout.unified.own == "/system.slice/crishim.service"
 
 
-def test_hybrid_host_lists_v2_first_then_memory_then_freezer() -> None:
+def test_a_v2_mount_beside_v1_is_left_alone_and_memory_comes_first_then_the_freezer() -> None:
     layout = parse(HYBRID, "2:memory:/user\n1:cpu,cpuacct:/\n0::/init\n", "hugetlb\n")
-    assert (layout.version, layout.kind) == (1, "hybrid")
+    assert (layout.version, layout.kind) == (1, "legacy")
+    assert layout.unified_directory("/pod") is None
     assert layout.directories("/pod") == (
-        "/sys/fs/cgroup/unified/pod",
         "/sys/fs/cgroup/memory/pod",
         "/sys/fs/cgroup/freezer/pod",
         "/sys/fs/cgroup/cpu,cpuacct/pod",

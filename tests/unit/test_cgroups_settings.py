@@ -15,7 +15,6 @@ V1 = Layout(
         Hierarchy(f"/cg/{name}", (name,))
         for name in ("memory", "freezer", "cpu", "cpuacct", "cpuset", "devices", "pids", "hugetlb")
     ),
-    Hierarchy("/cg/unified", ()),
 )
 MIB = 1 << 20
 
@@ -156,12 +155,6 @@ def test_what_the_host_lacks_is_named() -> None:
     settings = plan_settings(limits, bare, "/g", swap=False)
     assert settings.degraded == ("swap", "hugepages")
     assert [(w.file, w.value) for w in settings.writes] == [("memory.limit_in_bytes", "10")]
-
-
-def test_the_v2_side_of_a_hybrid_host_limits_nothing() -> None:
-    layout = Layout(1, (Hierarchy("/cg/memory", ("memory",)),), Hierarchy("/cg/unified", ("hugetlb",)))
-    settings = plan_settings(Limits(hugepages=(("2MB", 4096),)), layout, "/g")
-    assert (settings.writes, settings.degraded) == ((), ("hugepages",))
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,7 @@ def test_spawner_and_keepers_stay_small() -> None:
 
 def test_nothing_of_the_environment_goes_along() -> None:
     environment = interpreter._environment("/usr")
-    assert set(environment) == {"PYTHONHOME", "LC_ALL", "PATH"}
+    assert set(environment) == {"PYTHONHOME", "LC_ALL", "PATH", "LD_BIND_NOW"}
     paths = interpreter._search_path()
     assert all(os.path.isabs(path) and os.path.isdir(path) for path in paths)
     assert "" not in paths

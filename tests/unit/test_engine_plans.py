@@ -105,7 +105,7 @@ def test_plans(name: str, tmp_path: Path) -> None:
     image = codec.from_value(ImageConfig, case["image"])
     nodes = tuple(codec.from_value(DeviceNode, node) for node in case.get("nodes", ()))
     wanted = container_input(pod, config, image, base)
-    plan = plan_container(wanted, frozenset(case.get("directories", ())), nodes, base)
+    plan = plan_container(wanted, frozenset(case.get("directories", ())), nodes, base, local=case.get("local", True))
     programs = programs_of(base, plan)
     # each plan reads back as it was written: what a keeper gets is what was planned
     assert codec.loads(ContainerPlan, codec.dumps(plan)) == plan
@@ -138,7 +138,7 @@ RESOURCES = "config.linux.resources"
 def refused(config: ContainerConfig, image: ImageConfig = IMAGE, host: str = "v1", layers: tuple[str, ...] = ()) -> str:
     base = settings(host)
     with pytest.raises(InvalidArgumentError) as caught:
-        plan_container(container_input(POD, config, image, base, layers), frozenset(), (), base)
+        plan_container(container_input(POD, config, image, base, layers), frozenset(), (), base, local=True)
     assert str(caught.value).startswith(caught.value.field)
     return str(caught.value)
 
@@ -237,10 +237,10 @@ def test_host_without_filters() -> None:
         security = ContainerSecurity(seccomp=None if profile is None else SecurityProfile(profile))
         wanted = container_input(POD, request(security=security), IMAGE, base)
         if planned:
-            assert plan_container(wanted, frozenset(), (), base).process.seccomp == b""
+            assert plan_container(wanted, frozenset(), (), base, local=True).process.seccomp == b""
         else:
             with pytest.raises(FailedPreconditionError, match="no seccomp filters"):
-                plan_container(wanted, frozenset(), (), base)
+                plan_container(wanted, frozenset(), (), base, local=True)
 
 
 @pytest.mark.parametrize(
@@ -274,7 +274,7 @@ def test_devices_of_the_host() -> None:
 
 def test_defaults_have_the_default_capabilities() -> None:
     base = settings("v1")
-    plan = plan_container(container_input(POD, request(), IMAGE, base), frozenset(), (), base)
+    plan = plan_container(container_input(POD, request(), IMAGE, base), frozenset(), (), base, local=True)
     assert plan.process.capabilities.permitted == DEFAULT_MASK
     assert isinstance(plan_exec(plan, ("true",)), ExecPlan)
     assert isinstance(plan_pod("p1", POD, base), PodPlan)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from crishim import codec
 from crishim.engine.plan.types import ContainerPlan
 from crishim.ids import new_id
 from crishim.pods.views import ContainerFilter, ContainerState, SandboxFilter, SandboxState
@@ -82,8 +83,8 @@ async def test_start_that_was_not_committed(tmp_path: Path) -> None:
         daemon.crash()
         keeper = await daemon.engine.adopt(pod_id)
         assert keeper is not None
-        await keeper.start_container(_plan(daemon, container_id))
-        await keeper.start_container(_plan(daemon, other))
+        await keeper.start_container(codec.frozen(_plan(daemon, container_id)))
+        await keeper.start_container(codec.frozen(_plan(daemon, other)))
         daemon.process(pod_id).end(other, 4)
         await daemon.start()
         assert daemon.runtime.container(container_id).state is RUNNING

@@ -1,34 +1,35 @@
-"""The child that becomes a container's first process, from clone3(2) to execve(2).
+"""The child that becomes a container's first process, from its birth to execve(2).
 
-It is a copy of the keeper in new mount and PID namespaces (the network, IPC and UTS namespaces are the keeper's own).
-It imports nothing: all modules are loaded, and before the root changes the import system is switched off, since
-from then on a late import would run the image's code as root.
+It is born in new mount and PID namespaces (the network, IPC and UTS namespaces are the keeper's own), as a copy of the
+keeper, or sharing its memory (`linux.vfork`). It imports nothing: all modules are loaded, and the keeper has switched
+the import system off (`forget_imports`), since once the root has changed a late import would run the image's code.
 """
 
 import sys
-from typing import Any, NoReturn
+from typing import Any
 
 from crishim.engine.execute import mounts, process, root
-from crishim.engine.execute.report import Reporter
+from crishim.engine.execute.report import Report, Reporter
 from crishim.linux import calls
 from crishim.linux.cgroups import apply as cgroups
+from crishim.linux.vfork import Program
 
 
 def run(
     plan: dict[str, Any],
-    reporter: Reporter,
+    report: Report,
     stdio: tuple[int, int, int],
     shm: int | str,
     place: str,
     *,
-    born_unified: bool,
+    born_unified: bool = False,
     screen: int = -1,
-) -> NoReturn:
-    """Carry out a ContainerPlan in the child; ends by exec, or by a report and `_exit`.
+) -> Program | None:
+    """Carry out a ContainerPlan in the child; return the program to exec, or None when a step failed and was reported.
 
     Args:
         plan: the JSON form of a ContainerPlan.
-        reporter: tells the keeper.
+        report: tells the keeper; a `Reporter` where there is a `screen`.
         stdio: fds for 0, 1 and 2; ignored where the plan has a terminal.
         shm: the pod's shared memory: an fd of a detached mount, or the path of an attached one.
         place: an empty directory on which the root is attached in this mount namespace.
@@ -38,35 +39,35 @@ def run(
     """
     try:
         if screen >= 0:
-            reporter.step = "namespaces"
+            report.step = "namespaces"
             process.screen(screen)
-        reporter.step = "control group"
+        report.step = "control group"
         group = plan["cgroup"]
         cgroups.join_self(group["directories"], group["version"], born_unified=born_unified)
         if plan["cgroup_namespace"]:
             calls.unshare(calls.CLONE_NEWCGROUP)
-        reporter.step = "process"
+        report.step = "process"
         process.prepare(plan["process"])
-        reporter.step = "root"
+        report.step = "root"
         calls.mount("", "/", "", calls.MS_REC | calls.MS_SLAVE)
         top = root.attach(root.mount_overlay(plan["root"]), place, attached=not plan["root"]["append"])
-        reporter.step = "mounts"
+        report.step = "mounts"
         context = mounts.Context(top, shm)
         mounts.apply(plan["mounts"], context)
-        reporter.step = "root"
-        forget_imports()
+        report.step = "root"
         root.pivot(top, readonly=plan["root"]["readonly"])
-        reporter.step = "terminal"
+        report.step = "terminal"
         if context.slave >= 0:
-            reporter.terminal(context.master)
+            report.terminal(context.master)
             stdio = (context.slave, context.slave, context.slave)
-        reporter.step = "stdio"
-        process.wire_stdio(*stdio, reporter)
-        if screen >= 0:
-            process.step_inside(reporter)
-        process.run(plan["process"], reporter, own_terminal=context.slave >= 0)
+        report.step = "stdio"
+        process.wire_stdio(*stdio, report)
+        if isinstance(report, Reporter) and screen >= 0:
+            process.step_inside(report)
+        return process.lower(plan["process"], report, own_terminal=context.slave >= 0)
     except BaseException as error:  # noqa: BLE001  whatever it is, the keeper must hear of it
-        reporter.fail(error)
+        report.fail(error)
+        return None
 
 
 def forget_imports() -> None:

@@ -460,8 +460,9 @@ def run(tar_fd: int, dest_fd: int, report_fd: int, options: Mapping[str, Any]) -
     except TarError as error:
         report = {"error": str(error), "kind": "tar", "errno": 0}
     except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        report = {"error": f"{where}{error.strerror}", "kind": "os", "errno": error.errno or 0}
+        # The reason first: a name may be as long as it likes, and the daemon cuts the sentence.
+        where = f": {error.filename}" if error.filename else ""
+        report = {"error": f"{error.strerror}{where}", "kind": "os", "errno": error.errno or 0}
     except Exception as error:  # noqa: BLE001  an unforeseen fault must reach the daemon, not a traceback with imports
         report = {"error": f"{type(error).__name__}: {error}", "kind": "fault", "errno": 0}
     data = memoryview(json.dumps(report).encode() + b"\n")

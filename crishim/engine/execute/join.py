@@ -1,17 +1,17 @@
 """The child that runs a further process in a running container (ExecSync, and later Exec).
 
 The keeper forks it into the container's PID namespace; here it joins the control group and the mount namespace of
-the container's first process, then ends like that one did: `process.run`. It is not dumpable, so nothing in the
+the container's first process, then ends like that one did: `process.lower`. It is not dumpable, so nothing in the
 container can look into it or reopen its executable before it execs (CVE-2019-5736, CVE-2016-9962).
 """
 
-from typing import Any, NoReturn
+from typing import Any
 
 from crishim.engine.execute import process
-from crishim.engine.execute.container import forget_imports
 from crishim.engine.execute.report import Reporter
 from crishim.linux import calls
 from crishim.linux.cgroups import apply as cgroups
+from crishim.linux.vfork import Program
 
 
 def run(
@@ -23,8 +23,10 @@ def run(
     own_cgroup_namespace: bool,
     born_unified: bool,
     screened: bool,
-) -> NoReturn:
-    """Carry out an ExecPlan in the child; `init` is the pidfd of the container's first process.
+) -> Program | None:
+    """Carry out an ExecPlan in the child; return the program to exec, or None when a step failed and was reported.
+
+    `init` is the pidfd of the container's first process.
 
     `screened`: the child is not in the container's PID namespace; a second process joins it in the end.
     """
@@ -38,13 +40,13 @@ def run(
         reporter.step = "process"
         process.prepare(plan["process"])
         reporter.step = "namespaces"
-        forget_imports()
         flags = calls.CLONE_NEWNS | (calls.CLONE_NEWCGROUP if own_cgroup_namespace else 0)
         calls.setns(init, flags, "the container's namespaces")
         reporter.step = "stdio"
         process.wire_stdio(*stdio, reporter)
         if screened:
             process.step_inside(reporter)
-        process.run(plan["process"], reporter, own_terminal=False)
+        return process.lower(plan["process"], reporter, own_terminal=False)
     except BaseException as error:  # noqa: BLE001  whatever it is, the keeper must hear of it
         reporter.fail(error)
+        return None

@@ -3,8 +3,9 @@
 Runs in the finished root (of the container itself or of the one that an exec joined). The order is what security
 hangs on, and is this: bounding set → groups, gid, uid → no_new_privs → working directory → program found and all
 arguments built → seccomp → capabilities → exec. Without no_new_privs the filter needs CAP_SYS_ADMIN, so it goes in
-just before the capabilities drop; with it, after them. Python ignores SIGPIPE and SIGXFSZ and exec keeps that, so
-all signals are put back first (field case E8).
+just before the capabilities drop; with it, after them. Python ignores SIGPIPE and SIGXFSZ, the keeper some more, and
+exec keeps that, so these signals are put back first (field case E8). The process may share the keeper's memory until
+it execs (`linux.vfork` says what it must not do then).
 """
 
 import _signal  # type: ignore[import-not-found]  # typeshed describes only what wraps it
@@ -17,19 +18,13 @@ import resource
 from typing import Any, NoReturn
 
 from crishim.engine.execute import paths, terminal, user
-from crishim.engine.execute.report import Reporter, StepError
+from crishim.engine.execute.report import Report, Reporter, StepError
 from crishim.linux import calls
+from crishim.linux.vfork import STATUS, Program
 
 _LAST_CAPABILITY = 63
-# `_signal` is what `signal` wraps in enums, which costs a forked child many page copies.
-_IGNORED_OR_HANDLED = (
-    _signal.SIGPIPE,
-    _signal.SIGXFSZ,
-    _signal.SIGCHLD,
-    _signal.SIGINT,
-    _signal.SIGTERM,
-    _signal.SIGHUP,
-)
+# `_signal` is what `signal` wraps in enums, which costs a forked child many page copies. Handled ones exec puts back.
+_IGNORED = (_signal.SIGPIPE, _signal.SIGXFSZ, _signal.SIGINT, _signal.SIGTERM, _signal.SIGHUP)
 
 
 def prepare(plan: dict[str, Any]) -> None:
@@ -40,22 +35,22 @@ def prepare(plan: dict[str, Any]) -> None:
         os.write(fd, str(adjustment).encode())
     os.setsid()
     calls.join_session_keyring()
-    for number in _IGNORED_OR_HANDLED:
-        _signal.signal(number, _signal.SIG_DFL)
+    for number in _IGNORED:
+        calls.default_signal(number)
     _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
 
 
-def wire_stdio(stdin: int, stdout: int, stderr: int, reporter: Reporter) -> None:
-    """Make the three fds 0, 1 and 2, and close every other one but the reporter's.
+def wire_stdio(stdin: int, stdout: int, stderr: int, report: Report) -> None:
+    """Make the three fds 0, 1 and 2, and close every other one but the report's.
 
     Close-on-exec is not enough (CVE-2024-21626): the image names the working directory and the program, and through
     /proc/self/fd it could name what lies below a mask or a read-only path, by an fd from before these were mounted.
     """
     fds = [fd if fd > 3 else fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 4) for fd in (stdin, stdout, stderr)]
-    reporter.move_to(3)
+    first = report.keep(3)
     for number, fd in enumerate(fds):
         os.dup2(fd, number, inheritable=True)
-    calls.close_from(4)
+    calls.close_from(first)
 
 
 def screen(target: int) -> None:
@@ -82,36 +77,55 @@ def step_inside(reporter: Reporter) -> None:
     os.setsid()
 
 
-def run(plan: dict[str, Any], reporter: Reporter, *, own_terminal: bool) -> NoReturn:
-    """Become the user's program; never returns. `own_terminal`: fd 0 is a terminal to take as controlling."""
+def lower(plan: dict[str, Any], report: Report, *, own_terminal: bool) -> Program:
+    """Lower the process to what the plan allows it, and return the program that it must exec now.
+
+    `own_terminal`: fd 0 is a terminal to take as controlling.
+    """
     root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    reporter.step = "user"
+    report.step = "user"
     identity = user.resolve(plan["user"], root)
-    reporter.user(identity.uid, identity.gid, identity.groups)
+    report.user(identity.uid, identity.gid, identity.groups)
     environment = _environment(plan["env"], identity.home)
     if own_terminal:
-        reporter.step = "terminal"
+        report.step = "terminal"
         terminal.make_controlling(0)
     _own_stdio(identity)
-    reporter.step = "rlimits"
+    report.step = "rlimits"
     for limit in plan["rlimits"]:
         _set_rlimit(limit)
     os.umask(plan["umask"])
     cwd = plan["cwd"]
-    reporter.step = "working directory"
+    report.step = "working directory"
     entered = _enter(root, cwd)
-    _drop_ids(plan["capabilities"], identity, reporter)
-    reporter.step = "working directory"
+    _drop_ids(plan["capabilities"], identity, report)
+    report.step = "working directory"
     _check_entered(root, cwd, entered=entered)
-    reporter.step = "exec"
+    report.step = "exec"
     program = _find_program(plan["argv"][0], environment)
-    argv = plan["argv"]
-    _confine(plan, reporter)
-    reporter.step = "exec"
+    argv = [os.fsencode(word) for word in plan["argv"]]
+    _confine(plan, report)
+    report.step = "exec"
+    return os.fsencode(program), argv, environment
+
+
+def become(program: Program | None, report: Report) -> NoReturn:
+    """Exec, in a process with memory of its own; without a program, or if the kernel refuses it, end."""
     try:
-        os.execve(program, argv, environment)  # noqa: S606  this is what a runtime is for
+        if program is not None:
+            path, argv, environment = program
+            os.execve(path, list(argv), environment)  # noqa: S606  this is what a runtime is for
     except OSError as error:
-        raise StepError(f"exec {argv[0]}: {_reason(error, program)}", error.errno or 0, program) from None
+        report_refusal(program, report, error.errno or 0)
+    finally:
+        os._exit(STATUS)
+
+
+def report_refusal(program: Program | None, report: Report, number: int) -> None:
+    """Report with which errno execve(2) refused the program, and what that means."""
+    if program is not None:
+        path, name = os.fsdecode(program[0]), os.fsdecode(program[1][0])
+        report.fail(StepError(f"exec {name}: {_reason(OSError(number, ''), path)}", number, path))
 
 
 def _environment(entries: list[str], home: str) -> dict[bytes, bytes]:
@@ -187,14 +201,14 @@ def _check_entered(root: int, cwd: str, *, entered: bool) -> None:
         raise StepError(f"working directory {cwd}: is outside the container's root", errno.EPERM, cwd)
 
 
-def _drop_ids(plan: dict[str, int], identity: user.Identity, reporter: Reporter) -> None:
+def _drop_ids(plan: dict[str, int], identity: user.Identity, report: Report) -> None:
     """Take on groups, gid and uid, and lower the bounding set; the capabilities themselves drop later."""
-    reporter.step = "capabilities"
+    report.step = "capabilities"
     bounding = plan["bounding"]
     for number in range(_LAST_CAPABILITY + 1):
         if not bounding >> number & 1 and not _drop_bound(number):
             break
-    reporter.step = "user"
+    report.step = "user"
     calls.prctl(calls.PR_SET_KEEPCAPS, 1)
     os.setgroups(identity.groups)
     os.setresgid(identity.gid, identity.gid, identity.gid)
@@ -213,26 +227,26 @@ def _drop_bound(number: int) -> bool:
     return True
 
 
-def _confine(plan: dict[str, Any], reporter: Reporter) -> None:
+def _confine(plan: dict[str, Any], report: Report) -> None:
     """Put no_new_privs, the filter and the final capabilities in force, in the order that each needs."""
     sets = plan["capabilities"]
     program = calls.seccomp_buffer(binascii.a2b_base64(plan["seccomp"])) if plan["seccomp"] else None
     permitted = sets["permitted"]
     if plan["no_new_privs"]:
-        reporter.step = "no_new_privs"
+        report.step = "no_new_privs"
         calls.prctl(calls.PR_SET_NO_NEW_PRIVS, 1)
-        reporter.step = "capabilities"
+        report.step = "capabilities"
         _set_capabilities(permitted, sets["ambient"])
-        reporter.step = "seccomp"
+        report.step = "seccomp"
         if program is not None:
             calls.seccomp_filter(program)
         return
-    reporter.step = "seccomp"
+    report.step = "seccomp"
     if program is not None:
         # setresuid emptied the effective set; the permitted one still has all (PR_SET_KEEPCAPS)
         calls.capset(permitted | _SYS_ADMIN | _SETPCAP, permitted | _SYS_ADMIN | _SETPCAP, 0)
         calls.seccomp_filter(program)
-    reporter.step = "capabilities"
+    report.step = "capabilities"
     _set_capabilities(permitted, sets["ambient"])
 
 

@@ -1,17 +1,15 @@
-"""How a child that sets itself up tells its keeper what happened: one packet at the failure, or EOF by exec.
+"""How a child that sets itself up tells its keeper what happened: the ids it found, and the step that failed.
 
-The child's end is close-on-exec: a successful execve(2) closes it, and the keeper reads EOF. Before that the child
-sends the ids it found (`user`). A step that fails sends its name, errno and the path or value, which become the
-CRI error's sentence. Nothing here formats a traceback: after the root has changed, a late import would load the
-image's modules as root.
+A child that shares the keeper's memory (`linux.vfork`) writes it down. A copy of the keeper sends packets; its end of
+the socket is close-on-exec, so a successful execve(2) closes it, and the keeper reads EOF. A failed step's name, errno
+and path or value become the CRI error's sentence. Nothing here formats a traceback: after the root has changed, a
+late import would load the image's modules as root.
 """
 
 import _socket
 import json
 import os
-from typing import NoReturn
-
-EXIT_STATUS = 128
+from typing import Any
 
 
 class StepError(Exception):
@@ -30,19 +28,55 @@ class StepError(Exception):
         self.path = path
 
 
-class Reporter:
-    """The child's side; `step` is kept up to date by the executor."""
+class Report:
+    """What a child tells of itself, where it shares its keeper's memory; `step` is kept up to date by the executor.
 
-    def __init__(self, sock: _socket.socket) -> None:
+    Args:
+        sock: through which a terminal's master goes to the keeper; None where there is no terminal.
+    """
+
+    def __init__(self, sock: _socket.socket | None = None) -> None:
         self.step = "start"
+        self.ids: list[Any] | None = None
+        self.error: dict[str, Any] | None = None
         self._sock = sock
 
-    def move_to(self, fd: int) -> None:
-        """Go on at this descriptor number; what it was before is closed."""
+    def keep(self, fd: int) -> int:
+        """Go on at this descriptor number, if one is needed; return the first that may be closed."""
+        return fd
+
+    def user(self, uid: int, gid: int, groups: list[int]) -> None:
+        """Tell the ids the process will have."""
+        self.ids = [uid, gid, groups]
+
+    def terminal(self, master: int) -> None:
+        """Hand over the terminal's master."""
+        if self._sock is None:
+            raise StepError("nobody waits for a terminal")
+        rights = master.to_bytes(4, "little")
+        self._sock.sendmsg(
+            [b'{"terminal":true}'], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, rights)], _socket.MSG_NOSIGNAL
+        )
+
+    def fail(self, error: BaseException) -> None:
+        """Tell the failed step."""
+        self.error = describe(self.step, error)["error"]
+
+
+class Reporter(Report):
+    """The same from a copy of the keeper: every word is a message."""
+
+    def __init__(self, sock: _socket.socket) -> None:
+        super().__init__(sock)
+        self._sock: _socket.socket = sock
+
+    def keep(self, fd: int) -> int:
+        """Move the socket to `fd`; what that was before is closed."""
         old = self._sock.detach()
         if old != fd:
             os.dup2(old, fd, inheritable=False)
         self._sock = _socket.socket(fileno=fd)
+        return fd + 1
 
     def moved(self, pid: int) -> None:
         """Tell that another process, a child of the keeper as well, goes on from here."""
@@ -53,25 +87,15 @@ class Reporter:
         members = ",".join([str(group) for group in groups])
         self._sock.send(f'{{"user":[{uid},{gid},[{members}]]}}'.encode(), _socket.MSG_NOSIGNAL)
 
-    def terminal(self, master: int) -> None:
-        """Hand over the terminal's master."""
-        rights = master.to_bytes(4, "little")
-        self._sock.sendmsg(
-            [b'{"terminal":true}'], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, rights)], _socket.MSG_NOSIGNAL
-        )
+    def fail(self, error: BaseException) -> None:
+        """Send the failed step."""
+        self._send(describe(self.step, error))
 
-    def fail(self, error: BaseException) -> NoReturn:
-        """Report the failed step and end the process."""
-        try:
-            self._send(describe(self.step, error))
-        finally:
-            os._exit(EXIT_STATUS)
-
-    def _send(self, message: dict[str, object]) -> None:
+    def _send(self, message: dict[str, Any]) -> None:
         self._sock.send(json.dumps(message).encode(), _socket.MSG_NOSIGNAL)
 
 
-def describe(step: str, error: BaseException) -> dict[str, object]:
+def describe(step: str, error: BaseException) -> dict[str, Any]:
     """Return the message of a failure: step, errno, path and sentence."""
     if isinstance(error, StepError):
         return {"error": {"step": step, "errno": error.number, "path": error.path, "message": error.message}}

@@ -9,6 +9,7 @@ name that happens to consist of digits: the image's author could map it to 0 (CV
 import errno
 import os
 import stat
+from collections.abc import Iterator
 from typing import Any
 
 from crishim.engine.execute.report import StepError
@@ -100,7 +101,7 @@ def _id(text: str | bytes) -> int:
 def _find_user(text: bytes, wanted: int | str) -> tuple[str, int, int, str] | None:
     """Return (name, uid, gid, home) of the first entry with this uid or name."""
     key = _bytes(wanted) if isinstance(wanted, str) else b""
-    for line in text.split(b"\n"):
+    for line in _lines(text):
         fields = line.split(b":")
         if len(fields) < 6 or not fields[0]:
             continue
@@ -112,13 +113,23 @@ def _find_user(text: bytes, wanted: int | str) -> tuple[str, int, int, str] | No
     return None
 
 
+def _lines(text: bytes) -> Iterator[bytes]:
+    """Return the lines one by one: a megabyte of them at once would swell the keeper, whose memory this may be."""
+    start = 0
+    while start < len(text):
+        end = text.find(b"\n", start)
+        end = len(text) if end < 0 else end
+        yield text[start:end]
+        start = end + 1
+
+
 def _bytes(name: str) -> bytes:
     return name.encode("utf-8", "surrogatepass")
 
 
 def _find_group(text: bytes, wanted: str) -> int:
     key = _bytes(wanted)
-    for line in text.split(b"\n"):
+    for line in _lines(text):
         fields = line.split(b":")
         if len(fields) >= 3 and fields[0] == key and _id(fields[2]) >= 0:
             return _id(fields[2])
@@ -129,6 +140,6 @@ def _memberships(text: bytes, name: str) -> list[int]:
     key = os.fsencode(name)
     return [
         _id(fields[2])
-        for fields in (line.split(b":") for line in text.split(b"\n"))
+        for fields in (line.split(b":") for line in _lines(text))
         if len(fields) >= 4 and _id(fields[2]) >= 0 and key in fields[3].split(b",")
     ]

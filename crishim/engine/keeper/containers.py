@@ -12,9 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from crishim.engine import wire
-from crishim.engine.execute import container as executor
-from crishim.engine.execute.report import Reporter
-from crishim.engine.keeper import reaper
+from crishim.engine.keeper import births, reaper
 from crishim.engine.keeper.children import (
     Child,
     Children,
@@ -90,7 +88,8 @@ Answer = Callable[..., None]
 class Containers:
     """Starts, signals and ends containers.
 
-    `on_exit` gets the fields of each end's journal entry; `on_gone` is called when one is let go of, ran it or not.
+    `place` is an empty directory on which roots are attached. `on_exit` gets the fields of each end's journal entry;
+    `on_gone` is called when one is let go of, ran it or not.
     """
 
     def __init__(
@@ -98,14 +97,13 @@ class Containers:
         loop: Loop,
         children: Children,
         shm: int | str,
-        place: str,
         on_exit: Callable[[dict[str, Any]], None],
         on_gone: Callable[[], None],
     ) -> None:
         self._loop = loop
         self._children = children
         self._shm = shm
-        self._place = place
+        self.place = ""
         self._on_exit = on_exit
         self._reaper: Child | None = None
         self._on_gone = on_gone
@@ -119,14 +117,21 @@ class Containers:
             cgroups.make(group["directories"])
             cgroups.write_all((w["directory"], w["file"], w["value"]) for w in group["writes"])
             _attach_device_program(group)
-            setup = self._fork(plan, container)
+            birth = self._bear(plan, container)
         except BaseException:
             self._discard(container)
             raise
         self.by_id[container.id] = container
-        watch_set_up(
-            self._loop, self._children, container.child, setup, lambda result: self._set_up(container, result, answer)
-        )
+        if birth.sock is not None:
+            watch_set_up(
+                self._loop,
+                self._children,
+                container.child,
+                birth.sock,
+                lambda setup: self._copied(container, setup, answer),
+            )
+        elif birth.report is not None:
+            self._set_up(container, birth.report.error, birth.report.ids, answer)
 
     def signal(self, container_id: str, number: int) -> bool:
         """Signal the first process; False if the container has ended."""
@@ -158,44 +163,44 @@ class Containers:
         """Return what a new daemon must know of each container that runs."""
         return [c.describe() for c in self.by_id.values() if c.state == "running"]
 
-    def _fork(self, plan: dict[str, Any], container: Container) -> Any:
-        """Fork the child; return the keeper's end of its report."""
-        ours, theirs = wire.pair()
+    def _bear(self, plan: dict[str, Any], container: Container) -> births.Birth:
+        """Make the first process, and take the keeper's ends of its stdio."""
         inner, outer = self._stdio(plan["stdio"])
-        born_in = -1
-        namespace = screen = -1
         try:
-            flags = calls.CLONE_NEWNS
-            if plan["pid"] == "new":
-                flags |= calls.CLONE_NEWPID
-            elif plan["pid"] != "host" and self.watched():
-                screen = self._pid_target(plan["pid"])
-            elif plan["pid"] != "host":
-                namespace = join_pid_namespace(self._pid_target(plan["pid"]))
-            born_in = unified(container.group)
-            pid, pidfd = calls.clone3(flags, born_in)
-            if pid == 0:
-                stdio = (inner[0], inner[1], inner[2])
-                born = born_in >= 0
-                executor.run(plan, Reporter(theirs), stdio, self._shm, self._place, born_unified=born, screen=screen)
+            birth = self._birth(plan, container, (inner[0], inner[1], inner[2]))
         except BaseException:
-            ours.close()
             wire.close_all([fd for _, fd in outer])
             raise
         finally:
-            if namespace >= 0:
-                leave_pid_namespace(namespace)
-            if born_in >= 0:
-                os.close(born_in)
-            theirs.close()
             wire.close_all(sorted(set(inner)))
-        container.child = self._children.add(pid, pidfd, lambda status: self._ended(container, status))
+        container.child = self._children.add(birth.pid, birth.pidfd, lambda status: self._ended(container, status))
         for name, fd in outer:
             if name == "stdin":
                 container.stdin = fd
             else:
                 container.streams.append(Stream(self._loop, fd, name, container.log))
-        return ours
+        return birth
+
+    def _birth(self, plan: dict[str, Any], container: Container, stdio: tuple[int, int, int]) -> births.Birth:
+        mode = plan["pid"]
+        if mode == "new" and births.can_share(plan):
+            return births.share(plan, calls.CLONE_NEWNS | calls.CLONE_NEWPID, stdio, self._shm, self.place)
+        namespace = screen = born_in = -1
+        flags = calls.CLONE_NEWNS
+        try:
+            if mode == "new":
+                flags |= calls.CLONE_NEWPID
+            elif mode != "host" and self.watched():
+                screen = self._pid_target(mode)
+            elif mode != "host":
+                namespace = join_pid_namespace(self._pid_target(mode))
+            born_in = unified(container.group)
+            return births.copy(plan, flags, stdio, self._shm, self.place, born_in=born_in, screen=screen)
+        finally:
+            if namespace >= 0:
+                leave_pid_namespace(namespace)
+            if born_in >= 0:
+                os.close(born_in)
 
     @staticmethod
     def _stdio(plan: dict[str, Any]) -> tuple[list[int], list[tuple[str, int]]]:
@@ -219,24 +224,29 @@ class Containers:
         """Return the pidfd of the process whose PID namespace is shared."""
         if mode == "pod":
             if self._reaper is None or self._reaper.pidfd < 0:
-                self._reaper = reaper.start(self._children, self._place)
+                self._reaper = reaper.start(self._children, self.place)
             return self._reaper.pidfd
         target = self.running(mode.partition(":")[2])
         if target is None:
             raise OSError(3, "the target container does not run")
         return target.child.pidfd
 
-    def _set_up(self, container: Container, result: Setup, answer: Answer) -> None:
+    def _copied(self, container: Container, setup: Setup, answer: Answer) -> None:
+        if setup.terminal >= 0:
+            container.terminal = setup.terminal
+            container.streams.append(Stream(self._loop, os.dup(setup.terminal), "stdout", container.log))
+        self._set_up(container, setup.error, setup.user, answer)
+
+    def _set_up(
+        self, container: Container, error: dict[str, Any] | None, user: list[Any] | None, answer: Answer
+    ) -> None:
         """The child runs its program, or has reported why not."""
-        if result.terminal >= 0:
-            container.terminal = result.terminal
-            container.streams.append(Stream(self._loop, os.dup(result.terminal), "stdout", container.log))
-        container.user = result.user
+        container.user = user
         ended = container.state == "ended"
         container.child.inspect()
-        if result.error is not None or not container.child.ran:
+        if error is not None or not container.child.ran:
             container.state = "failed"
-            answer(error=result.error or _silent(container))
+            answer(error=error or _silent(container))
             if ended:
                 self._discard(container)
             return
@@ -322,10 +332,9 @@ def _silent(container: Container) -> dict[str, Any]:
 
 
 def unified(group: dict[str, Any]) -> int:
-    """Return an fd of the group's v2 directory to be born in, or -1 on a legacy host."""
-    directory = group["directories"][0]
-    if group["version"] == 2 or os.access(f"{directory}/cgroup.subtree_control", os.F_OK):
-        return os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    """Return an fd of the group's v2 directory to be born in, or -1 on v1."""
+    if group["version"] == 2:
+        return os.open(group["directories"][0], os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     return -1
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from crishim.engine import wire
 from crishim.engine.execute import join as executor
+from crishim.engine.execute import process
 from crishim.engine.execute.report import Reporter
 from crishim.engine.keeper.children import (
     Child,
@@ -110,15 +111,17 @@ class Execs:
                 born_in = os.open(leaf, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
                 pid, pidfd = calls.clone3(0, born_in)
             if pid == 0:
-                executor.run(
+                reporter = Reporter(theirs)
+                program = executor.run(
                     plan,
-                    Reporter(theirs),
+                    reporter,
                     (fds[0], fds[1], fds[2]),
                     container.child.pidfd,
                     own_cgroup_namespace=container.cgroup_namespace,
                     born_unified=born_in >= 0,
                     screened=screened,
                 )
+                process.become(program, reporter)
         finally:
             if born_in >= 0:
                 os.close(born_in)

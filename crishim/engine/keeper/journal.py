@@ -22,6 +22,10 @@ class Journal:
         self._entries: list[dict[str, Any]] = []
         self._next = 1
 
+    def close(self) -> None:
+        """Let go of the file."""
+        os.close(self._fd)
+
     def add(self, entry: dict[str, Any]) -> dict[str, Any]:
         """Number and keep an entry; return it with its `seq`."""
         entry = {"seq": self._next, **entry}

@@ -4,9 +4,9 @@
 of ours: it is reported on stderr (the daemon's log) and the loop goes on, since containers depend on it.
 """
 
+import _signal  # type: ignore[import-not-found]  # what `signal` wraps in enums, which cost many page copies
 import os
 import select
-import signal
 import sys
 import time
 from collections.abc import Callable
@@ -32,8 +32,8 @@ class Loop:
     def watch_children(self, callback: Callback) -> None:
         """Call `callback` after children have ended."""
         self._on_child = callback
-        signal.set_wakeup_fd(self._woken_by, warn_on_full_buffer=False)
-        signal.signal(signal.SIGCHLD, _handle)
+        _signal.set_wakeup_fd(self._woken_by, warn_on_full_buffer=False)
+        _signal.signal(_signal.SIGCHLD, _handle)
 
     def add(self, fd: int, callback: Callback, events: int = READ) -> None:
         """Call `callback` while `fd` is ready."""
@@ -56,6 +56,13 @@ class Loop:
     def stop(self) -> None:
         """Leave `run` after the present round."""
         self._running = False
+
+    def close(self) -> None:
+        """Let go of its descriptors, where the process goes on after `run`."""
+        _signal.set_wakeup_fd(-1)
+        self._epoll.close()
+        os.close(self._wake)
+        os.close(self._woken_by)
 
     def run(self) -> None:
         """Dispatch until `stop`."""

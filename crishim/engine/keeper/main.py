@@ -15,13 +15,14 @@ Several connections may exist (an old daemon's that is not closed yet, a new one
 request that fails is answered with `error`, never ends the keeper.
 """
 
+import _signal  # type: ignore[import-not-found]  # what `signal` wraps in enums, which cost many page copies
 import _socket
 import os
-import signal
 from typing import Any
 
-from crishim.engine import wire
+from crishim.engine import spare, wire
 from crishim.engine.execute.report import StepError, describe
+from crishim.engine.keeper import births
 from crishim.engine.keeper import pod as pods
 from crishim.engine.keeper.children import Children
 from crishim.engine.keeper.connection import Connection
@@ -33,8 +34,6 @@ from crishim.linux import calls
 
 SOCKET = "keeper.sock"
 JOURNAL = "journal"
-SPARE_NAMESPACES = ("net", "ipc", "uts")
-SPARE_SHM_SIZE = 64 * 1024 * 1024
 _STOP_PATIENCE = 10.0
 
 
@@ -46,33 +45,30 @@ def run(plan: dict[str, Any], control: _socket.socket) -> None:
     except OSError as error:
         wire.send(control, {"event": "failed", **describe("pod", error)})
         return
-    _serve(plan, control, pod)
+    _serve(plan, control, Keeper(pod))
 
 
-def wait_as_spare(spawner: _socket.socket) -> None:
+def wait_as_spare(control: _socket.socket) -> None:
     """Be a keeper without a pod: everything that needs no plan is done, then the plan is waited for.
 
-    Ends when the spawner does. A kernel that cannot clone a detached mount needs the pod's directory first, so
-    there a spare is of no use, and it says so by ending.
+    The other end of `control` is first the spawner's, which hears that the spare is ready, then the daemon's. It ends
+    when that does. A kernel that cannot clone a detached mount needs the pod's directory first, so there a spare is of
+    no use, and it says so by ending.
     """
     calls.set_name("crishim-spare")
     calls.set_title("crishim-keeper (spare)")
     become()
-    pod = pods.prepare(SPARE_NAMESPACES, SPARE_SHM_SIZE, "")
+    pod = pods.prepare(spare.NAMESPACES, spare.SHM_SIZE, "")
     if not pods.can_clone(pod.shm):
         return
+    keeper = Keeper(pod)
     try:
-        wire.send(spawner, {"event": "spare"})
-        message, fds = wire.receive(spawner)
-    except wire.ClosedError:
+        control.send(b"ready")
+        births.ready()
+        message, _ = wire.receive(control)
+    except (wire.ClosedError, BrokenPipeError):
         return
-    spawner.close()
-    _serve(message["plan"], _socket.socket(fileno=fds[0]), pod)
-
-
-def fits_spare(plan: dict[str, Any]) -> bool:
-    """Tell whether a spare keeper has just what this pod wants."""
-    return tuple(plan["namespaces"]) == SPARE_NAMESPACES and plan["shm_size"] == SPARE_SHM_SIZE
+    _serve(message["plan"], control, keeper)
 
 
 def become() -> None:
@@ -80,17 +76,17 @@ def become() -> None:
     os.setsid()
     calls.prctl(calls.PR_SET_CHILD_SUBREAPER, 1)
     calls.prctl(calls.PR_SET_DUMPABLE, 0)
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+    _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
+    for number in (_signal.SIGINT, _signal.SIGHUP, _signal.SIGTERM):
+        _signal.signal(number, _signal.SIG_IGN)
 
 
-def _serve(plan: dict[str, Any], control: _socket.socket, pod: pods.Pod) -> None:
+def _serve(plan: dict[str, Any], control: _socket.socket, keeper: "Keeper") -> None:
     calls.set_name(f"crishim-{plan['pod_id'][:7]}")
     calls.set_title(f"crishim-keeper {plan['pod_id']}")
     try:
         pods.complete(plan)
-        keeper = Keeper(plan, pod)
+        keeper.take(plan)
     except (OSError, StepError) as error:
         wire.send(control, {"event": "failed", **describe("pod", error)})
         return
@@ -98,29 +94,45 @@ def _serve(plan: dict[str, Any], control: _socket.socket, pod: pods.Pod) -> None
 
 
 class Keeper:
-    """Serves connections and owns the pod's containers."""
+    """Serves connections and owns the pod's containers, in its `loop`."""
 
-    def __init__(self, plan: dict[str, Any], pod: pods.Pod) -> None:
-        self._pod_id: str = plan["pod_id"]
-        self._group: dict[str, Any] = plan["cgroup"]
+    def __init__(self, pod: pods.Pod) -> None:
+        self._pod_id = ""
         self._pod = pod
-        self._loop = Loop()
-        self._journal = Journal(f"{plan['directory']}/{JOURNAL}")
-        children = Children(self._loop)
-        self._containers = Containers(self._loop, children, pod.shm, plan["empty"], self._on_exit, self._leave)
-        self._execs = Execs(self._loop, children, self._containers)
+        self.loop = Loop()
+        self._journal: Journal
+        children = Children(self.loop)
+        self._containers = Containers(self.loop, children, pod.shm, self._on_exit, self._leave)
+        self._execs = Execs(self.loop, children, self._containers)
         self._connections: list[Connection] = []
         self._stopping: list[tuple[Connection, wire.Message]] = []
+        self._listener: _socket.socket
+
+    def take(self, plan: dict[str, Any]) -> None:
+        """Be this pod's."""
+        self._pod_id = plan["pod_id"]
+        self._containers.place = plan["empty"]
+        self._journal = Journal(f"{plan['directory']}/{JOURNAL}")
         self._listener = wire.listen(plan["directory"], SOCKET)
         self._listener.setblocking(False)
-        self._loop.add(self._listener.fileno(), self._accept)
+        self.loop.add(self._listener.fileno(), self._accept)
 
     def serve(self, control: _socket.socket) -> None:
         """Greet the first connection and run."""
         connection = self._connect(control)
         self._greet(connection, fds=tuple(self._pod.hand_over()))
         self._pod.close_network()
-        self._loop.run()
+        self.loop.run()
+
+    def close(self) -> None:
+        """Let go of all it holds, where the process goes on."""
+        for connection in list(self._connections):
+            connection.close()
+        self.loop.remove(self._listener.fileno())
+        self._listener.close()
+        self._journal.close()
+        self._pod.close()
+        self.loop.close()
 
     def _accept(self) -> None:
         try:
@@ -131,7 +143,7 @@ class Keeper:
         self._greet(self._connect(_socket.socket(fileno=fd)))
 
     def _connect(self, sock: _socket.socket) -> Connection:
-        connection = Connection(self._loop, sock, self._on_message, self._on_close)
+        connection = Connection(self.loop, sock, self._on_message, self._on_close)
         self._connections.append(connection)
         return connection
 
@@ -193,7 +205,7 @@ class Keeper:
         for container_id in list(self._containers.by_id):
             self._containers.kill(container_id)
         self._stopping.append((connection, message))
-        self._loop.later(_STOP_PATIENCE, self._loop.stop)
+        self.loop.later(_STOP_PATIENCE, self.loop.stop)
         self._leave()
 
     def _leave(self) -> None:
@@ -201,7 +213,7 @@ class Keeper:
             return
         for connection, message in self._stopping:
             connection.answer(message)
-        self._loop.stop()
+        self.loop.stop()
 
     def _on_exit(self, entry: dict[str, Any]) -> None:
         numbered = self._journal.add(entry)

@@ -36,6 +36,12 @@ class Pod:
         """Return the fds for the network set-up: the namespace, and a route socket made inside it."""
         return [self.netns, self.netlink.fileno()] if self.netlink is not None else []
 
+    def close(self) -> None:
+        """Let go of all of them."""
+        self.close_network()
+        if isinstance(self.shm, int):
+            os.close(self.shm)
+
     def close_network(self) -> None:
         """Close what was handed over: only the pin and the processes hold the namespace from then on."""
         if self.netlink is not None:

@@ -8,8 +8,8 @@ would reach what the reaper has. So it has nothing: an empty read-only root in a
 descriptor, no capability. Only then is its namespace handed out.
 """
 
+import _signal  # type: ignore[import-not-found]  # what `signal` wraps in enums, which cost many page copies
 import os
-import signal
 
 from crishim.engine.execute import root
 from crishim.engine.keeper.children import Child, Children
@@ -43,21 +43,21 @@ def start(children: Children, place: str) -> Child:
 def _reap_forever(place: str, confined: int) -> None:
     try:
         calls.set_name("crishim-reaper")
-        calls.prctl(calls.PR_SET_PDEATHSIG, signal.SIGKILL)
-        signal.set_wakeup_fd(-1)
-        for number in range(1, signal.NSIG):
-            if number not in {signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD}:
+        calls.prctl(calls.PR_SET_PDEATHSIG, _signal.SIGKILL)
+        _signal.set_wakeup_fd(-1)
+        for number in range(1, _signal.NSIG):
+            if number not in {_signal.SIGKILL, _signal.SIGSTOP, _signal.SIGCHLD}:
                 try:
-                    signal.signal(number, signal.SIG_IGN)
+                    _signal.signal(number, _signal.SIG_IGN)
                 except (OSError, ValueError):
                     continue
-        signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # children are reaped by the kernel (wait(2), NOTES)
+        _signal.signal(_signal.SIGCHLD, _signal.SIG_IGN)  # children are reaped by the kernel (wait(2), NOTES)
         _enter_nothing(place)
         calls.capset(0, 0, 0)
         os.write(confined, b"1")
         calls.close_from(0)
         while True:
-            signal.pause()
+            _signal.pause()
     finally:
         os._exit(1)
 

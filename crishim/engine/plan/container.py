@@ -6,7 +6,15 @@ from typing import Protocol
 
 from crishim.engine.plan import cgroup, mounts, process
 from crishim.engine.plan.pod import container_group
-from crishim.engine.plan.request import ContainerConfig, ImageConfig, Mount, NamespaceMode, Resources, SandboxConfig
+from crishim.engine.plan.request import (
+    ContainerConfig,
+    ImageConfig,
+    Mount,
+    NamespaceMode,
+    ProfileType,
+    Resources,
+    SandboxConfig,
+)
 from crishim.engine.plan.settings import PlanSettings
 from crishim.engine.plan.types import ContainerPlan, DeviceNode, OverlayRoot, StdioPlan
 from crishim.errors import InvalidArgumentError
@@ -64,7 +72,12 @@ class ContainerInput(Protocol):
 
 
 def plan_container(
-    wanted: ContainerInput, directories: frozenset[str], nodes: Sequence[DeviceNode], settings: PlanSettings
+    wanted: ContainerInput,
+    directories: frozenset[str],
+    nodes: Sequence[DeviceNode],
+    settings: PlanSettings,
+    *,
+    local: bool,
 ) -> ContainerPlan:
     """Return a container's plan.
 
@@ -73,6 +86,7 @@ def plan_container(
         directories: those of the mounts' host paths that are directories.
         nodes: the device nodes that the request (or its privilege) asks for.
         settings: of the instance.
+        local: no mount's host path is on a file system that waits for another machine or a process.
 
     Raises:
         InvalidArgumentError: with every problem, each with its field's path.
@@ -98,6 +112,23 @@ def plan_container(
         mounts=mounts.plan_mounts(config, wanted.mounts, directories, wanted.sandbox_id, group, nodes, settings),
         process=program,
         stdio=StdioPlan(wanted.log_path, config.stdin, config.stdin_once, config.tty),
+        shared=local and _shareable(config, settings),
+    )
+
+
+def _shareable(config: ContainerConfig, settings: PlanSettings) -> bool:
+    """Tell whether the first process may share the keeper's memory until it execs (`keeper.births`).
+
+    It then is born in the keeper's v2 control group, and to leave that costs more than the sharing saves; a profile of
+    the user's may kill it on its last steps; in a shared PID namespace the end of process 1 may; and the keeper must
+    not be stopped for a terminal's reader.
+    """
+    profile = config.security.seccomp
+    return (
+        settings.layout.unified is None
+        and config.security.namespaces.pid is NamespaceMode.CONTAINER
+        and not config.tty
+        and (profile is None or profile.profile_type is not ProfileType.LOCALHOST)
     )
 
 

@@ -123,8 +123,10 @@ def _cgroup_view(group: str, settings: PlanSettings, *, readonly: bool) -> Cgrou
     directories = layout.directories(group)
     if layout.version == 2:
         return CgroupView("/sys/fs/cgroup", readonly, (("", directories[0]),))
-    places = [*((layout.unified,) if layout.unified else ()), *layout.hierarchies]
-    named = [(basename(place.mountpoint), directory) for place, directory in zip(places, directories, strict=True)]
+    named = [
+        (basename(place.mountpoint), directory)
+        for place, directory in zip(layout.hierarchies, directories, strict=True)
+    ]
     links = [
         (basename(place.mountpoint), controller)
         for place in layout.hierarchies

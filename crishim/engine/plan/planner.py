@@ -15,6 +15,7 @@ from crishim.engine.plan.settings import PlanSettings
 from crishim.engine.plan.types import ContainerPlan, DeviceNode, ExecPlan, PodPlan
 from crishim.errors import InvalidArgumentError
 from crishim.linux import devices
+from crishim.linux.filesystems import is_local
 
 
 class Planner:
@@ -40,7 +41,8 @@ class Planner:
     def container(self, wanted: ContainerInput) -> ContainerPlan:
         """Return the container's plan; InvalidArgumentError names every problem."""
         directories = frozenset(mount.host_path for mount in wanted.mounts if os.path.isdir(mount.host_path))
-        return plan_container(wanted, directories, _nodes(wanted.config), self.settings)
+        local = all(is_local(mount.host_path) for mount in wanted.mounts)
+        return plan_container(wanted, directories, _nodes(wanted.config), self.settings, local=local)
 
     def exec(self, plan: ContainerPlan, command: Sequence[str]) -> ExecPlan:
         """Return the plan of an exec in the container of `plan`, without a terminal."""

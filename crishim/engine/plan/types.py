@@ -224,7 +224,8 @@ class ContainerPlan:
     """Everything about one container.
 
     `pid` is `new` (an own PID namespace), `pod` (the pod's shared one), `host`, or `container:<id>` (that
-    container's). The network, IPC and UTS namespaces are the keeper's own and need no mention.
+    container's). The network, IPC and UTS namespaces are the keeper's own and need no mention. `shared`: until it
+    execs, the first process may share the keeper's memory, which stops the keeper for as long.
     """
 
     container_id: str
@@ -236,6 +237,7 @@ class ContainerPlan:
     mounts: tuple[MountOperation, ...]
     process: ProcessPlan
     stdio: StdioPlan
+    shared: bool = False
     version: int = PLAN_VERSION
 
 

@@ -13,19 +13,19 @@ SIGKILL = 9
 def kill(dirs: Sequence[str], version: int) -> None:
     """Send SIGKILL to every process of the group and of the groups below it, frozen or not.
 
-    With a v2 directory (v2 and hybrid hosts) by `cgroup.kill`, which misses no process that forks meanwhile. On a
-    legacy host the group is frozen, everything in it gets the signal, and it is thawed. Does not wait for the
-    processes to be reaped.
+    On v2 by `cgroup.kill`, which misses no process that forks meanwhile. On v1 the group is frozen, everything in it
+    gets the signal, and it is thawed. Does not wait for the processes to be reaped.
     """
-    try:
-        write(dirs[0], "cgroup.kill", "1")
-    except OSError as error:
-        if error.errno not in GONE:
-            raise
-        if version == 2:
-            return
+    if version == 2:
+        try:
+            write(dirs[0], "cgroup.kill", "1")
+        except OSError as error:
+            if error.errno not in GONE:
+                raise
+        return
+    if pids(dirs):
         _kill_frozen(dirs)
-    # A v1-frozen task takes its SIGKILL only once thawed; a v2-frozen one at once.
+    # A frozen task takes its SIGKILL only once thawed.
     _thaw_legacy(dirs)
 
 

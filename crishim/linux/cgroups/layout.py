@@ -1,12 +1,13 @@
 """Where control groups are mounted on this host, and which directory belongs to a group.
 
-Three kinds of host exist: cgroup v2 alone (*unified*), v1 alone (*legacy*), and v1 with a second, controller-less
-v2 mount beside it (*hybrid*). A `Layout` describes any of them, and turns a group's name, like
+Two kinds of host exist: cgroup v2 alone (*unified*), and v1 (*legacy*). A v2 mount without controllers may stand
+beside v1; it is left alone: what it has to offer, v1's freezer can do, and a process gets into a v2 group only by
+being born there or by a wait of 5-13 ms. A `Layout` describes either kind, and turns a group's name, like
 `/kubepods/burstable/pod1/abc`, into the list of its directories. Out of scope: touching a group (`apply`) and
 deciding what is written into it (`settings`).
 
-Invariant: `directories()` gives the v2 directory first wherever there is one (v2 and hybrid hosts), then memory,
-then freezer, then the rest; `apply` relies on this order to find its files with few failed opens.
+Invariant: `directories()` gives the v2 directory alone, or memory's, then the freezer's, then the rest; `apply`
+relies on this order to find its files with few failed opens.
 
 Sources: cgroups(7), proc(5) `/proc/pid/mountinfo`, the kernel's admin-guide/cgroup-v2.rst.
 """
@@ -50,7 +51,7 @@ class Layout:
     Args:
         version: 2 if the controllers are on the v2 hierarchy, else 1.
         hierarchies: the v1 hierarchies with a controller that crishim uses; empty on version 2.
-        unified: the v2 mount; None on a legacy host.
+        unified: the v2 mount; None on version 1.
     """
 
     version: int
@@ -59,25 +60,19 @@ class Layout:
 
     @property
     def kind(self) -> str:
-        """Return `unified`, `hybrid` or `legacy`."""
-        if self.version == 2:
-            return "unified"
-        return "hybrid" if self.unified else "legacy"
+        """Return `unified` or `legacy`."""
+        return "unified" if self.unified else "legacy"
 
     def directories(self, group: str) -> tuple[str, ...]:
-        """Return the group's directory in each hierarchy, the v2 one first where there is one."""
-        first = (self.unified,) if self.unified else ()
-        return tuple(h.directory(group) for h in (*first, *self.hierarchies))
+        """Return the group's directory in each hierarchy."""
+        return tuple(h.directory(group) for h in ((self.unified,) if self.unified else self.hierarchies))
 
     def hierarchy(self, controller: str) -> Hierarchy | None:
-        """Return the hierarchy that holds `controller`; on v2 `devices` and `freezer` are always there.
-
-        The v2 side of a hybrid host counts for none, whatever it offers: see `making.make`.
-        """
-        if self.version == 2:
-            unified = self.unified
+        """Return the hierarchy that holds `controller`; on v2 `devices` and `freezer` are always there."""
+        unified = self.unified
+        if unified is not None:
             builtin = controller in {"devices", "freezer", "cpuacct"}
-            return unified if unified and (builtin or controller in unified.controllers) else None
+            return unified if builtin or controller in unified.controllers else None
         return next((h for h in self.hierarchies if controller in h.controllers), None)
 
     def has(self, controller: str) -> bool:
@@ -123,7 +118,7 @@ def parse(mountinfo: str, membership: str, available: str = "") -> Layout:
                 legacy.update(dict.fromkeys(controllers, found))
     ordered = tuple(dict.fromkeys(legacy[name] for name in USED if name in legacy))
     if ordered:
-        return Layout(1, ordered, unified)
+        return Layout(1, ordered)
     if unified is None or not unified.controllers:
         raise FailedPreconditionError(
             "no control groups with controllers are mounted; mount cgroup2 on /sys/fs/cgroup (see cgroups(7))"

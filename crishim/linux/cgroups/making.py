@@ -22,8 +22,6 @@ def make(dirs: Sequence[str], *, parent: bool = False) -> None:
     Raises:
         OSError: a directory or a controller could not be made available; nothing is undone.
     """
-    # On a hybrid host the v2 side only tracks processes: passing what few controllers it may have on would forbid
-    # processes in inner groups ("no internal processes", cgroup-v2.rst), which v1 users rely on.
     for directory in dirs:
         _make_one(directory, parent=parent, alone=len(dirs) == 1)
 
@@ -90,12 +88,11 @@ def join_self(dirs: Sequence[str], version: int, *, born_unified: bool = False) 
     Raises:
         OSError: EBUSY on v2 if the group passes controllers on to children (see `leaf`).
     """
-    rest = list(dirs)
-    if version == 2 or os.access(f"{dirs[0]}/cgroup.subtree_control", os.F_OK):
-        rest = rest[1:]
+    if version == 2:
         if not born_unified:
             write(dirs[0], "cgroup.procs", "0")
-    for directory in rest:
+        return
+    for directory in dirs:
         write(directory, "tasks", "0")
 
 
