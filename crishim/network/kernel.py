@@ -15,7 +15,7 @@ from crishim.linux.netlink import conntrack, wire
 from crishim.linux.netlink import link as links
 from crishim.linux.netlink.connection import NETFILTER, Connection
 from crishim.linux.nft import listing, messages, transaction
-from crishim.network import firewall
+from crishim.network import firewall, sysctl
 from crishim.network.bridge import (
     Bridge,
     allow_loopback,
@@ -212,14 +212,21 @@ class Kernel:
                 yield from (firewall.parse(name, element) for element in messages.parse_elements(message.payload))
 
     def _forget_flows(self, rules: Sequence[PortRule]) -> None:
-        connection = self._filters()
-        for rule in rules:
-            if rule.protocol != PROTOCOLS["udp"]:
+        """Forget the tracked flows to published UDP ports; one walk of the kernel's table for each family."""
+        for version, family in ((4, socket.AF_INET), (6, socket.AF_INET6)):
+            wanted = {
+                (socket.inet_pton(family, rule.host_ip) if rule.host_ip else b"", rule.host_port)
+                for rule in rules
+                if rule.protocol == PROTOCOLS["udp"] and rule.version == version
+            }
+            if not wanted or sysctl.read("netfilter/nf_conntrack_count") == "0":
                 continue
-            family = socket.AF_INET if rule.version == 4 else socket.AF_INET6
-            given = socket.inet_pton(family, rule.host_ip) if rule.host_ip else b""
-            for flow in connection.dump(conntrack.list_udp(family, rule.host_port, given)):
-                self._has(connection, conntrack.delete(flow.payload))
+            address, port = next(iter(wanted)) if len(wanted) == 1 else (b"", 0)
+            connection = self._filters()
+            for flow in connection.dump(conntrack.list_udp(family, port, address)):
+                target, number = conntrack.destination(flow.payload)
+                if (target, number) in wanted or (b"", number) in wanted:
+                    self._has(connection, conntrack.delete(flow.payload))
 
     def _routes(self) -> Connection:
         if self._route is None:

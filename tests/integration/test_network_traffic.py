@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from crishim.linux.netlink import conntrack
+from crishim.linux.netlink.connection import NETFILTER, Connection
 from crishim.network.embedded import EmbeddedNetwork
 from crishim.network.ipam import MemoryLeases
 from crishim.network.model import AttachRequest, HostPort
@@ -168,6 +170,51 @@ def test_udp_from_a_fixed_port_reaches_the_pod_that_took_over(world: World) -> N
                 assert await call(world.outside, "192.0.2.1", 9999, UDP, source=4000) == "second 192.0.2.2"
 
     play(world, story)
+
+
+def test_flows_of_other_ports_and_addresses_are_left_alone(world: World) -> None:
+    """Several UDP ports of one pod are looked up in one walk: only what was published is forgotten."""
+
+    async def story(network: EmbeddedNetwork) -> None:
+        pod = world.pod()
+        ports = (HostPort("udp", 53, 9999), HostPort("udp", 53, 9998, "192.0.2.1"), HostPort("udp", 53, 9996, "::"))
+        callers = [("192.0.2.1", port) for port in (9999, 9998, 9997)] + [
+            ("2001:db8::1", port) for port in (9996, 9997)
+        ]
+        with (
+            Service(world.host, UDP, 9999, "host"),
+            Service(world.host, UDP, 9998, "host"),
+            Service(world.host, UDP, 9997, "host"),
+            Service(world.host, UDP, 9996, "host", V6),
+            Service(world.host, UDP, 9997, "host", V6),
+        ):
+            world.host.run("nft", "add", "table", "inet", "track")
+            world.host.run("nft", "add", "rule", *_tracking(world))
+            for address, port in callers:
+                assert (await call(world.outside, address, port, UDP, source=4000)).startswith("host ")
+            await attach(network, pod, *ports)
+            with Service(pod, UDP, 53, "pod"), Service(pod, UDP, 53, "pod", V6):
+                answers = [(await call(world.outside, a, p, UDP, source=4000)).split()[0] for a, p in callers]
+                assert answers == ["pod", "pod", "host", "pod", "host"]
+                assert _tracked(world) == {9996, 9997, 9998, 9999}
+                await network.detach(pod.id, None)
+                assert _tracked(world) == {9997}
+        world.host.run("nft", "delete", "table", "inet", "track")
+
+    play(world, story)
+
+
+def _tracking(world: World) -> tuple[str, ...]:
+    chain = "{ type filter hook prerouting priority 0; }"
+    world.host.run("nft", "add", "chain", "inet", "track", "c", chain)
+    return "inet", "track", "c", "ct", "state", "new", "counter"
+
+
+def _tracked(world: World) -> set[int]:
+    """Return the ports that tracked UDP flows from outside went to first."""
+    with inside(world.host.fd), Connection(NETFILTER) as connection:
+        flows = [flow for family in (2, 10) for flow in connection.dump(conntrack.list_udp(family))]
+    return {conntrack.destination(flow.payload)[1] for flow in flows} & set(range(9990, 10000))
 
 
 def test_counters_are_the_pods_view(world: World) -> None:

@@ -11,6 +11,7 @@ from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
 from crishim.linux.netlink import address, conntrack, link, wire
 from crishim.linux.netlink.connection import failure_of
+from crishim.linux.nft import listing
 
 
 @given(st.dictionaries(st.integers(0, 0x3FFF), st.binary(max_size=300), max_size=12))
@@ -135,3 +136,36 @@ def test_a_flow_is_deleted_by_its_own_tuple_and_id() -> None:
     values = wire.attributes(conntrack.delete(flow).payload, 4)
     assert set(values) == {1, 12}
     assert values[12] == struct.pack(">I", 77)
+
+
+def test_the_destination_of_a_flow() -> None:
+    def flow(family: int, kind: int, address: bytes, port: int) -> bytes:
+        proto = wire.nested(2, wire.u8(1, 17), wire.attribute(3, port.to_bytes(2, "big")))
+        return bytes((family, 0, 0, 0)) + wire.nested(1, wire.nested(1, wire.attribute(kind, address)), proto)
+
+    assert conntrack.destination(flow(2, 2, b"\x0a\1\2\3", 9999)) == (b"\x0a\1\2\3", 9999)
+    assert conntrack.destination(flow(10, 4, bytes(15) + b"\1", 53)) == (bytes(15) + b"\1", 53)
+    assert conntrack.destination(bytes((2, 0, 0, 0))) == (b"", 0)
+
+
+def test_routes_of_the_main_table_only() -> None:
+    def route(family: int, length: int, table: int, *values: bytes, kind: int = 1) -> bytes:
+        return struct.pack("=BBBBBBBBI", family, length, 0, 0, table, 3, 0, kind, 0) + b"".join(values)
+
+    gateway = wire.attribute(5, bytes((10, 1, 0, 1)))
+    target = wire.attribute(1, bytes((10, 1, 0, 0)))
+    assert address.parse_route(route(2, 0, 254, gateway, wire.u32(4, 7))) == address.Route(7, "default", "10.1.0.1")
+    assert address.parse_route(route(2, 16, 254, target, wire.u32(4, 7))) == address.Route(7, "10.1.0.0/16")
+    assert address.parse_route(route(2, 16, 255, target)) is None
+    assert address.parse_route(route(2, 16, 254, target, kind=2)) is None
+
+
+def test_chains_and_the_generation_of_nftables() -> None:
+    head = struct.pack(">BBH", 1, 0, 5)
+    hook = wire.nested(4, wire.be32(1, 2), wire.be32(2, -10))
+    named = wire.text(1, "t") + wire.text(3, "c")
+    base = head + named + hook + wire.be32(5, 0) + wire.text(7, "filter")
+    assert listing.parse_chain(base) == listing.Chain("inet", "t", "c", listing.FORWARD, -10, listing.DROP, "filter")
+    assert listing.parse_chain(head + named) == listing.Chain("inet", "t", "c")
+    assert listing.parse_generation(head + wire.be32(1, 77)) == 77
+    assert listing.parse_generation(head) == 0

@@ -33,9 +33,12 @@ _MATCH_PROTO_NUM = 1 << 3
 _MATCH_PROTO_DST_PORT = 1 << 5
 
 
-def list_udp(family: int, port: int, address: bytes = b"") -> wire.Request:
-    """Ask for the UDP flows whose first packet went to `port`, and to `address` (network order) if given (a dump)."""
-    flags = _MATCH_PROTO_NUM | _MATCH_PROTO_DST_PORT
+def list_udp(family: int, port: int = 0, address: bytes = b"") -> wire.Request:
+    """Ask for the UDP flows whose first packet went to `port`, and to `address` (network order), if given (a dump).
+
+    The kernel walks its whole table for it: more than ten milliseconds where that is large, so ask once for many ports.
+    """
+    flags = _MATCH_PROTO_NUM | (_MATCH_PROTO_DST_PORT if port else 0)
     inner = b""
     if address:
         flags |= _MATCH_IP_DST
@@ -52,7 +55,15 @@ def list_udp(family: int, port: int, address: bytes = b"") -> wire.Request:
             wire.nested(_FILTER, wire.u32(_FILTER_ORIG_FLAGS, flags), wire.u32(_FILTER_REPLY_FLAGS, 0)),
         )
     )
-    return wire.Request(_GET, 0, payload, f"list tracked UDP flows to port {port}")
+    return wire.Request(_GET, 0, payload, f"list tracked UDP flows to port {port or 'any'}")
+
+
+def destination(flow: bytes) -> tuple[bytes, int]:
+    """Return the address (network order) and port that a flow's first packet went to."""
+    original = wire.attributes(wire.attributes(flow, _HEADER.size).get(_TUPLE_ORIG, b""))
+    addresses = wire.attributes(original.get(_TUPLE_IP, b""))
+    port = wire.attributes(original.get(_TUPLE_PROTO, b"")).get(_PROTO_DST_PORT, b"\0\0")
+    return addresses.get(_V4_DST if flow[0] == socket.AF_INET else _V6_DST, b""), int.from_bytes(port, "big")
 
 
 def delete(flow: bytes) -> wire.Request:
