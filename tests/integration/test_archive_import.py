@@ -126,8 +126,8 @@ async def test_a_name_moves_to_the_new_image(tmp_path: Path) -> None:
 async def test_a_bad_tarball_is_told_and_leaves_nothing(
     tmp_path: Path, data: bytes, order: Order, kind: type[CrishimError], part: str
 ) -> None:
-    limits = {"max_ratio": 200, "max_layer_bytes": 5 << 20 if "max_layer" in part else 1 << 40}
-    async with Service(str(tmp_path), **limits) as service:
+    largest = 5 << 20 if "max_layer" in part else 1 << 40
+    async with Service(str(tmp_path), max_ratio=200, max_layer_bytes=largest) as service:
         with pytest.raises(kind, match=part):
             await service.images.archives.import_image(chunks(data), order, unheard)
         assert await left(service) == []

@@ -66,7 +66,7 @@ def everything() -> bytes:
 
 def tree(top: str) -> dict[str, tuple[object, ...]]:
     """Return what is to be known of each file below a directory."""
-    found = {}
+    found: dict[str, tuple[object, ...]] = {}
     for base, directories, files in os.walk(top):
         for name in (*directories, *files):
             path = os.path.join(base, name)
