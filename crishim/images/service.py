@@ -86,7 +86,7 @@ class Images:
             self.collect,
             paths.content,
         )
-        self._pulls: Shared[Pulled] = Shared()
+        self._pulls: Shared[tuple[Pulled, Progress]] = Shared()
         self._pull_slots = asyncio.Semaphore(settings.parallel_pulls)
         self._progress: dict[Reason, Progress] = {}
         self._pushes: list[Push] = []
@@ -142,20 +142,28 @@ class Images:
         """Pull, or find unchanged by one request, and return the image's id; equal calls share one pull."""
         wanted = parse_reference(reference)
         reason = (wanted, Login(credentials, wanted.host).key)
-        return (await self._pulls.run(reason, lambda: self._pull(reason, credentials))).id
+        pulled, _ = await self._pulls.run(reason, lambda: self._pull(reason, credentials))
+        return pulled.id
 
     async def pull_watched(self, reference: str, credentials: Credentials | None, report: Report) -> Pulled:
         """Pull with progress; shares the pull with equal calls of `pull`."""
         wanted = parse_reference(reference, "image")
         reason = (wanted, Login(credentials, wanted.host).key)
 
+        ended: list[Progress] = []
+
+        async def work() -> Pulled:
+            pulled, progress = await self._pulls.run(reason, lambda: self._pull(reason, credentials))
+            ended.append(progress)
+            return pulled
+
         def look() -> list[Item]:
-            progress = self._progress.get(reason)
-            return progress.items(self._content, self._assembler) if progress else []
+            seen = ended or ([self._progress[reason]] if reason in self._progress else [])
+            return [item for progress in seen for item in progress.items(self._content, self._assembler)]
 
-        return await reported(self._pulls.run(reason, lambda: self._pull(reason, credentials)), look, report)
+        return await reported(work(), look, report)
 
-    async def _pull(self, reason: Reason, credentials: Credentials | None) -> Pulled:
+    async def _pull(self, reason: Reason, credentials: Credentials | None) -> tuple[Pulled, Progress]:
         wanted = reason[0]
         begun = monotonic()
         progress = Progress(self._observer.image_received)
@@ -173,7 +181,7 @@ class Images:
             outcome = type(error).__name__.removesuffix("Error")
             raise
         else:
-            return Pulled(record.id, str(wanted), digest, cached)
+            return Pulled(record.id, str(wanted), digest, cached), progress
         finally:
             del self._progress[reason]
             self.collect()

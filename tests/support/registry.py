@@ -1,6 +1,7 @@
 """A real registry (Debian's docker-registry) on a loopback port, with its own directory, and skopeo to fill it."""
 
 import os
+import re
 import socket
 import subprocess
 from typing import NamedTuple
@@ -18,6 +19,10 @@ storage:
 http:
   addr: 127.0.0.1:{port}
 """
+_TLS = "  tls: {{certificate: {0}.crt, key: {0}.key}}\n"
+_PASSWORDS = "auth: {{htpasswd: {{realm: test, path: {0}}}}}\n"
+USER, PASSWORD = "tester", "secret"
+_HASH = "$2y$05$abcdefghijklmnopqrstuuOQiyCxlgf/oeuTqixKmWdcYUh4Hjl0a"
 
 
 class PushedImage(NamedTuple):
@@ -28,9 +33,14 @@ class PushedImage(NamedTuple):
 
 
 class Registry:
-    """A registry that lives for one or more tests; `host` is `127.0.0.1:PORT`."""
+    """A registry that lives for one or more tests; `host` is `127.0.0.1:PORT`.
 
-    def __init__(self, directory: str) -> None:
+    Args:
+        directory: holds all of it; `registry.log` there names every request.
+        private: speak TLS, with the authority of `certificate`, and let in USER with PASSWORD only.
+    """
+
+    def __init__(self, directory: str, *, private: bool = False) -> None:
         self.directory = directory
         self.port = free_port()
         self.host = f"127.0.0.1:{self.port}"
@@ -38,12 +48,22 @@ class Registry:
         config = os.path.join(directory, "config.yml")
         with open(config, "w", encoding="utf-8") as file:
             file.write(_CONFIG.format(directory=os.path.join(directory, "data"), port=self.port))
+            if private:
+                file.write(_TLS.format(_certificate(directory)) + _PASSWORDS.format(f"{directory}/htpasswd"))
+        with open(os.path.join(directory, "htpasswd"), "w", encoding="utf-8") as file:
+            file.write(f"{USER}:{_HASH}\n")
+        self.certificate = os.path.join(directory, "server.crt")
         self._program = Program([program, "serve", config], os.path.join(directory, "registry.log"))
         self._program.wait_until(self._answers)
 
     def _answers(self) -> bool:
         with socket.socket() as probe:
             return probe.connect_ex(("127.0.0.1", self.port)) == 0
+
+    def requests(self) -> list[str]:
+        """Return the request lines so far, like `GET /v2/ HTTP/1.1`."""
+        with open(os.path.join(self.directory, "registry.log"), encoding="utf-8", errors="replace") as file:
+            return re.findall(r'"([A-Z]+ /v2/[^"]*)"', file.read())
 
     def push(self, layout: str, name: str) -> str:
         """Push an OCI layout (a directory) as `name` (like `demo:1`) and return the full reference."""
@@ -63,3 +83,13 @@ class Registry:
     def close(self) -> None:
         """End the registry."""
         self._program.stop()
+
+
+def _certificate(directory: str) -> str:
+    """Make a key and a certificate of its own for 127.0.0.1; return their path without `.key` and `.crt`."""
+    openssl = need_program("openssl", "openssl")
+    path = os.path.join(directory, "server")
+    command = [openssl, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    names = ["-subj", "/CN=test", "-addext", "subjectAltName=IP:127.0.0.1"]
+    subprocess.run([*command, *names, "-keyout", f"{path}.key", "-out", f"{path}.crt"], check=True, capture_output=True)
+    return path
