@@ -5,6 +5,7 @@ module is imported. Invariant: an error is a sentence on standard error, never a
 """
 
 import importlib
+import keyword
 import os
 import sys
 from collections.abc import Sequence
@@ -23,6 +24,9 @@ COMMANDS = {
     "tag": "give an image more names",
     "rmi": "take names of images away, and images with their last name",
     "prune": "remove images that nothing uses",
+    "save": "write images to an archive",
+    "load": "take in the images of an archive",
+    "import": "make an image from the tarball of a root file system",
     "version": "print the version",
 }
 
@@ -66,7 +70,8 @@ def _dispatch(words: list[str]) -> int:
         return 0
     if name not in COMMANDS:
         return _fail(f"unknown command {name!r}, see 'crishim --help'", USAGE)
-    status: int = importlib.import_module(f"crishim.cli.{name}").run(rest)
+    module = f"{name}_" if keyword.iskeyword(name) else name
+    status: int = importlib.import_module(f"crishim.cli.{module}").run(rest)
     return status
 
 
