@@ -45,7 +45,11 @@ from crishim.pods.ports import ContainerInput
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "plans"
 CASES = sorted(path.stem for path in GOLDEN.glob("*.json"))
-LOCALHOST = {"defaultAction": "SCMP_ACT_ERRNO", "syscalls": [{"names": ["read"], "action": "SCMP_ACT_ALLOW"}]}
+LOCALHOST = {
+    "flags": ["SECCOMP_FILTER_FLAG_LOG", "SECCOMP_FILTER_FLAG_SPEC_ALLOW"],
+    "defaultAction": "SCMP_ACT_ERRNO",
+    "syscalls": [{"names": ["read"], "action": "SCMP_ACT_ALLOW"}],
+}
 
 
 def settings(name: str) -> PlanSettings:

@@ -80,6 +80,7 @@ def changed(path: list[Any], value: Any) -> Any:
         (changed(["archMap"], [{"architecture": "SCMP_ARCH_S390X"}]), "architectures"),
         (changed(["architectures"], ["amd64"]), "architectures"),
         (changed(["flags"], ["SECCOMP_FILTER_FLAG_NEW_LISTENER"]), "flags[0]"),
+        (changed(["flags"], [["SECCOMP_FILTER_FLAG_LOG"]]), "flags[0]"),
         (changed(["listenerPath"], "/x"), "listenerPath"),
         (changed(["syscall"], []), "syscall"),
         (changed(["syscalls"], {}), "syscalls"),

@@ -231,6 +231,7 @@ def _confine(plan: dict[str, Any], report: Report) -> None:
     """Put no_new_privs, the filter and the final capabilities in force, in the order that each needs."""
     sets = plan["capabilities"]
     program = calls.seccomp_buffer(binascii.a2b_base64(plan["seccomp"])) if plan["seccomp"] else None
+    flags = plan.get("seccomp_flags", 0)  # a daemon from before the field does not send it
     permitted = sets["permitted"]
     if plan["no_new_privs"]:
         report.step = "no_new_privs"
@@ -239,13 +240,13 @@ def _confine(plan: dict[str, Any], report: Report) -> None:
         _set_capabilities(permitted, sets["ambient"])
         report.step = "seccomp"
         if program is not None:
-            calls.seccomp_filter(program)
+            calls.seccomp_filter(program, flags)
         return
     report.step = "seccomp"
     if program is not None:
         # setresuid emptied the effective set; the permitted one still has all (PR_SET_KEEPCAPS)
         calls.capset(permitted | _SYS_ADMIN | _SETPCAP, permitted | _SYS_ADMIN | _SETPCAP, 0)
-        calls.seccomp_filter(program)
+        calls.seccomp_filter(program, flags)
     report.step = "capabilities"
     _set_capabilities(permitted, sets["ambient"])
 

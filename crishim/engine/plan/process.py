@@ -43,6 +43,7 @@ def plan_process(
     if any("\0" in word for word in argv):
         problems.append(("config.command", "contains a NUL character"))
     sets = _capabilities(security, settings, problems)
+    program, flags = _seccomp(security, sets.bounding, settings, problems)
     return (
         ProcessPlan(
             argv=argv,
@@ -51,7 +52,8 @@ def plan_process(
             user=_user(security, image, problems),
             capabilities=sets,
             no_new_privs=security.no_new_privs,
-            seccomp=_seccomp(security, sets.bounding, settings, problems),
+            seccomp=program,
+            seccomp_flags=flags,
             rlimits=tuple(Rlimit(limit.kind, limit.soft, limit.hard) for limit in settings.rlimits),
             oom_score_adj=max(config.resources.oom_score_adj, settings.oom_score_floor),
             terminal=config.tty,
@@ -136,11 +138,13 @@ def _capabilities(security: ContainerSecurity, settings: PlanSettings, problems:
     return CapabilityPlan(mask, mask, ambient & mask)
 
 
-def _seccomp(security: ContainerSecurity, bounding: int, settings: PlanSettings, problems: list[Problem]) -> bytes:
-    """Return the filter program; empty where none is wanted."""
+def _seccomp(
+    security: ContainerSecurity, bounding: int, settings: PlanSettings, problems: list[Problem]
+) -> tuple[bytes, int]:
+    """Return the filter program, empty where none is wanted, and the flags of seccomp(2) for it."""
     profile: SecurityProfile | None = security.seccomp
     if security.privileged or profile is None or profile.profile_type is ProfileType.UNCONFINED:
-        return b""
+        return b"", 0
     if settings.seccomp is None:
         raise FailedPreconditionError("this host's kernel has no seccomp filters; only unconfined containers can run")
     wanted = settings.seccomp
@@ -149,5 +153,5 @@ def _seccomp(security: ContainerSecurity, bounding: int, settings: PlanSettings,
             wanted = load_profile(profile.localhost_ref)
         except CrishimError as error:
             problems.append((f"{_SECURITY}.seccomp.localhost_ref", str(error)))
-            return b""
-    return compile_profile(wanted, bounding, settings.arch, settings.kernel)
+            return b"", 0
+    return compile_profile(wanted, bounding, settings.arch, settings.kernel), wanted.flags

@@ -193,7 +193,10 @@ class Rlimit:
 
 @dataclass(frozen=True, slots=True)
 class ProcessPlan:
-    """What is executed, and with which rights. `env` holds raw `NAME=value` bytes as latin-1 text."""
+    """What is executed, and with which rights. `env` holds raw `NAME=value` bytes as latin-1 text.
+
+    `seccomp` is the filter program, `seccomp_flags` the SECCOMP_FILTER_FLAG_* bits that it is installed with.
+    """
 
     argv: tuple[str, ...]
     env: tuple[str, ...]
@@ -207,6 +210,7 @@ class ProcessPlan:
     umask: int = 0o022
     terminal: bool = False
     apparmor: str = ""
+    seccomp_flags: int = 0
 
 
 @dataclass(frozen=True, slots=True)

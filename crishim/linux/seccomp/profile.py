@@ -136,7 +136,7 @@ def parse_profile(document: Any, where: str) -> Profile:
     )
     flags = 0
     for index, name in enumerate(reader.array(top, "flags", "flags")):
-        if name not in FLAGS:
+        if not isinstance(name, str) or name not in FLAGS:
             raise reader.wrong(f"flags[{index}]", f"{name!r} is none of {', '.join(FLAGS)}")
         flags |= FLAGS[name]
     return Profile(default, architectures, rules, flags)
@@ -229,7 +229,7 @@ class _Reader:
     def arg(self, value: Any, key: str) -> Arg:
         fields = self.fields(value, key, {"index", "value", "valueTwo", "op"})
         op = fields.get("op")
-        if op not in OPERATORS:
+        if not isinstance(op, str) or op not in OPERATORS:
             raise self.wrong(f"{key}.op", f"{op!r} is none of {', '.join(sorted(OPERATORS))}")
         return Arg(
             self.number(fields.get("index"), f"{key}.index", 5),
