@@ -166,7 +166,7 @@ install_base() {
 # and critest.
 install_tests() {
     install_base
-    if [ -r /etc/debian_version ]; then apt_install gcc libc6-dev make nftables strace umoci; fi
+    if [ -r /etc/debian_version ]; then apt_install gcc libc6-dev linux-libc-dev-arm64-cross make nftables strace umoci; fi
     apt_extract prometheus promtool
     install_critest
 }
