@@ -33,6 +33,13 @@ def test_without_a_peer_the_budget_alone_decides() -> None:
     assert (alone.met, alone.ratio) == (True, None)
 
 
+def test_a_factor_alone_is_a_budget() -> None:
+    row = Row("x", "s", "", factor=1 / 0.6)
+    assert judge(row, {SUBJECT: summarise([2.7]), CONTAINERD: summarise([4.6])}).met is True
+    assert judge(row, {SUBJECT: summarise([2.8]), CONTAINERD: summarise([4.6])}).met is False
+    assert judge(row, {SUBJECT: summarise([2.8])}).met is None
+
+
 def test_more_is_better_where_the_row_says_so() -> None:
     found = judge(MORE, {SUBJECT: summarise([300.0]), CONTAINERD: summarise([60.0])})
     assert (found.met, found.ratio) == (True, 5.0)
