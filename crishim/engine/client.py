@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from crishim.codec import to_value
-from crishim.engine import interpreter, spare, wire
+from crishim.engine import interpreter, keepers, spare, wire
 from crishim.engine.channel import Channel
 from crishim.engine.keeper import journal
 from crishim.engine.keepers import Exit, Keeper, Started, StartError, journalled
@@ -174,18 +174,27 @@ class Engine:
         return keeper
 
     async def adopt(self, pod_id: str) -> Keeper | None:
-        """Meet the keeper of a pod that an earlier daemon started; None if no one answers."""
+        """Meet the keeper of a pod that an earlier daemon started; None if no one answers.
+
+        A keeper that is there but cannot be talked to is killed: nobody would ever know of it again.
+        """
         try:
             sock = wire.connect(self._settings.paths.pod(pod_id), _SOCKET)
         except OSError:
             return None
-        keeper = Keeper(pod_id, sock)
+        peer = keepers.pidfd_of_peer(sock, pod_id)
         try:
-            await keeper.greeted(self._settings.greeting_deadline)
-        except CrishimError:
-            keeper.detach()
-            return None
-        return keeper
+            keeper = Keeper(pod_id, sock)
+            try:
+                await keeper.greeted(self._settings.greeting_deadline)
+            except CrishimError as error:
+                keeper.detach()
+                await keepers.end_silent(peer, pod_id, str(error))
+                return None
+            return keeper
+        finally:
+            if peer >= 0:
+                os.close(peer)
 
     def journal(self, pod_id: str) -> list[Exit]:
         """Return the exits that a dead keeper left in its journal."""

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -20,10 +21,15 @@ from crishim.engine.channel import Channel
 from crishim.engine.plan.request import ResolvedUser
 from crishim.engine.plan.types import ExecPlan
 from crishim.errors import DeadlineExceededError, FailedPreconditionError, InternalError, UnavailableError
+from crishim.log import get_logger
+
+log = get_logger("crishim.engine")
 
 START_DEADLINE = 120.0
 CALL_DEADLINE = 30.0
 _EXEC_END = 10.0
+_DEATH_DEADLINE = 10.0
+_PEER = struct.Struct("iII")  # struct ucred
 
 
 class StartError(FailedPreconditionError):
@@ -281,8 +287,7 @@ class Keeper:
 
     def _on_death(self) -> None:
         """The keeper's process has ended; if the daemon is its nearest subreaper, it is reaped here."""
-        with contextlib.suppress(ChildProcessError):
-            os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED | os.WNOHANG)
+        _reap(self.pidfd)
         self._release()
         self._channel.close()
 
@@ -304,6 +309,53 @@ class Keeper:
             self._gone.set()
         if not self._stopped and self.on_lost is not None:
             self.on_lost()
+
+
+def pidfd_of_peer(sock: _socket.socket, pod_id: str) -> int:
+    """Return a pidfd of the keeper that listens at the other end of a connection, or -1; the caller closes it.
+
+    The kernel names who called listen(2) (SO_PEERCRED, unix(7)). His number may be another's by now, so the title
+    that the pod's keeper has must be that process'.
+    """
+    try:
+        pid, _, _ = _PEER.unpack(sock.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, _PEER.size))
+        fd = os.pidfd_open(pid)
+    except OSError:
+        return -1
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            title = file.read()
+    except OSError:
+        title = b""
+    if title.rstrip(b"\0") != f"crishim-keeper {pod_id}".encode():
+        os.close(fd)
+        return -1
+    return fd
+
+
+async def end_silent(pidfd: int, pod_id: str, reason: str) -> None:
+    """SIGKILL a keeper that cannot be talked to, and wait for its end; -1 and one that has ended are fine."""
+    if pidfd < 0:
+        return
+    log.error("a keeper that cannot be talked to is killed", pod=pod_id, reason=reason)
+    with contextlib.suppress(ProcessLookupError):
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+    loop = asyncio.get_running_loop()
+    ended = asyncio.Event()
+    loop.add_reader(pidfd, ended.set)
+    try:  # one in an uninterruptible wait does not end; the removal of the pod says what resists
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_DEATH_DEADLINE):
+                await ended.wait()
+    finally:
+        loop.remove_reader(pidfd)
+    _reap(pidfd)
+
+
+def _reap(pidfd: int) -> None:
+    """Reap a process that has ended; one that is no child of this process is its parent's business."""
+    with contextlib.suppress(ChildProcessError):
+        os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
 
 
 def start_error(fields: dict[str, Any]) -> StartError:

@@ -20,6 +20,7 @@ import pytest
 from crishim.config.model import Config
 from crishim.daemon.placement import unmount_namespaces
 from crishim.daemon.planning import plan_settings
+from crishim.engine import keepers, wire
 from crishim.engine.client import Engine, EngineSettings
 from crishim.engine.plan.planner import Planner
 from crishim.engine.plan.rehearsal import plan_rehearsal
@@ -316,6 +317,39 @@ def _lives(pid: int) -> bool:
             return b") Z" not in file.read()
     except FileNotFoundError:
         return False
+
+
+async def test_a_hung_keeper_without_a_record_is_ended_with_its_containers() -> None:
+    async with machine() as m:
+        pod_id = await m.pod()
+        pid = _pid(m, await m.run(pod_id, "exec sleep 600"))
+        keeper = m.runtime._context.registry.sandbox(pod_id).keeper
+        assert keeper is not None
+        keeper_pid = keeper.pid
+        await m.stop()
+        store = Store.open(m.paths.database)
+        for row in store.containers.load():
+            store.containers.delete(row.id)
+        store.sandboxes.delete(pod_id)
+        store.close()
+        os.kill(keeper_pid, signal.SIGSTOP)
+        m.greeting_deadline = 0.5
+        await m.start()
+        assert not _lives(keeper_pid)
+        assert not _lives(pid)
+        assert os.listdir(m.paths.pods) == []
+        assert os.listdir(m.paths.namespaces) == []
+
+
+async def test_nobody_but_the_pods_keeper_is_taken_for_it(tmp_path: Path) -> None:
+    listener = wire.listen(str(tmp_path), "keeper.sock")
+    sock = wire.connect(str(tmp_path), "keeper.sock")
+    before = len(os.listdir("/proc/self/fd"))
+    assert keepers.pidfd_of_peer(sock, "0" * 64) == -1  # it is this process that listens
+    assert len(os.listdir("/proc/self/fd")) == before
+    await keepers.end_silent(-1, "0" * 64, "nothing")
+    sock.close()
+    listener.close()
 
 
 async def test_pods_without_a_record_are_removed() -> None:
