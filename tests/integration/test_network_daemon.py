@@ -39,9 +39,8 @@ def network(walled: Walled, pod: str) -> Any:
 
 
 def metrics(walled: Walled) -> str:
-    with inside(walled.host.fd):
-        with urllib.request.urlopen(f"http://{walled.metrics}/metrics", timeout=20) as answer:
-            return bytes(answer.read()).decode()
+    with inside(walled.host.fd), urllib.request.urlopen(f"http://{walled.metrics}/metrics", timeout=20) as answer:
+        return bytes(answer.read()).decode()
 
 
 def value(text: str, series: str) -> float:
