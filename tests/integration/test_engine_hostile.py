@@ -106,7 +106,10 @@ while :; do
     for file in $p/map_files/*; do
       target=$(readlink $file)
       case $target in /memfd:* | /dev/zero* | "") continue;; esac
-      true 3<> $file && echo REACHED $target of $name || echo kept $target
+      case $( { true 3<> $file; } 2>&1 && echo opened) in
+        *opened) echo REACHED $target of $name;;
+        *"Read-only file system"*) echo kept $target;;
+      esac
     done
     [ -e $p/root/MARKER ] && echo REACHED the root of $name
     [ -e $p/cwd/MARKER ] && echo REACHED the directory of $name
