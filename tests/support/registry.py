@@ -21,8 +21,8 @@ http:
 """
 _TLS = "  tls: {{certificate: {0}.crt, key: {0}.key}}\n"
 _PASSWORDS = "auth: {{htpasswd: {{realm: test, path: {0}}}}}\n"
-USER, PASSWORD = "tester", "secret"
-_HASH = "$2y$05$abcdefghijklmnopqrstuuOQiyCxlgf/oeuTqixKmWdcYUh4Hjl0a"
+USER, PASSWORD = "tester", "hunter-7x"
+_HASH = "$2y$05$abcdefghijklmnopqrstuu9Jnh3DEfXDfKo5St8IpyPYwqhfA2dZm"
 
 
 class PushedImage(NamedTuple):
