@@ -75,7 +75,7 @@ class LayerWriter:
     def __init__(self, stream: TarStream, renames: Mapping[bytes, bytes]) -> None:
         self._stream = stream
         self._renames = renames
-        self._directories: dict[bytes, Entry] = {}
+        self._directories: dict[bytes, tuple[int, Mapping[bytes, bytes]]] = {}  # times and xattrs, set at the end
         self._implied: set[bytes] = set()
         self._opaque: set[bytes] = set()
         self._links: dict[bytes, bytes] = {}
@@ -159,7 +159,7 @@ class LayerWriter:
         if path:
             self._make_directory(path, entry.mode)
         self._implied.discard(path)
-        self._directories[path] = entry
+        self._directories[path] = entry.mtime, entry.xattrs
         self._chown_all = self._chown_all or entry.gid != 0
         name = path or b"."
         os.chown(name, entry.uid, entry.gid, follow_symlinks=False)
@@ -350,12 +350,12 @@ class LayerWriter:
 
     def _finish_directories(self) -> None:
         """Set directories' xattrs and times at last: a default ACL changes, and each new child touches, its parent."""
-        for path, entry in self._directories.items():
+        for path, (mtime, xattrs) in self._directories.items():
             if not _is_directory(path):
                 continue
-            if entry.xattrs:
-                self._set_xattrs(None, path, entry.xattrs)
-            os.utime(path or b".", ns=(entry.mtime, entry.mtime), follow_symlinks=False)
+            if xattrs:
+                self._set_xattrs(None, path, xattrs)
+            os.utime(path or b".", ns=(mtime, mtime), follow_symlinks=False)
 
     def _count(self, size: int) -> None:
         self._bytes += size + -size % _PAGE
