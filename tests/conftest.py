@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Generator, Iterator
 
 import pytest
+from hypothesis import settings
 
 from tests.support import layout, leaks, orphans
 from tests.support.abilities import need_containers
@@ -24,7 +25,9 @@ _PATIENCE = 240
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Give the run its id before any program starts."""
+    """Give the run its id before any program starts; let properties be as slow as the machine is, and always alike."""
+    settings.register_profile("crishim", deadline=None, derandomize=True, database=None)
+    settings.load_profile("crishim")
     SCOPE.words.add(f"crishim-test-{run_id()}")
 
 
