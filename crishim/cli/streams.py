@@ -5,6 +5,7 @@ whole; a file that cannot be read to its end never looks whole to the daemon, be
 """
 
 import contextlib
+import io
 import logging
 import os
 import stat
@@ -27,7 +28,7 @@ class Upload:
 
     Raises:
         InvalidArgumentError: standard input is a terminal.
-        NotFoundError: the file cannot be opened.
+        NotFoundError: it cannot be opened.
     """
 
     def __init__(self, path: str, first: Any, wrap: Callable[[bytes], Any]) -> None:
@@ -35,37 +36,36 @@ class Upload:
         self._first = first
         self._wrap = wrap
         self._fault: OSError | None = None
-        if path in {"", "-"}:
-            if sys.stdin.isatty():
-                raise InvalidArgumentError("", "standard input is a terminal: redirect an archive, or name one with -i")
-            self._file: BinaryIO = sys.stdin.buffer
-        else:
-            try:
-                self._file = open(path, "rb", buffering=0)  # noqa: SIM115  closed by `messages`
-            except OSError as error:
-                raise NotFoundError(f"{path}: {error.strerror}") from None
+        if path in {"", "-"} and os.isatty(0):
+            raise InvalidArgumentError("", "standard input is a terminal: redirect an archive, or name one with -i")
+        try:
+            # Not sys.stdin: an interpreter that leaves aborts if a thread holds its lock, waiting for input.
+            self._file = io.FileIO(0, closefd=False) if path in {"", "-"} else io.FileIO(path)
+        except OSError as error:
+            raise NotFoundError(f"{self._name}: {error.strerror}") from None
 
     def messages(self) -> Iterator[Any]:
         """Yield the messages; runs in a thread of grpc's, which cancels the call if reading fails."""
         logging.getLogger("grpc").addHandler(logging.NullHandler())  # what it would say is said by `faults`
-        with self._file:
-            yield self._first
-            try:
-                while data := self._file.read(_PIECE):
-                    yield self._wrap(data)
-            except OSError as error:
-                self._fault = error
-                raise
+        yield self._first
+        try:
+            while data := self._file.read(_PIECE):
+                yield self._wrap(data)
+        except OSError as error:
+            self._fault = error
+            raise
 
     @contextlib.contextmanager
     def faults(self) -> Iterator[None]:
-        """Raise what the reading failed by, in place of the cancelled call."""
+        """Raise what the reading failed by, in place of the cancelled call; close the file at the end."""
         try:
             yield
         except CrishimError:
             if self._fault is not None:
                 raise InternalError(f"reading {self._name}: {self._fault.strerror}") from None
             raise
+        finally:
+            self._file.close()
 
 
 def write(pieces: Iterator[bytes], path: str) -> None:

@@ -215,6 +215,12 @@ async def test_input_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.Mon
                 assert (done.returncode, done.stdout) == (1, b"")
                 assert part in done.stderr.decode()
                 assert done.stderr.count(b"\n") == 1
+        done = await asyncio.to_thread(_without_input, world.socket)
+        assert (done.returncode, done.stderr) == (1, b"crishim: standard input: Bad file descriptor\n")
+        nobody = tmp_path / "nobody.sock"
+        done = await world.run("load", "-i", "/etc/passwd", "--socket", str(nobody))
+        assert (done.returncode, done.stderr.count(b"\n")) == (1, 1)
+        assert done.stderr.startswith(f"crishim: no daemon serves on {nobody}".encode())
         assert world.archives.calls == []
 
         async def refuse(*_: object) -> None:
@@ -230,6 +236,11 @@ async def test_input_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.Mon
         finally:
             os.close(reading)
             os.close(writing)
+
+
+def _without_input(socket: str) -> "subprocess.CompletedProcess[bytes]":
+    script = 'exec "$0" -m crishim load --socket "$1" <&-'
+    return subprocess.run(["sh", "-c", script, sys.executable, socket], capture_output=True, check=False, timeout=60)
 
 
 async def test_terminals_are_refused(tmp_path: Path) -> None:
