@@ -5,6 +5,7 @@ digest is another with 400. `kept` says how much of a piece that is being receiv
 """
 
 import hashlib
+import itertools
 import re
 from collections.abc import Callable
 from urllib.parse import parse_qs, urlsplit
@@ -25,6 +26,7 @@ class PushRegistry(FakeRegistry):
         self.kept: Callable[[int], int | None] = lambda _number: None
         self.minimum = 0
         self.location = ""
+        self._count = itertools.count()
         self.rules.append(self._write)
         for method in ("PUT", "PATCH", "DELETE"):
             setattr(self._server.RequestHandlerClass, f"do_{method}", lambda handler: handler.registry.handle(handler))
@@ -46,7 +48,7 @@ class PushRegistry(FakeRegistry):
         if handler.command == "POST":
             if query.get("mount", "") in self.blobs:
                 return handler.answer(201, headers={"Location": f"/v2/{repository}/blobs/{query['mount']}"})
-            name = f"u{len(self.uploads)}"
+            name = f"u{next(self._count)}"
             self.uploads[name] = bytearray()
             more = {"OCI-Chunk-Min-Length": str(self.minimum)} if self.minimum else {}
             return handler.answer(202, headers=self._status(repository, name) | more)
