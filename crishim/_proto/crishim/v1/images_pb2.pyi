@@ -78,9 +78,9 @@ class _ArchiveFormatEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Archive
     ARCHIVE_FORMAT_UNSPECIFIED: _ArchiveFormat.ValueType  # 0
     """The default: OCI."""
     ARCHIVE_FORMAT_OCI: _ArchiveFormat.ValueType  # 1
-    """An OCI image layout in a tar, blobs as they came; `docker load` of docker >= 25, podman, skopeo (oci-archive)."""
+    """An OCI image layout in a tar, blobs as they came; for `docker load` of docker >= 25, podman, skopeo (oci-archive)."""
     ARCHIVE_FORMAT_DOCKER: _ArchiveFormat.ValueType  # 2
-    """What `docker save` wrote before: manifest.json and plain layer tars (skopeo's docker-archive)."""
+    """The same with docker's manifest.json, as docker >= 25 writes it: for any docker, podman, skopeo (docker-archive)."""
 
 class ArchiveFormat(_ArchiveFormat, metaclass=_ArchiveFormatEnumTypeWrapper):
     """Form of an archive."""
@@ -88,9 +88,9 @@ class ArchiveFormat(_ArchiveFormat, metaclass=_ArchiveFormatEnumTypeWrapper):
 ARCHIVE_FORMAT_UNSPECIFIED: ArchiveFormat.ValueType  # 0
 """The default: OCI."""
 ARCHIVE_FORMAT_OCI: ArchiveFormat.ValueType  # 1
-"""An OCI image layout in a tar, blobs as they came; `docker load` of docker >= 25, podman, skopeo (oci-archive)."""
+"""An OCI image layout in a tar, blobs as they came; for `docker load` of docker >= 25, podman, skopeo (oci-archive)."""
 ARCHIVE_FORMAT_DOCKER: ArchiveFormat.ValueType  # 2
-"""What `docker save` wrote before: manifest.json and plain layer tars (skopeo's docker-archive)."""
+"""The same with docker's manifest.json, as docker >= 25 writes it: for any docker, podman, skopeo (docker-archive)."""
 Global___ArchiveFormat: _TypeAlias = ArchiveFormat  # noqa: Y015
 
 @_typing.final
@@ -926,7 +926,7 @@ class ImportRequest(_message.Message):
     OPTIONS_FIELD_NUMBER: _builtins.int
     DATA_FIELD_NUMBER: _builtins.int
     data: _builtins.bytes
-    """The next bytes of the tarball, plain, gzip or zstd."""
+    """The next bytes of the tarball: plain, gzip, zstd, xz or bzip2."""
     @_builtins.property
     def options(self) -> Global___ImportOptions:
         """Exactly once, as the first message."""
