@@ -23,8 +23,10 @@ from crishim.images.content import Content, disk_error
 from crishim.images.registry.transport import Cancel
 from crishim.images.settings import ImageSettings
 from crishim.images.threads import through
+from crishim.linux.sync import start_writeback
 
 _PIECE = 1 << 20
+_WRITEBACK = 8 << 20  # a multiple of the piece; the fsync at the end then has little left to do
 _MEMBERS = 20_000  # docker wrote four for a layer; an image has at most 1000 layers
 _NAME = 1024
 _LINKS = 40
@@ -226,6 +228,8 @@ class Spool:
                 stream.copy(fd, size)
                 digest.update(os.pread(fd, size, done))
                 done += size
+                if done % _WRITEBACK == 0:
+                    start_writeback(fd, 0, done)
         finally:
             os.close(fd)
         found = digest.hexdigest()
