@@ -308,7 +308,7 @@ def _forwarding(around: Surroundings) -> Finding:
         "forwarding",
         not around.barriers,
         WARN,
-        "no chain drops it by default",
+        "no chain keeps pods from the outside",
         f"{names}: drops forwarded packets by default; pods may not reach the outside, nor be reached",
         "; ".join(barrier.remedy for barrier in around.barriers),
     )

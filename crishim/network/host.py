@@ -32,7 +32,7 @@ _NAT_REMEDY = (
 
 @dataclass(frozen=True, slots=True)
 class Barrier:
-    """A firewall chain that drops forwarded packets unless a rule of it accepts them; the remedy is a command line."""
+    """A firewall chain that drops forwarded packets by default and has no rule for our bridge; `remedy` is a command."""
 
     name: str
     remedy: str
@@ -55,9 +55,11 @@ def barriers(bridge: str) -> tuple[Barrier, ...]:
     """
     with Connection(NETFILTER) as connection:
         chains = [listing.parse_chain(message.payload) for message in connection.dump(listing.list_chains())]
-    found = [_nft_barrier(chain, bridge) for chain in chains if _drops(chain)]
+        closed = [chain for chain in chains if _drops(chain) and not _lets_through(connection, chain, bridge)]
+    found = [_nft_barrier(chain, bridge) for chain in closed]
     for version, program in ((4, "iptables-legacy"), (6, "ip6tables-legacy")):
-        if xtables.forward_policy(version) == xtables.DROP:
+        policy, accepted = xtables.forward_chain(version)
+        if policy == xtables.DROP and not {("in", bridge), ("out", bridge)} <= accepted:
             found.append(Barrier(f"chain FORWARD of {program}", _iptables(program, bridge)))
     return tuple(found)
 
@@ -87,6 +89,14 @@ def lacks(subnets: Sequence[Subnet]) -> tuple[Lack, ...] | None:
 
 def _drops(chain: listing.Chain) -> bool:
     return chain.hook == listing.FORWARD and chain.policy == listing.DROP and chain.family not in {"arp", "netdev"}
+
+
+def _lets_through(connection: Connection, chain: listing.Chain, bridge: str) -> bool:
+    """Tell whether rules like those of the remedy are there already."""
+    name = link_prefix(bridge) if chain.family == "bridge" else bridge
+    rules = connection.dump(listing.list_rules(chain.table, chain.family, chain.name))
+    accepted = {listing.accepted_interface(message.payload) for message in rules}
+    return {("in", name), ("out", name)} <= accepted
 
 
 def _nft_barrier(chain: listing.Chain, bridge: str) -> Barrier:

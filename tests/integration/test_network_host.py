@@ -55,6 +55,9 @@ def test_base_chains_of_nft(host: Namespace) -> None:
     shown = host.run("nft", "list", "ruleset")
     assert shown.count('iifname "crishim0" accept') == shown.count('oifname "crishim0" accept') == 2
     assert f'iifname "{link_prefix("crishim0")}*" accept' in shown
+    # and after it nothing is left to say, but for another bridge
+    assert barriers(host) == {}
+    assert set(barriers(host, "crishim1")) == set(found)
 
 
 @pytest.mark.parametrize("program", ["iptables-nft", "ip6tables-nft", "iptables-legacy", "ip6tables-legacy"])
@@ -70,6 +73,9 @@ def test_iptables_policies(host: Namespace, program: str) -> None:
     assert "FORWARD" in name
     host.run("sh", "-ec", remedy)
     host.run(program, "-A", "FORWARD", "-p", "tcp", "--dport", "22", "-j", "ACCEPT")  # the policy still comes last
+    assert barriers(host) == {}
+    assert list(barriers(host, "crishim1")) == [name]
+    host.run(program, "-D", "FORWARD", "-o", "crishim0", "-j", "ACCEPT")  # half of the way is not enough
     assert list(barriers(host)) == [name]
     assert "-A FORWARD -i crishim0 -j ACCEPT" in host.run(program, "-S", "FORWARD")
 
@@ -122,5 +128,5 @@ def test_a_need_that_is_not_met_is_named(host: Namespace, monkeypatch: pytest.Mo
 
 
 def test_a_cut_answer_is_no_policy() -> None:
-    assert xtables.parse_policy(4, bytes(84), b"") == ""
-    assert xtables.parse_policy(6, bytes(84), bytes(400)) == ""
+    assert xtables.parse_chain(4, bytes(84), b"") == ("", frozenset())
+    assert xtables.parse_chain(6, bytes(84), bytes(400)) == ("", frozenset())
