@@ -9,6 +9,7 @@ import asyncio
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from crishim.clock import monotonic, now
 from crishim.errors import (
@@ -31,19 +32,20 @@ from crishim.images.manifest import Descriptor
 from crishim.images.model import Credentials, Details, FsUsage, Image, Pruned, Pulled, Pushed, Removed
 from crishim.images.progress import Item, Report, reported
 from crishim.images.pull import Progress, Pull
-from crishim.images.push import Push
 from crishim.images.records import ImageRecord, chain_ids
 from crishim.images.reference import Reference
 from crishim.images.reference import parse as parse_reference
 from crishim.images.registry.auth import Login
 from crishim.images.registry.client import Repository
 from crishim.images.registry.exchange import Authorizers
-from crishim.images.registry.target import Target
 from crishim.images.settings import ImageSettings
 from crishim.log import get_logger
 from crishim.observe import Observer
 from crishim.paths import Paths
 from crishim.store.store import Store
+
+if TYPE_CHECKING:
+    from crishim.images.push import Push
 
 log = get_logger("crishim.images")
 _SWEEP_SECONDS = 600
@@ -344,6 +346,9 @@ class Images:
             NotFoundError: no such image is here.
             FailedPreconditionError, UnauthenticatedError, PermissionDeniedError, UnavailableError: the registry.
         """
+        from crishim.images.push import Push
+        from crishim.images.registry.target import Target
+
         record = upkeep.find(self._catalog, source)
         wanted = upkeep.destination(self._catalog, record, source, destination)
         push = Push(record, wanted, self._content, self._catalog, self._observer.image_sent)
