@@ -32,7 +32,7 @@ _NAT_REMEDY = (
 
 @dataclass(frozen=True, slots=True)
 class Barrier:
-    """A firewall chain that drops forwarded packets by default and has no rule for our bridge; with a command to run."""
+    """A firewall chain that drops forwarded packets and has no rule for our bridge; with a command to run."""
 
     name: str
     remedy: str
