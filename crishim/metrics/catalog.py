@@ -31,7 +31,12 @@ class Spec:
     help: str
 
 
-RPCS = Spec("crishim_rpcs_total", Kind.COUNTER, ("method", "code"), "CRI calls that ended, by gRPC status code.")
+RPCS = Spec(
+    "crishim_rpcs_total",
+    Kind.COUNTER,
+    ("method", "code"),
+    "Calls that ended, by gRPC status code; those beyond the CRI name their service, like Images.Pull.",
+)
 RPC_SECONDS = Spec(
     "crishim_rpc_duration_seconds", Kind.HISTOGRAM, ("method", "code"), "Time from a CRI call's arrival to its end."
 )
