@@ -181,15 +181,18 @@ def _files(facts: HostFacts, around: Surroundings, config: Config) -> Iterator[F
         f"{config.root} is on {kind}, which cannot hold the upper layer of an overlay",
         "choose --root on ext4, xfs, btrfs or tmpfs",
     )
-    free = around.root_free
-    yield _judge(
-        "disk",
-        free is None or free >= LOW_DISK,
-        WARN,
-        "unknown" if free is None else f"{free >> 20} MiB free below {config.root}",
-        f"only {(free or 0) >> 20} MiB free below {config.root}",
-        "free some space, or choose another --root",
-    )
+    yield _disk("disk", config.root, around.root_free)
+    if config.images.path:
+        kind = around.images_fstype
+        yield _judge(
+            "image path",
+            kind not in _NO_UPPER and not kind.startswith("fuse."),
+            ERROR,
+            f"{config.images.path} is on {kind or 'an unknown file system'}",
+            f"{config.images.path} is on {kind}, which cannot hold the layers of an overlay",
+            "choose images.path on ext4, xfs, btrfs or tmpfs",
+        )
+        yield _disk("image disk", config.images.path, around.images_free)
     yield _judge(
         "state directory",
         around.state_fstype in {"tmpfs", "ramfs"},
@@ -206,6 +209,17 @@ def _files(facts: HostFacts, around: Surroundings, config: Config) -> Iterator[F
         "open for containers in user namespaces",
         f"others may not enter {', '.join(around.closed)}: containers in user namespaces cannot start",
         "chmod o+x on these",
+    )
+
+
+def _disk(name: str, path: str, free: int | None) -> Finding:
+    return _judge(
+        name,
+        free is None or free >= LOW_DISK,
+        WARN,
+        "unknown" if free is None else f"{free >> 20} MiB free below {path}",
+        f"only {(free or 0) >> 20} MiB free below {path}",
+        "free some space, or choose another directory",
     )
 
 

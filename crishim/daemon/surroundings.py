@@ -4,7 +4,7 @@ Invariant: looking changes nothing of the host (what is tried is tried in namesp
 """
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from crishim.config.model import Config
 from crishim.errors import InvalidArgumentError, KernelError
@@ -21,9 +21,11 @@ class Surroundings:
         root_fstype: file system of the root directory, or of the nearest directory above that exists.
         root_free: free bytes there.
         state_fstype: file system of the state directory.
+        images_fstype: file system of the image path, if the configuration has one.
+        images_free: free bytes there.
         barriers: firewall chains that drop forwarded packets by default.
         lacks: what the pods' network needs and the host has not; looked at if the network is enabled.
-        closed: directories above the state that others may not enter (o+x is missing).
+        closed: directories above the state and the image path that others may not enter (o+x is missing).
     """
 
     root_fstype: str = ""
@@ -32,19 +34,30 @@ class Surroundings:
     barriers: tuple[Barrier, ...] | None = ()
     lacks: tuple[Lack, ...] | None = ()
     closed: tuple[str, ...] = ()
+    images_fstype: str = ""
+    images_free: int | None = None
 
 
 def look(config: Config) -> Surroundings:
     """Look at disks, firewall and directories; changes nothing and never raises."""
     root, state = _existing(config.root), _existing(config.state)
-    try:
-        disk = os.statvfs(root)
-        free: int | None = disk.f_bavail * disk.f_frsize
-    except OSError:
-        free = None
     wanted = config.network.enabled
     barriers, lacks = (_barriers(config), _lacks(config)) if wanted else ((), ())
-    return Surroundings(_fstype(root), free, _fstype(state), barriers, lacks, _closed(state))
+    seen = Surroundings(_fstype(root), _free(root), _fstype(state), barriers, lacks, _closed(state))
+    if not config.images.path:
+        return seen
+    images = _existing(config.images.path)
+    closed = dict.fromkeys((*seen.closed, *_closed(images)))
+    return replace(seen, closed=tuple(closed), images_fstype=_fstype(images), images_free=_free(images))
+
+
+def _free(path: str) -> int | None:
+    """Return the bytes that are free for use on the file system of a directory."""
+    try:
+        disk = os.statvfs(path)
+    except OSError:
+        return None
+    return disk.f_bavail * disk.f_frsize
 
 
 def _existing(path: str) -> str:

@@ -1,6 +1,7 @@
 """The findings of `crishim check` for good and bad hosts."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -95,6 +96,17 @@ def test_what_a_host_lacks(name: str, level: str, facts: HostFacts) -> None:
 def test_what_lies_around(name: str, level: str, around: Surroundings) -> None:
     found = one(name, around=around)
     assert (found.level, bool(found.remedy)) == (level, True)
+
+
+def test_an_image_path_is_looked_at_if_there_is_one(tmp_path: Path) -> None:
+    config = replace(CONFIG, images=replace(CONFIG.images, path=f"{tmp_path}/not/yet"))
+    seen = look(replace(config, network=replace(config.network, enabled=False)))
+    assert (seen.images_fstype != "", (seen.images_free or 0) > 0) == (True, True)
+    around = replace(AROUND, images_fstype="nfs4", images_free=1 << 20)
+    levels = {found.name: found.level for found in findings(GOOD, config, around)}
+    assert (levels["image path"], levels["image disk"]) == (ERROR, WARN)
+    assert not {"image path", "image disk"} & {found.name for found in findings(GOOD, CONFIG, AROUND)}
+    assert look(replace(CONFIG, network=replace(CONFIG.network, enabled=False))).images_free is None
 
 
 def test_names_stand_in_the_text() -> None:
