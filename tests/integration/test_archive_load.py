@@ -130,6 +130,43 @@ async def test_several_images_share_layers_and_have_many_names(tmp_path: Path) -
         assert len(service.images.hold(IMAGE.id, "test")) == 2
 
 
+async def test_links_of_either_kind_lead_to_a_layer(tmp_path: Path) -> None:
+    image = made([Entry("x")], [Entry("x")])
+    members = archives.docker_old({image: [NAME]})
+    first = next(name for name, _ in members if name.endswith("layer.tar"))
+    hard = [(name, f"={first}" if isinstance(content, str) else content) for name, content in members]
+    absolute = [(name, f"/{first}" if isinstance(content, str) else content) for name, content in members]
+    async with Service(str(tmp_path)) as service:
+        for form in (members, hard, absolute):
+            assert await load(service, form) == (Loaded(image.id, (NAME,)),)
+            await service.images.remove(NAME)
+
+
+async def test_an_image_without_layers(tmp_path: Path) -> None:
+    empty = made()
+    async with Service(str(tmp_path)) as service:
+        assert await load(service, archives.docker_old({empty: [NAME]})) == (Loaded(empty.id, (NAME,)),)
+        assert service.images.hold(empty.id, "test") == ()
+
+
+async def test_many_loads_of_one_image_and_a_pull_of_it(fake: FakeRegistry, tmp_path: Path) -> None:
+    image = Made(fake.blobs[fake.image("t", list(IMAGE.layers))["id"]], IMAGE.layers)
+    async with Service(str(tmp_path)) as service:
+        sources = [
+            archives.oci(image, "a:latest"),
+            archives.docker_old({image: ["b"]}),
+            archives.oci(image, "c:latest"),
+        ] * 2
+        await asyncio.gather(service.images.pull(f"{fake.host}/a:t"), *(load(service, source) for source in sources))
+        (found,) = service.images.list()
+        tags = [f"docker.io/library/{name}:latest" for name in "abc"]
+        assert sorted(found.repo_tags) == sorted([f"{fake.host}/a:t", *tags])
+        await service.images.settled()
+        assert len([name for name in service.files() if name.startswith("layers/")]) == 2
+        await service.images.remove("a")
+        assert await left(service) == []
+
+
 async def test_an_image_whose_layers_repeat(tmp_path: Path) -> None:
     image = made([Entry("x")], b"", [Entry("x")], b"")
     async with Service(str(tmp_path)) as service:

@@ -206,16 +206,18 @@ class Spool:
         if entry.kind in tarstream.REGULAR:
             if entry.extents is not None:
                 raise DataLossError(f"{what}: {key!r} is a sparse file; make the archive without tar's --sparse")
-            self._keep(key, self._store(entry, stream, key, settings))
+            self._keep(key, self._store(entry, stream, key, settings, what))
         elif entry.kind == tarstream.HARD_LINK:
             self._link(key, target)
         elif entry.kind == tarstream.SYMLINK:
             self._link(key, target if target.startswith("/") else f"{os.path.dirname(key)}/{target}")
 
-    def _store(self, entry: tarstream.Entry, stream: tarstream.TarStream, key: str, settings: ImageSettings) -> Member:
+    def _store(
+        self, entry: tarstream.Entry, stream: tarstream.TarStream, key: str, settings: ImageSettings, what: str
+    ) -> Member:
         if entry.size > settings.max_layer_bytes:
             raise ResourceExhaustedError(
-                f"{key!r} has more than {settings.max_layer_bytes} bytes (images.max_layer_bytes)"
+                f"{what}: {key!r} has more than {settings.max_layer_bytes} bytes (images.max_layer_bytes)"
             )
         named = _BLOB.search(key)
         digest = hashlib.new(named[1] if named else "sha256")
@@ -234,7 +236,7 @@ class Spool:
             os.close(fd)
         found = digest.hexdigest()
         if named and named[2] != found:
-            raise DataLossError(f"{key!r}: its bytes have the digest {named[1]}:{found}")
+            raise DataLossError(f"{what}: {key!r}: its bytes have the digest {named[1]}:{found}")
         return Member(path, entry.size, f"{digest.name}:{found}")
 
     def _path(self) -> str:
