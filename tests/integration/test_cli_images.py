@@ -1,8 +1,11 @@
 """`crishim pull`, `push`, `images`, `tag`, `rmi` and `prune` against a real daemon and a real registry."""
 
 import asyncio
+import contextlib
 import json
 import os
+import pty
+import re
 import signal
 import subprocess
 import sys
@@ -141,6 +144,27 @@ def test_a_registry_that_is_not_there(bare: Instance) -> None:
     done = crishim(bare, "pull", "127.0.0.1:1/x")
     assert done.returncode == 1
     assert done.stderr.startswith("crishim: RegistryUnavailable: 127.0.0.1:1/x:latest: 127.0.0.1:1: no connection: ")
+
+
+def test_bars_on_a_terminal(bare: Instance, busybox: PushedImage) -> None:
+    ours, theirs = pty.openpty()
+    words = ["pull", "--socket", bare.socket, busybox.reference]
+    pull = subprocess.Popen(
+        [sys.executable, "-W", "error", "-m", "crishim", *words],
+        stdout=subprocess.PIPE,
+        stderr=theirs,
+        env={**ENVIRONMENT, "TERM": "xterm", "COLUMNS": "120"},
+    )
+    os.close(theirs)
+    shown = b""
+    with contextlib.suppress(OSError):  # EIO: the last writer has gone
+        while data := os.read(ours, 65536):
+            shown += data
+    os.close(ours)
+    assert pull.communicate(timeout=60)[0] == f"{busybox.id}\n".encode()
+    assert pull.returncode == 0
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
+    assert re.search("layer [0-9a-f]{12} ━+ .*B done", plain), plain
 
 
 def test_ctrl_c_cancels_the_pull(bare: Instance, fake: FakeRegistry) -> None:
