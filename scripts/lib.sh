@@ -12,6 +12,7 @@ checkout=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)
 cache=${CRISHIM_CACHE:-$checkout/.cache}
 venv=$cache/venv
 crictl_version=v1.37.0
+cni_version=v1.10.0
 
 export DEBIAN_FRONTEND=noninteractive
 export PATH="$cache/bin:$venv/bin:$PATH:/usr/local/sbin:/usr/sbin:/sbin:/usr/local/go/bin"
@@ -151,6 +152,19 @@ install_critest() {
         die "making critest's images failed"
 }
 
+# The CNI project's plugins that the tests run, into .cache/cni/bin.
+install_cni() {
+    local directory=$cache/cni/bin base=github.com/containernetworking/plugins/plugins path packages=()
+    [ "$(cat "$directory/.stamp" 2>/dev/null)" != "$cni_version" ] || return 0
+    find_go
+    say "building CNI plugins $cni_version"
+    mkdir -p "$directory"
+    for path in main/bridge main/loopback main/ptp ipam/host-local meta/portmap; do packages+=("$base/$path@$cni_version"); done
+    GOBIN=$directory GOFLAGS=-trimpath CGO_ENABLED=0 go install "${packages[@]}" >>"$cache/go.log" 2>&1 ||
+        die "go install of the CNI plugins failed: see $cache/go.log"
+    printf '%s\n' "$cni_version" >"$directory/.stamp"
+}
+
 # What quickstart needs: an interpreter with crishim, crictl, a registry and what the demonstration image is made of.
 install_base() {
     mkdir -p "$cache/bin"
@@ -163,10 +177,11 @@ install_base() {
 }
 
 # What the tests need besides: second opinions (nft, promtool, strace), a C compiler for the floor, the headers and busybox,
-# and critest.
+# critest and CNI plugins; portmap runs iptables.
 install_tests() {
     install_base
-    if [ -r /etc/debian_version ]; then apt_install gcc libc6-dev linux-libc-dev-arm64-cross make nftables strace umoci; fi
+    if [ -r /etc/debian_version ]; then apt_install gcc iptables libc6-dev linux-libc-dev-arm64-cross make nftables strace umoci; fi
     apt_extract prometheus promtool
     install_critest
+    install_cni
 }

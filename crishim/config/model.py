@@ -50,7 +50,7 @@ class LogConfig:
 
 @dataclass(frozen=True, slots=True)
 class NetworkConfig:
-    """The embedded network."""
+    """The embedded network, and where CNI takes its place."""
 
     enabled: bool = option(
         True,
@@ -82,6 +82,27 @@ class NetworkConfig:
         Spec(
             help="MTU of the pods' links in bytes; 0: that of the host's link with the default route.",
             check=checks.mtu,
+        ),
+    )
+    cni_conf_dir: str = option(
+        "/etc/cni/net.d",
+        Spec(
+            help="Directory of CNI networks. While it holds a *.conflist, *.conf or *.json, new pods get the first by"
+            " name instead of the embedded network; empty: never.",
+            flag="--cni-conf-dir",
+            check=checks.optional_path,
+        ),
+    )
+    cni_bin_dirs: tuple[str, ...] = option(
+        ("/opt/cni/bin",),
+        Spec(help="Directories that CNI plugins are looked for in, the first that has one counts.", check=checks.path),
+    )
+    cni_seconds: int = option(
+        60,
+        Spec(
+            help="Seconds that one run of a CNI plugin may take; then it is killed and the call fails.",
+            minimum=1,
+            maximum=600,
         ),
     )
 
@@ -247,7 +268,8 @@ class Config:
     )
     log: LogConfig = field(default_factory=LogConfig, metadata={SECTION: "The daemon's own log."})
     network: NetworkConfig = field(
-        default_factory=NetworkConfig, metadata={SECTION: "The embedded network: a bridge with NAT."}
+        default_factory=NetworkConfig,
+        metadata={SECTION: "Pods' networks: the embedded one (a bridge with NAT), or CNI."},
     )
     images: ImagesConfig = field(default_factory=ImagesConfig, metadata={SECTION: "Registries, pulls and layers."})
     runtime: RuntimeConfig = field(default_factory=RuntimeConfig, metadata={SECTION: "Containers."})

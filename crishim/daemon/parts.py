@@ -165,12 +165,9 @@ class Parts:
             from crishim.daemon.disabled import DisabledNetwork
 
             return DisabledNetwork()
-        from crishim.daemon.networking import network_settings
-        from crishim.network.embedded import EmbeddedNetwork
-        from crishim.pods.runtime import POD_CIDR_KEY
+        from crishim.daemon.networking import build
 
-        chosen = network_settings(settings, self._store.values.get(POD_CIDR_KEY), self.config.root)
-        network = EmbeddedNetwork(chosen, self._store.leases)
+        network = build(settings, self._store, self.config.root)
         self._push("network", lambda: network.shutdown(remove=self._without_pods()))
         return network
 

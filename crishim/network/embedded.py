@@ -164,6 +164,10 @@ class EmbeddedNetwork:
             )
         await self.use_subnets(wanted)
 
+    def used(self) -> bool:
+        """Whether it was started, or a pod still holds an address of it."""
+        return self._worker is not None or bool(self._ipam.owners())
+
     def observe(self, observer: Observer) -> None:
         """Tell this observer of attaches, detaches and failures from now on."""
         self._observer = observer

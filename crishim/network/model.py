@@ -1,7 +1,7 @@
 """What `network/` is asked for and answers: plain records."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from crishim.observe import Observer
@@ -33,14 +33,29 @@ class HostPort:
 
 
 @dataclass(frozen=True, slots=True)
+class Dns:
+    """A pod's resolver settings, as the request gives them."""
+
+    servers: tuple[str, ...] = ()
+    searches: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class AttachRequest:
-    """What a pod wants of the network; name, namespace and uid are kubelet's (for CNI args and messages)."""
+    """What a pod wants of the network; name, namespace and uid are kubelet's (for CNI args and messages).
+
+    Annotations, `dns` and `cgroup_parent` are for CNI plugins that declare a capability for them.
+    """
 
     pod_id: str
     name: str = ""
     namespace: str = ""
     uid: str = ""
     ports: tuple[HostPort, ...] = ()
+    annotations: Mapping[str, str] = field(default_factory=dict)
+    dns: Dns | None = None
+    cgroup_parent: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +75,7 @@ class Attachment:
 
 
 class NetworkApi(Protocol):
-    """The embedded network (and later CNI); raises only errors of `crishim.errors`."""
+    """The embedded network, CNI, and the choice of one of them; raises only errors of `crishim.errors`."""
 
     async def start(self) -> None:
         """Make or adopt bridge and tables; idempotent."""

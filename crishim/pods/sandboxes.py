@@ -18,7 +18,7 @@ from crishim import clock
 from crishim.engine.plan.request import NamespaceMode, SandboxConfig
 from crishim.errors import KernelError, UnavailableError
 from crishim.ids import new_id
-from crishim.network.model import Attachment, AttachRequest, HostPort, PodNetns
+from crishim.network.model import Attachment, AttachRequest, Dns, HostPort, PodNetns
 from crishim.pods import containers, files, keepers, stopping
 from crishim.pods.context import Context
 from crishim.pods.events import EventType
@@ -131,7 +131,10 @@ async def _attach(context: Context, sandbox: Sandbox, keeper: Keeper) -> Attachm
         if port.host_port
     )
     netns = PodNetns(sandbox.id, context.paths.pinned_netns(sandbox.id), keeper.netns_fd, keeper.netlink_fd)
-    request = AttachRequest(sandbox.id, meta.name, meta.namespace, meta.uid, ports)
+    dns = None if config.dns is None else Dns(config.dns.servers, config.dns.searches, config.dns.options)
+    request = AttachRequest(
+        sandbox.id, meta.name, meta.namespace, meta.uid, ports, config.annotations, dns, config.cgroup_parent
+    )
     try:
         return await context.network.attach(netns, request)
     finally:

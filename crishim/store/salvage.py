@@ -19,6 +19,7 @@ TABLES = (
     "image_references",
     "holds",
     "leases",
+    "attachments",
     "settings",
     "quarantine",
 )

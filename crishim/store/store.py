@@ -40,6 +40,7 @@ class Store:
         self.references = Names(database, "image_references")
         self.holds = Names(database, "holds")
         self.leases = Leases(database)
+        self.attachments = Documents(database, self._quarantine, "attachments")
         self.values = Values(database, self._quarantine)
         database.on_commit = self._count
 

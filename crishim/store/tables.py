@@ -9,7 +9,7 @@ from crishim.store.objects import Quarantine, Row, unreadable
 
 
 class Documents:
-    """Documents by key: images, layers."""
+    """Documents by key: images, layers, attachments to CNI networks."""
 
     def __init__(self, database: Database, quarantine: Quarantine, table: str) -> None:
         self._database = database

@@ -134,7 +134,7 @@ class Crishim(System):
     def command(self) -> list[str]:
         """See System."""
         paths = ["--root", f"{self.root}/data", "--state", f"{self.state}/run", "--socket", self.socket]
-        network = ["--bridge", "cbench0", "--subnet", "10.201.0.0/16"]
+        network = ["--bridge", "cbench0", "--subnet", "10.201.0.0/16", "--cni-conf-dir", f"{self.state}/net.d"]
         listen = ["--metrics-listen", f"127.0.0.1:{free_port()}"]
         return [
             sys.executable, "-m", "crishim", "serve", *paths, *network, *listen, "--cgroup-parent", self.cage.own,

@@ -95,6 +95,10 @@ class Cri:
         await self.runtime.StopPodSandbox(api.StopPodSandboxRequest(pod_sandbox_id=pod))
         await self.runtime.RemovePodSandbox(api.RemovePodSandboxRequest(pod_sandbox_id=pod))
 
+    async def pod_stats(self, pod: str) -> Any:
+        """PodSandboxStats; return the stats."""
+        return (await self.runtime.PodSandboxStats(api.PodSandboxStatsRequest(pod_sandbox_id=pod))).stats
+
     async def exec(self, container: str, *command: str, seconds: int = 0) -> Any:
         """ExecSync; return the reply (stdout, stderr, exit_code)."""
         request = api.ExecSyncRequest(container_id=container, cmd=list(command), timeout=seconds)

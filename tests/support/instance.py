@@ -60,6 +60,8 @@ class Instance:
         self.socket = f"{self.base}/cri.sock"
         self.logs = f"{self.base}/logs"
         os.mkdir(self.logs)
+        self.networks = f"{self.base}/net.d"
+        """Directory of CNI networks; not there, so that the embedded one is used and the host's do not matter."""
         self.metrics = f"127.0.0.1:{free_port()}"
         self.bridge = f"ct{self.name}"
         self.subnet = f"10.{100 + secrets.randbelow(90)}.{secrets.randbelow(256)}.0/24"
@@ -90,6 +92,7 @@ class Instance:
         command = [python(), "-m", "crishim", "serve", "--root", self.root, "--state", self.state]
         command += ["--socket", self.socket, "--metrics-listen", self.metrics]
         command += ["--cgroup-parent", self.cgroup_parent, "--bridge", self.bridge, "--subnet", self.subnet]
+        command += ["--cni-conf-dir", self.networks]
         return command + (["--config", self.config] if self.config else [])
 
     def start(self) -> None:

@@ -19,7 +19,7 @@ from crishim.linux.nft import transaction
 from crishim.network import kernel
 from crishim.pods.objects import Sandbox
 from crishim.pods.states import Stage
-from crishim.store.tables import Leases
+from crishim.store.tables import Documents, Leases
 
 Test = Callable[..., bool]
 
@@ -42,6 +42,19 @@ def _becomes(stage: Stage) -> Test:
     return lambda _sandbox, status: status.stage is stage
 
 
+def _records(*, result: bool) -> Test:
+    """Match the write of a CNI attachment, before its ADD or with the result of it."""
+
+    def matches(table: Any, _key: str, document: bytes) -> bool:
+        return table._table == "attachments" and document.endswith(b'"result":null}') is not result
+
+    return matches
+
+
+def _forgets(table: Any, _key: str) -> bool:
+    return bool(table._table == "attachments")
+
+
 STEPS: dict[str, tuple[Any, str, Test]] = {
     "take a lease": (Leases, "take", _always),
     "create the link": (Connection, "request", _asks("create link v")),
@@ -53,6 +66,9 @@ STEPS: dict[str, tuple[Any, str, Test]] = {
     "take ports back": (transaction, "commit", _asks("delete elements")),
     "remove the pod": (Engine, "remove_pod", _always),
     "commit the stop": (Sandbox, "change", _becomes(Stage.NOTREADY)),
+    "record the attachment": (Documents, "put", _records(result=False)),
+    "commit the result": (Documents, "put", _records(result=True)),
+    "forget the attachment": (Documents, "delete", _forgets),
     "release leases": (Leases, "release", _always),
 }
 

@@ -83,7 +83,7 @@ def test_every_flag_of_serve_has_the_help_of_its_option() -> None:
     flags = [item.spec for item in OPTIONS.values() if item.spec.flag]
     assert {spec.flag for spec in flags} == {
         "--root", "--state", "--socket", "--metrics-listen", "--cgroup-parent",
-        "--bridge", "--subnet", "--log-level", "--log-format",
+        "--bridge", "--subnet", "--cni-conf-dir", "--log-level", "--log-format",
     }  # fmt: skip
     for spec in flags:
         assert f"{spec.flag} " in text
