@@ -127,8 +127,20 @@ class Client:
 
     def remove(self, pod: Pod) -> None:
         """StopPodSandbox, RemovePodSandbox: what the row stop-remove times."""
-        self.runtime.StopPodSandbox(api.StopPodSandboxRequest(pod_sandbox_id=pod.sandbox), timeout=DEADLINE)
-        self.runtime.RemovePodSandbox(api.RemovePodSandboxRequest(pod_sandbox_id=pod.sandbox), timeout=DEADLINE)
+        self.discard(pod.sandbox)
+
+    def discard(self, sandbox: str) -> None:
+        """StopPodSandbox, RemovePodSandbox of a sandbox by its id."""
+        self.runtime.StopPodSandbox(api.StopPodSandboxRequest(pod_sandbox_id=sandbox), timeout=DEADLINE)
+        self.runtime.RemovePodSandbox(api.RemovePodSandboxRequest(pod_sandbox_id=sandbox), timeout=DEADLINE)
+
+    def empty(self) -> str:
+        """RunPodSandbox; return its id."""
+        config = self.sandbox_config()
+        answer: str = self.runtime.RunPodSandbox(
+            api.RunPodSandboxRequest(config=config), timeout=DEADLINE
+        ).pod_sandbox_id
+        return answer
 
     def execute(self, pod: Pod, command: tuple[str, ...]) -> bytes:
         """ExecSync; return stdout.

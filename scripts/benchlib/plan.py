@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import grpc
 
-from scripts.benchlib import engines, lone, oci, pods, population, pulls
+from scripts.benchlib import engines, lone, networks, oci, pods, population, pulls
 from scripts.benchlib.measure import Samples
 from scripts.benchlib.peers import Peers
 from scripts.benchlib.registry import Registry
 from scripts.benchlib.rows import CONTAINERD, CONTAINERD_PIGZ, SUBJECT
-from scripts.benchlib.systems import Containerd, ContainerdPigz, Crishim, System
+from scripts.benchlib.systems import Containerd, ContainerdPigz, Crishim, CrishimCni, System
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +47,8 @@ def run(wanted: Iterable[str], setting: Setting, samples: Samples) -> None:
                 engines.measure(setting, small, samples, rows)
         if rows & pods.ROWS:
             _pods(makers, setting, samples)
+        if rows & networks.ROWS:
+            _networks(rows, makers, registry, setting, samples)
         _one_by_one(rows, makers, setting, samples)
         if rows & pulls.ROWS:
             _pulls(rows, makers, registry, setting, samples)
@@ -70,6 +72,29 @@ def _pods(makers: dict[str, Callable[[], System]], setting: Setting, samples: Sa
                 systems.append(stack.enter_context(make()))
         with _survived("pods", samples):
             pods.measure(systems, samples, setting.times(25))
+
+
+def _networks(
+    rows: frozenset[str],
+    makers: dict[str, Callable[[], System]],
+    registry: Registry,
+    setting: Setting,
+    samples: Samples,
+) -> None:
+    plugins = setting.peers.plugins
+    with contextlib.ExitStack() as stack, _survived("network", samples):
+        if "network" in rows and SUBJECT in makers:
+            networks.attach("network", stack.enter_context(makers[SUBJECT]()), samples, setting.times(25))
+    if not rows & {"network-cni", "pod-cni"} or plugins is None:
+        return
+    with contextlib.ExitStack() as stack, _survived("network with CNI", samples):
+        systems: list[System] = []
+        if SUBJECT in makers:
+            systems.append(stack.enter_context(CrishimCni(registry, plugins)))
+            networks.attach("network-cni", systems[0], samples, setting.times(25))
+        if CONTAINERD in makers:
+            systems.append(stack.enter_context(makers[CONTAINERD]()))
+        networks.sandboxes(systems, samples, setting.times(25))
 
 
 def _one_by_one(

@@ -130,15 +130,33 @@ class Crishim(System):
     """This checkout's daemon."""
 
     name = "crishim"
+    metrics = ""
 
     def command(self) -> list[str]:
         """See System."""
         paths = ["--root", f"{self.root}/data", "--state", f"{self.state}/run", "--socket", self.socket]
         network = ["--bridge", "cbench0", "--subnet", "10.201.0.0/16", "--cni-conf-dir", f"{self.state}/net.d"]
-        listen = ["--metrics-listen", f"127.0.0.1:{free_port()}"]
+        self.metrics = f"127.0.0.1:{free_port()}"
+        listen = ["--metrics-listen", self.metrics]
         return [
             sys.executable, "-m", "crishim", "serve", *paths, *network, *listen, "--cgroup-parent", self.cage.own,
         ]  # fmt: skip
+
+
+class CrishimCni(Crishim):
+    """The same with containerd's network: the same conflist on a bridge of its own, the same plugins."""
+
+    def __init__(self, registry: Registry, plugins: str) -> None:
+        self._plugins = plugins
+        super().__init__(registry)
+
+    def command(self) -> list[str]:
+        """See System."""
+        _write_network(self.state, "cbench2", "10.203.0.0/16")
+        config = os.path.join(self.state, "config.toml")
+        with open(config, "w", encoding="utf-8") as file:
+            file.write(f"[network]\ncni_bin_dirs = ['{self._plugins}']\n")
+        return [*super().command(), "--config", config]
 
 
 class Containerd(System):
@@ -157,10 +175,7 @@ class Containerd(System):
 
     def command(self) -> list[str]:
         """See System."""
-        network = os.path.join(self.state, "net.d")
-        os.makedirs(network, exist_ok=True)
-        with open(os.path.join(network, "10-bench.conflist"), "w", encoding="utf-8") as file:
-            json.dump(_network(self.state), file)
+        _write_network(self.state, "cbench1", "10.202.0.0/16")
         config = os.path.join(self.state, "config.toml")
         text = _CONFIG_2X if "containerd/v2 " in self.peers.versions.get("containerd", "") else _CONFIG_1X
         values = {
@@ -188,13 +203,17 @@ class ContainerdPigz(Containerd):
         return found | {"PATH": f"{self.peers.pigz}:{found['PATH']}"}
 
 
-def _network(state: str) -> dict[str, object]:
-    ranges = [[{"subnet": "10.202.0.0/16"}]]
+def _write_network(state: str, bridge_name: str, subnet: str) -> None:
+    """Put the conflist where the runtime looks for it; leases lie beside it."""
+    ranges = [[{"subnet": subnet}]]
     ipam = {"type": "host-local", "ranges": ranges, "routes": [{"dst": "0.0.0.0/0"}], "dataDir": f"{state}/ipam"}
     # without the per-pod masquerade rules of ipMasq, which cost 20-70 ms a pod: in containerd's favour
-    bridge = {"type": "bridge", "bridge": "cbench1", "isGateway": True, "ipMasq": False, "hairpinMode": True}
+    bridge = {"type": "bridge", "bridge": bridge_name, "isGateway": True, "ipMasq": False, "hairpinMode": True}
     plugins = [bridge | {"ipam": ipam}, {"type": "portmap", "capabilities": {"portMappings": True}}]
-    return {"cniVersion": "1.0.0", "name": "bench", "plugins": plugins}
+    directory = os.path.join(state, "net.d")
+    os.makedirs(directory, exist_ok=True)
+    with open(os.path.join(directory, "10-bench.conflist"), "w", encoding="utf-8") as file:
+        json.dump({"cniVersion": "1.0.0", "name": "bench", "plugins": plugins}, file)
 
 
 _CONFIG_2X = """\
