@@ -3,6 +3,7 @@
 The times of one pod are what its attach and its detach add to the daemon's metrics. Out of scope: containers.
 """
 
+import functools
 import re
 import time
 import urllib.request
@@ -31,7 +32,7 @@ def sandboxes(systems: Sequence[System], samples: Samples, rounds: int) -> None:
     """Take `rounds` samples of a sandbox's whole life from each system; one more before that is not counted."""
     for number in range(rounds + 1):
         for system in systems:
-            spent = milliseconds(lambda system=system: _sandbox(system))
+            spent = milliseconds(functools.partial(_sandbox, system))
             if number:
                 samples.add("pod-cni", system.name, spent)
             time.sleep(_SETTLE)

@@ -130,17 +130,23 @@ class Crishim(System):
     """This checkout's daemon."""
 
     name = "crishim"
+    bridge = "cbench0"
     metrics = ""
 
     def command(self) -> list[str]:
         """See System."""
         paths = ["--root", f"{self.root}/data", "--state", f"{self.state}/run", "--socket", self.socket]
-        network = ["--bridge", "cbench0", "--subnet", "10.201.0.0/16", "--cni-conf-dir", f"{self.state}/net.d"]
+        network = ["--bridge", self.bridge, "--subnet", "10.201.0.0/16", "--cni-conf-dir", f"{self.state}/net.d"]
         self.metrics = f"127.0.0.1:{free_port()}"
         listen = ["--metrics-listen", self.metrics]
         return [
             sys.executable, "-m", "crishim", "serve", *paths, *network, *listen, "--cgroup-parent", self.cage.own,
         ]  # fmt: skip
+
+    def stop(self) -> None:
+        """See System; the bridge of a daemon that was killed would keep the next instance out."""
+        super().stop()
+        subprocess.run(["ip", "link", "delete", self.bridge], check=False, capture_output=True)
 
 
 class CrishimCni(Crishim):
