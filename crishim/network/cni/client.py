@@ -39,7 +39,7 @@ class Client:
         for plugin in network.plugins:
             previous = found.document or None
             output = await self._run("ADD", network, plugin, target, _previous(previous))
-            found = result.parse(plugin.type, output, target.ifname)
+            found = result.parse(plugin.type, output, target.ifname, network.version)
         return found
 
     async def delete(self, network: NetworkList, target: Target, previous: Mapping[str, Any] | None) -> None:
@@ -100,7 +100,9 @@ class Client:
         return await program.run(path, json.dumps(document).encode(), environment, self._seconds)
 
     def _environment(self, command: str, target: Target | None) -> dict[str, str]:
-        found = {"PATH": os.environ.get("PATH", _PATH), "CNI_COMMAND": command, "CNI_PATH": ":".join(self._bin_dirs)}
+        found = {key: value for key, value in os.environ.items() if not key.startswith(("CNI_", "NOTIFY_"))}
+        found.setdefault("PATH", _PATH)
+        found |= {"CNI_COMMAND": command, "CNI_PATH": ":".join(self._bin_dirs)}
         if target is not None:
             found |= {
                 "CNI_CONTAINERID": target.container_id,

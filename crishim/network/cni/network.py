@@ -25,7 +25,7 @@ from crishim.linux.netlink import link as links
 from crishim.linux.netlink.connection import Connection
 from crishim.network.cni import config
 from crishim.network.cni.client import Client
-from crishim.network.cni.model import CniError, NetworkList, Target
+from crishim.network.cni.model import CniError, NetworkList, Result, Target
 from crishim.network.cni.records import KIND, Record, Records, attachment, dumps, loads
 from crishim.network.cni.wishes import arguments, capabilities
 from crishim.network.counters import InterfaceCounters, read_counters
@@ -136,6 +136,7 @@ class CniNetwork:
         self._commit(pod_id, record)
         try:
             result = await self._client.add(network, target)
+            _need_address(network, target, result)
             record = record.finished(result)
             found = attachment(record, result)
             self._commit(pod_id, record)
@@ -320,6 +321,11 @@ def is_netns(path: str) -> bool:
 def _set_loopback_up(netlink_fd: int) -> None:
     with Connection(fd=netlink_fd) as inside:
         inside.request([links.set_up(links.LOOPBACK_INDEX, "lo")])
+
+
+def _need_address(network: NetworkList, target: Target, result: Result) -> None:
+    if not result.addresses:
+        raise CniError(network.plugins[-1].type, f"its result has no address of {target.ifname}")
 
 
 def _version(network: NetworkList) -> tuple[int, ...]:

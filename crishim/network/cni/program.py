@@ -16,6 +16,7 @@ from crishim.network.cni.model import CniError
 
 MOST_BYTES = 1 << 20
 _TAIL_BYTES = 512
+_LOOK_SECONDS = 0.2
 
 
 async def run(path: str, document: bytes, environment: Mapping[str, str], seconds: float) -> bytes:
@@ -32,36 +33,40 @@ async def run(path: str, document: bytes, environment: Mapping[str, str], second
             )
         except OSError as error:
             raise CniError(plugin, f"{path} cannot be run: {error.strerror}") from None
-        in_time = await _wait(process, seconds)
-        if not in_time:
-            raise CniError(plugin, f"did not end within {seconds:g} s and was killed{_tail(said)}")
-        output = _read(printed, MOST_BYTES + 1)
-        if len(output) > MOST_BYTES:
+        ended = await _wait(process, seconds, (printed, said))
+        if _is_large(printed, said):
             raise CniError(plugin, f"printed more than {MOST_BYTES} bytes")
+        if not ended:
+            raise CniError(plugin, f"did not end within {seconds:g} s and was killed{_tail(said)}")
+        output = os.pread(printed, MOST_BYTES, 0)
         if process.returncode:
             raise _failure(plugin, process.returncode, output, _tail(said))
         return output
 
 
-async def _wait(process: "subprocess.Popen[bytes]", seconds: float) -> bool:
-    """Wait for the end, or kill the group when the time is over or the caller is cancelled."""
+async def _wait(process: "subprocess.Popen[bytes]", seconds: float, outputs: tuple[int, int]) -> bool:
+    """Wait for the end; kill the group when the time is over, it prints too much, or the caller is cancelled."""
     loop = asyncio.get_running_loop()
+    deadline = loop.time() + seconds
     ended = asyncio.Event()
     fd = os.pidfd_open(process.pid)
     loop.add_reader(fd, ended.set)
-    in_time = False
     try:
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(ended.wait(), seconds)
-            in_time = True
+        while not ended.is_set() and (left := deadline - loop.time()) > 0 and not _is_large(*outputs):
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(ended.wait(), min(left, _LOOK_SECONDS))
+        return ended.is_set()
     finally:
         loop.remove_reader(fd)
         os.close(fd)
-        if not in_time:
+        if not ended.is_set():
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-    return in_time
+
+
+def _is_large(*outputs: int) -> bool:
+    return any(os.fstat(fd).st_size > MOST_BYTES for fd in outputs)
 
 
 def _failure(plugin: str, status: int, output: bytes, tail: str) -> CniError:
@@ -78,10 +83,6 @@ def _tail(fd: int) -> str:
     size = os.fstat(fd).st_size
     text = os.pread(fd, _TAIL_BYTES, max(0, size - _TAIL_BYTES)).decode("utf-8", "replace").strip()
     return f": {text}" if text else ""
-
-
-def _read(fd: int, most: int) -> bytes:
-    return os.pread(fd, most, 0)
 
 
 @contextlib.contextmanager

@@ -8,11 +8,12 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from crishim.network.cni.config import VERSIONS
 from crishim.network.cni.model import CniError, Result
 
 
-def parse(plugin: str, output: bytes, ifname: str) -> Result:
-    """Return a plugin's result.
+def parse(plugin: str, output: bytes, ifname: str, version: str) -> Result:
+    """Return a plugin's result; one that names no version is of the network's.
 
     Raises:
         CniError: it is no result of any version.
@@ -23,6 +24,9 @@ def parse(plugin: str, output: bytes, ifname: str) -> Result:
         raise CniError(plugin, f"its result is not JSON: {error}") from None
     if not isinstance(document, dict):
         raise CniError(plugin, "its result is not a JSON object")
+    document = {**document, "cniVersion": document.get("cniVersion") or version}
+    if document["cniVersion"] not in VERSIONS:
+        raise CniError(plugin, f"its result is of the unknown version {document['cniVersion']!r}")
     return Result(tuple(_text(plugin, value) for value in _addresses(plugin, document, ifname)), document)
 
 

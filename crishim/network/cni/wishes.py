@@ -30,7 +30,14 @@ _MAC = re.compile(r"[0-9a-fA-F]{2}(?::[0-9a-fA-F]{2}){5}")
 
 
 def arguments(request: AttachRequest) -> dict[str, str]:
-    """Return the pairs of CNI_ARGS that plugins for Kubernetes look for, in order."""
+    """Return the pairs of CNI_ARGS that plugins for Kubernetes look for, in order.
+
+    Raises:
+        InvalidArgumentError: a name would end its pair.
+    """
+    for field, value in (("name", request.name), ("namespace", request.namespace), ("uid", request.uid)):
+        if ";" in value or "\0" in value:
+            raise InvalidArgumentError(f"config.metadata.{field}", f"must not hold ';' for CNI plugins, is {value!r}")
     return {
         "IgnoreUnknown": "1",
         "K8S_POD_NAMESPACE": request.namespace,
