@@ -161,6 +161,8 @@ async def test_many_loads_of_one_image_and_a_pull_of_it(fake: FakeRegistry, tmp_
         (found,) = service.images.list()
         tags = [f"docker.io/library/{name}:latest" for name in "abc"]
         assert sorted(found.repo_tags) == sorted([f"{fake.host}/a:t", *tags])
+        (details,) = service.images.details("", dangling=False)
+        assert details.manifest in {name.partition("@")[2] for name in found.repo_digests}
         await service.images.settled()
         assert len([name for name in service.files() if name.startswith("layers/")]) == 2
         await service.images.remove("a")
