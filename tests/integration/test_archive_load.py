@@ -28,8 +28,20 @@ from crishim.images.archive.api import Loaded
 from tests.fakes.registry import FakeRegistry
 from tests.fakes.registry_images import Service
 from tests.support import archives
-from tests.support.abilities import CLONE_NEWNS, can_mount, can_unshare
-from tests.support.archives import DOCKER_MANIFEST, INDEX, LAYER, Layout, Made, Members, chunks, made, pack, unheard
+from tests.support.archives import (
+    DOCKER_MANIFEST,
+    INDEX,
+    LAYER,
+    Layout,
+    Made,
+    Members,
+    chunks,
+    left,
+    made,
+    need_extraction,
+    pack,
+    unheard,
+)
 from tests.support.layout import Entry, architecture, directory, hardlink, symlink, tar
 
 NAME = "docker.io/library/demo:1"
@@ -40,16 +52,7 @@ IMAGE = made(BASE, TOP, Cmd=["run"])
 
 @pytest.fixture(autouse=True)
 def _ability() -> None:
-    if not can_unshare(CLONE_NEWNS) or not can_mount():
-        pytest.skip("lacks the ability to make mount namespaces (CAP_SYS_ADMIN)")
-
-
-async def left(service: Service) -> list[str]:
-    """What an archive that was refused has left anywhere in the store."""
-    await service.images.settled()
-    return (
-        service.files() + os.listdir(f"{service.paths.content}/loads") + os.listdir(f"{service.paths.content}/sha512")
-    )
+    need_extraction()
 
 
 async def load(service: Service, members: Members | bytes, name: str = "") -> tuple[Loaded, ...]:

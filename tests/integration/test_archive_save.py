@@ -18,8 +18,8 @@ from crishim.images.archive.api import Form
 from tests.fakes.registry import FakeRegistry
 from tests.fakes.registry_images import Service
 from tests.support import archives
-from tests.support.abilities import CLONE_NEWNS, can_mount, can_unshare, need_program
-from tests.support.archives import DOCKER_MANIFEST, Layout, chunks, made, pack, unheard
+from tests.support.abilities import need_program
+from tests.support.archives import DOCKER_MANIFEST, Layout, chunks, made, need_extraction, pack, unheard
 from tests.support.layout import Entry
 from tests.support.registry import Registry
 
@@ -29,8 +29,7 @@ FORMS = list(Form)
 
 @pytest.fixture(autouse=True)
 def _ability() -> None:
-    if not can_unshare(CLONE_NEWNS) or not can_mount():
-        pytest.skip("lacks the ability to make mount namespaces (CAP_SYS_ADMIN)")
+    need_extraction()
 
 
 def _member(name: str, kind: bytes = tarfile.REGTYPE, data: bytes = b"", **more: Any) -> tuple[tarfile.TarInfo, bytes]:
