@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from crishim.images.archive.api import Loaded
 from crishim.images.progress import Item
 from tests.fakes.registry_images import Service
 from tests.support import layout
@@ -175,6 +176,12 @@ async def chunks(data: bytes, size: int = 70_001) -> AsyncIterator[bytes]:
     yield b""
     for start in range(0, len(data), size):
         yield data[start : start + size]
+
+
+async def load(service: Service, members: Members | bytes, name: str = "") -> tuple[Loaded, ...]:
+    """Load an archive into a service's store."""
+    data = members if isinstance(members, bytes) else pack(members)
+    return await service.images.archives.load(chunks(data), name, unheard)
 
 
 async def left(service: Service) -> list[str]:
