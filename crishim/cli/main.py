@@ -38,6 +38,7 @@ INTERRUPTED = 130
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return the exit status."""
     words = list(sys.argv[1:] if argv is None else argv)
+    _open_closed()
     try:
         status = _dispatch(words)
         sys.stdout.flush()
@@ -56,6 +57,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:  # noqa: BLE001  the border to the user: one sentence, no traceback
         return _fail(f"internal error: {type(error).__name__}: {error}", FAILED)
     return status
+
+
+def _open_closed() -> None:
+    """Give the streams that the caller has closed (`>&-`) to the null device; Python leaves None in their place."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115  open as long as the process
 
 
 def _dispatch(words: list[str]) -> int:

@@ -36,7 +36,7 @@ _MAIN = "spawner.main(int(sys.argv[1]), sys.argv[3:], int(sys.argv[2]))"
 _SOCKET = "keeper.sock"
 _END_SHOWS = 0.2
 SPARES = 2
-_SPARE_DELAY = 0.006
+_SPARE_DELAY = 0.03
 
 
 @dataclass(frozen=True, slots=True)

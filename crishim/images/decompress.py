@@ -84,14 +84,20 @@ def _gzip(first: bytes, read: Read, what: str) -> Iterator[bytes]:
             raise DataLossError(f"{what}: something else follows the gzip data")
 
 
-class _Joined:
-    """The bytes already taken, then the rest: a file-like object for zstandard."""
+class Joined:
+    """The bytes already taken, then the rest: a file-like object.
+
+    Args:
+        first: the beginning.
+        read: returns up to n bytes of the rest.
+    """
 
     def __init__(self, first: bytes, read: Read) -> None:
         self._first = first
         self._read = read
 
     def read(self, size: int) -> bytes:
+        """Return up to `size` bytes, `b""` at the end."""
         if self._first:
             data, self._first = self._first[:size], self._first[size:]
             return data
@@ -104,7 +110,7 @@ def _zstd(first: bytes, read: Read, what: str) -> Iterator[bytes]:
     except ImportError:
         raise FailedPreconditionError(f"{what} is packed with zstd: install the Python package zstandard") from None
     decompressor = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW)
-    source = _Joined(first, read)
+    source = Joined(first, read)
     reader = decompressor.stream_reader(source, read_size=_CHUNK, read_across_frames=True)  # type: ignore[arg-type]
     try:
         while piece := reader.read(_PIECE):

@@ -17,10 +17,10 @@ from crishim.pods.objects import Container, Sandbox
 from crishim.pods.rates import Rates
 from crishim.pods.usage import Usage
 from crishim.pods.views import (
-    FsStats,
     ContainerState,
     ContainerStats,
     CpuStats,
+    FsStats,
     InterfaceStats,
     IoStats,
     MemoryStats,

@@ -42,7 +42,7 @@ class ImageService:
         return pb.RemoveImageResponse()
 
     async def image_fs_info(self, _request: pb.ImageFsInfoRequest) -> pb.ImageFsInfoResponse:
-        """kubelet takes file systems with different mount points for different ones: one file system has one name."""
+        """One file system has one name: kubelet takes different mount points for different file systems."""
         images, written = self._api.fs_usage(), self._runtime.written()
         usage = image.fs_usage(images)
         apart = os.stat(images.mountpoint).st_dev != os.stat(written.mountpoint).st_dev

@@ -132,7 +132,7 @@ class FakeRegistry:
         tag: str,
         layers: Sequence[bytes],
         *,
-        pack: Callable[[bytes], bytes] = lambda data: gzip.compress(data, 1),
+        pack: Callable[[bytes], bytes] = lambda data: gzip.compress(data, 1, mtime=0),
         media_type: str = LAYER,
         **config: Any,
     ) -> dict[str, Any]:

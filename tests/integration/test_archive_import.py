@@ -23,8 +23,8 @@ from crishim.errors import (
 )
 from crishim.images.archive.api import Form, Order
 from tests.fakes.registry_images import Service
-from tests.support.abilities import CLONE_NEWNS, can_mount, can_unshare, need_program
-from tests.support.archives import chunks, unheard
+from tests.support.abilities import need_program
+from tests.support.archives import chunks, left, need_extraction, unheard
 from tests.support.layout import Entry, architecture, directory, hardlink, tar
 
 NAME = "docker.io/library/rootfs:1"
@@ -35,13 +35,7 @@ ROOT = tar(
 
 @pytest.fixture(autouse=True)
 def _ability() -> None:
-    if not can_unshare(CLONE_NEWNS) or not can_mount():
-        pytest.skip("lacks the ability to make mount namespaces (CAP_SYS_ADMIN)")
-
-
-async def left(service: Service) -> list[str]:
-    await service.images.settled()
-    return service.files() + os.listdir(f"{service.paths.content}/loads")
+    need_extraction()
 
 
 @pytest.mark.parametrize(

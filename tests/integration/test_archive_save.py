@@ -18,9 +18,10 @@ from crishim.images.archive.api import Form
 from tests.fakes.registry import FakeRegistry
 from tests.fakes.registry_images import Service
 from tests.support import archives
-from tests.support.abilities import CLONE_NEWNS, can_mount, can_unshare, need_program
-from tests.support.archives import DOCKER_MANIFEST, Layout, chunks, made, pack, unheard
+from tests.support.abilities import need_program
+from tests.support.archives import DOCKER_MANIFEST, Layout, chunks, made, need_extraction, pack, unheard
 from tests.support.layout import Entry
+from tests.support.registry import Registry
 
 NAME = "docker.io/library/demo:1"
 FORMS = list(Form)
@@ -28,8 +29,7 @@ FORMS = list(Form)
 
 @pytest.fixture(autouse=True)
 def _ability() -> None:
-    if not can_unshare(CLONE_NEWNS) or not can_mount():
-        pytest.skip("lacks the ability to make mount namespaces (CAP_SYS_ADMIN)")
+    need_extraction()
 
 
 def _member(name: str, kind: bytes = tarfile.REGTYPE, data: bytes = b"", **more: Any) -> tuple[tarfile.TarInfo, bytes]:
@@ -280,6 +280,28 @@ async def test_umoci_unpacks_the_same_tree(tmp_path: Path) -> None:
         assert loaded.names == ("localhost/more:1",)
         bottom, top = service.images.hold(loaded.id, "more")
         assert (tree(bottom), os.listdir(top)) == (ours, ["added"])
+
+
+async def test_an_image_goes_from_registry_to_archive_to_registry(registry: Registry, tmp_path: Path) -> None:
+    """What is pushed after a save and a load has the digest that was pulled; a docker-archive's manifest is ours."""
+    (tmp_path / "in.tar").write_bytes(pack(archives.oci(FULL)))
+    name = f"{registry.host}/archives/demo"
+    skopeo("copy", "--dest-tls-verify=false", f"oci-archive:{tmp_path}/in.tar", f"docker://{name}:1")
+    async with Service(str(tmp_path / "one")) as service:
+        await service.images.pull(f"{name}:1")
+        (digest,) = service.images.list()[0].repo_digests
+        saved = {form: await save(service, f"{name}:1", form=form) for form in FORMS}
+    for form in FORMS:
+        async with Service(str(tmp_path / form.value)) as service:
+            await load(service, saved[form])
+            assert service.images.list()[0].repo_digests == (digest,)
+            pushed = await service.images.push(f"{name}:1", f"{name}:{form.value}", None, unheard)
+            assert pushed.digest == digest.partition("@")[2]
+    async with Service(str(tmp_path / "old")) as service:
+        await load(service, pack(archives.docker_old({FULL: [f"{name}:old"]})))
+        await service.images.push(f"{name}:old", "", None, unheard)
+    config = skopeo("inspect", "--tls-verify=false", "--config", "--raw", f"docker://{name}:old")
+    assert archives.sha(config.encode()) == FULL.id
 
 
 async def test_a_directory_of_skopeo_packed_by_tar(tmp_path: Path) -> None:

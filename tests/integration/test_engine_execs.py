@@ -111,6 +111,7 @@ async def test_caller_that_leaves(lab: Lab) -> None:
 async def test_orphan_does_not_hold_the_answer(lab: Lab) -> None:
     async with lab.pod() as pod:
         container = await idle(pod)
+        await until(lambda: lab.engine.spares == SPARES)  # each is a descriptor of ours
         descriptors = len(os.listdir("/proc/self/fd"))
         out, _, code = await pod.exec(container, "sleep 600 & echo started")
         assert (out, code) == (b"started\n", 0)

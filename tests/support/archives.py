@@ -4,13 +4,19 @@ import gzip
 import hashlib
 import io
 import json
+import os
 import tarfile
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
+
+from crishim.images.archive.api import Loaded
 from crishim.images.progress import Item
+from tests.fakes.registry_images import Service
 from tests.support import layout
+from tests.support.abilities import CLONE_NEWNS, can_mount, can_unshare
 from tests.support.layout import Entry
 
 INDEX = "application/vnd.oci.image.index.v1+json"
@@ -170,6 +176,26 @@ async def chunks(data: bytes, size: int = 70_001) -> AsyncIterator[bytes]:
     yield b""
     for start in range(0, len(data), size):
         yield data[start : start + size]
+
+
+async def load(service: Service, members: Members | bytes, name: str = "") -> tuple[Loaded, ...]:
+    """Load an archive into a service's store."""
+    data = members if isinstance(members, bytes) else pack(members)
+    return await service.images.archives.load(chunks(data), name, unheard)
+
+
+async def left(service: Service) -> list[str]:
+    """Return what is anywhere in a store, for archives that were refused: nothing."""
+    await service.images.settled()
+    return (
+        service.files() + os.listdir(f"{service.paths.content}/loads") + os.listdir(f"{service.paths.content}/sha512")
+    )
+
+
+def need_extraction() -> None:
+    """Skip unless layers can be unpacked here."""
+    if not can_unshare(CLONE_NEWNS) or not can_mount():
+        pytest.skip("lacks the ability to make mount namespaces (CAP_SYS_ADMIN)")
 
 
 async def unheard(items: Sequence[Item]) -> None:

@@ -135,3 +135,11 @@ def test_check_names_what_is_lacking_with_its_remedy(tmp_path: Path) -> None:
 def test_check_with_a_wrong_flag() -> None:
     done = crishim("check", "--root", "relative")
     assert (done.returncode, done.stderr) == (2, "crishim: --root: must be an absolute path, is 'relative'\n")
+
+
+@pytest.mark.parametrize(("words", "status"), [("version >&-", 0), ("nothing >&- 2>&-", 2), ("--help >&-", 0)])
+def test_closed_streams(words: str, status: int) -> None:
+    done = subprocess.run(
+        ["/bin/sh", "-c", f"exec {sys.executable} -m crishim {words}"], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (status, "")

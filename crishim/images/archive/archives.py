@@ -163,16 +163,15 @@ class Archives:
             work.state = State.DONE
             found = await through("load", lambda: contents.read(spool, self._platform, _ARCHIVE))
             await self._publish(spool, found.members, work)
-        named = [
-            (found_image, await self._pulled(found, found_image.target, self._platform, work))
-            for found_image in found.images
-        ]
-        names = [self._names(found, image, record) for image, record in named]
+        pulled = [await self._pulled(found, image.target, self._platform, work) for image in found.images]
+        # From here to `sync` nothing else runs: what is here now is what the archive's images are compared with.
+        records = [self._best(record, found) for record in pulled]
+        names = [self._names(found, *pair) for pair in zip(found.images, records, strict=True)]
         _give(given, [tags for tags, _ in names])
-        for (_, record), (tags, digests) in zip(named, names, strict=True):
+        for record, (tags, digests) in zip(records, names, strict=True):
             self._catalog.put(replace(record, removed=False), [*tags, *digests])
         await self._sync()
-        return tuple(Loaded(record.id, tuple(tags)) for (_, record), (tags, _) in zip(named, names, strict=True))
+        return tuple(Loaded(record.id, tuple(tags)) for record, (tags, _) in zip(records, names, strict=True))
 
     async def _import(
         self, chunks: AsyncIterator[bytes], plan: rootfs.Plan, given: Reference | None, work: _Work
@@ -187,7 +186,7 @@ class Archives:
             await self._publish(spool, found.members, work)
         record = await self._pulled(found, found.images[0].target, plan.platform, work)
         name = given.repo_tag if given else ""
-        self._catalog.put(replace(record, removed=False), [name] if name else [])
+        self._catalog.put(replace(self._best(record, found), removed=False), [name] if name else [])
         await self._sync()
         return record.id, name
 
@@ -202,22 +201,21 @@ class Archives:
                 self._content.note(member.digest, member.size)
 
     async def _pulled(self, found: Contents, target: str, platform: Platform, work: _Work) -> ImageRecord:
-        """Return the record of one image; of one that was here whole already, that which it has."""
+        """Return the record of one image of those whose blobs are published."""
         origin = ArchiveOrigin(work.what, self._content, found.documents)
         progress = Progress(lambda _size: None)
         work.pulls.append(progress)
-        record = await Pull(origin, platform, self._content, self._assembler, progress).run(target)
-        known = self._catalog.get(record.id)
-        return record if known is None or not self._keeps(known, found) else known
+        return await Pull(origin, platform, self._content, self._assembler, progress).run(target)
 
-    def _keeps(self, known: ImageRecord, found: Contents) -> bool:
-        """Tell whether the image that is here stays as it is: whole, and its manifest not just one of ours."""
-        if any(digest not in self._content for digest in known.blobs()):
-            return False
+    def _best(self, record: ImageRecord, found: Contents) -> ImageRecord:
+        """Return the record that the image has already, if it is whole and its manifest is not just one of ours."""
+        known = self._catalog.get(record.id)
+        if known is None or any(digest not in self._content for digest in known.blobs()):
+            return record
         if any(self._layers.get(layer.key) is None for layer in known.layers):
-            return False
+            return record
         named = {name.partition("@")[2] for name in self._catalog.names(known.id)}
-        return not found.layout or not named.isdisjoint(known.targets)
+        return known if not found.layout or not named.isdisjoint(known.targets) else record
 
     def _names(self, found: Contents, image: Found, record: ImageRecord) -> tuple[list[str], list[str]]:
         """Return the tags and digest references that an image gets."""

@@ -73,7 +73,7 @@ class Opened:
                 source = self._members(name, member, first)
                 break
         else:
-            source = decompress.pieces(_Again(first, self._read).read, self._what)
+            source = decompress.pieces(decompress.Joined(first, self._read).read, self._what)
         for piece in source:
             self.unpacked += len(piece)
             self._check()
@@ -112,20 +112,6 @@ class Opened:
             data = bytes(member.unused_data).lstrip(b"\0")
             while not data and (more := self._read(_CHUNK)):
                 data = more.lstrip(b"\0")
-
-
-class _Again:
-    """A stream whose beginning was looked at."""
-
-    def __init__(self, first: bytes, read: Read) -> None:
-        self._first = first
-        self._read = read
-
-    def read(self, size: int) -> bytes:
-        if self._first:
-            data, self._first = self._first[:size], self._first[size:]
-            return data
-        return self._read(size)
 
 
 def gzipped(pieces: Iterator[bytes]) -> Iterator[bytes]:
