@@ -122,10 +122,14 @@ class Watcher:
 
 
 def _files(directory: str) -> list[str]:
+    """Return the configurations' names; directories and links to nothing are none, as for libcni."""
     try:
-        return sorted(name for name in os.listdir(directory) if name.endswith(_SUFFIXES))
-    except OSError:
+        with os.scandir(directory) as entries:
+            return sorted(entry.name for entry in entries if entry.name.endswith(_SUFFIXES) and entry.is_file())
+    except (FileNotFoundError, NotADirectoryError):
         return []
+    except OSError as error:  # not "no configuration": pods would get another network
+        raise FailedPreconditionError(f"{directory}: {error.strerror}; let the daemon read it") from None
 
 
 def _version(document: dict[str, Any], where: str) -> str:
