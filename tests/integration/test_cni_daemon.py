@@ -12,7 +12,7 @@ import pytest
 
 from tests.integration.network_topology import Namespace, Service, ask, need_network_namespaces
 from tests.support.abilities import need_containers
-from tests.support.cni import Stub, bridge_list, need_plugins, write_list
+from tests.support.cni import Stub, bridge_list, need_plugins, ptp_list, write_list
 from tests.support.configs import pod_config
 from tests.support.cri import Cri, attempt
 from tests.support.waiting import wait_for
@@ -127,6 +127,21 @@ def test_pods_on_a_bridge_through_their_life(daemon: Daemon, version: str) -> No
     wait_for(lambda: not daemon.left(), 20)
     # the embedded network was never needed
     assert daemon.bridge not in daemon.host.run("ip", "link")
+
+
+def test_pods_without_a_bridge(daemon: Daemon) -> None:
+    write_list(daemon.networks, ptp_list(CNI_SUBNET, daemon.ipam))
+    daemon.start()
+    server, client = daemon.pod("server", port_mappings=[PORT]), daemon.pod("client")
+    with (
+        Namespace(f"{daemon.state}/ns/{server}/net") as there,
+        Namespace(f"{daemon.state}/ns/{client}/net") as here,
+        Service(there, socket.SOCK_STREAM, 80, "web"),
+    ):
+        assert ask(here, daemon.address(server), 80) == f"web {daemon.address(client)}"
+        assert ask(daemon.wall, "127.0.0.1", 8080).startswith("web ")
+    daemon.crictl("rmp", "-a", "-f")
+    wait_for(lambda: not daemon.left(), 20)
 
 
 def test_traffic_is_counted(daemon: Daemon) -> None:

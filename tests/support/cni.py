@@ -44,6 +44,13 @@ def bridge_list(bridge: str, subnet: str, data: str, version: str = "1.1.0") -> 
     return {"cniVersion": version, "name": "tests", "plugins": [first, second]}
 
 
+def ptp_list(subnet: str, data: str) -> dict[str, Any]:
+    """Return a conflist of ptp, host-local and portmap."""
+    document = bridge_list("", subnet, data)
+    document["plugins"][0] = {"type": "ptp", "ipam": document["plugins"][0]["ipam"]}
+    return document
+
+
 def write_list(directory: str, document: dict[str, Any], name: str = "10-tests.conflist") -> str:
     """Put a conflist into the directory of networks, whole at once; return its path."""
     os.makedirs(directory, exist_ok=True)
