@@ -59,7 +59,7 @@ def test_specs_of_the_network_pass_as_listed(cni_instance: Instance, capfd: pyte
     outcomes = suite.run(cni_instance, [f"-ginkgo.focus={_GROUP}"])
     ran = {name: outcome for name, outcome in outcomes.items() if _GROUP in name}
     with capfd.disabled():
-        print(f"\n{report.summary(ran)}")
+        print(f"\nby CNI, {report.summary(ran)}")
     assert listed
     wrong = report.problems(ran, listed)
     assert not wrong, report.summary(ran) + "\n" + "\n".join(wrong)
