@@ -1,7 +1,7 @@
 """The child that becomes a container's first process, from its birth to execve(2).
 
 It is born in new mount and PID namespaces (the network, IPC and UTS namespaces are the keeper's own), as a copy of the
-keeper, or sharing its memory (`linux.vfork`). It imports nothing: all modules are loaded, and the keeper has switched
+keeper, or sharing its memory (`linux.vfork`). It imports nothing: all modules are loaded, and the spawner has switched
 the import system off (`forget_imports`), since once the root has changed a late import would run the image's code.
 """
 

@@ -40,7 +40,7 @@ class Birth:
     """A process that was just made.
 
     `report` is whole where the child shared the keeper's memory: it runs its program already, or failed. Else `sock`
-    is where its words come from. `terminal` is the master's fd, or -1.
+    is where its words come from.
     """
 
     __slots__ = ("pid", "pidfd", "report", "sock")
