@@ -27,7 +27,6 @@ from typing import NoReturn
 
 from crishim.engine import wire
 from crishim.engine.execute import extract
-from crishim.engine.execute.container import forget_imports
 from crishim.engine.execute.report import describe
 from crishim.engine.keeper import births
 from crishim.engine.keeper import main as keeper
@@ -54,10 +53,18 @@ def main(control_fd: int, group: list[str], version: int) -> None:
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     cgroups.join_self(group, version)
-    forget_imports()
+    _forget_imports()
     gc.disable()
     _freeze()
     Spawner(control).serve()
+
+
+def _forget_imports() -> None:
+    """Make every later import fail, in all children too, instead of searching a container's image."""
+    sys.meta_path.clear()
+    sys.path.clear()
+    sys.path_hooks.clear()
+    sys.path_importer_cache.clear()
 
 
 def _freeze() -> None:

@@ -6,11 +6,11 @@ older one wrote. Out of scope: computing (`crishim.engine.plan`).
 """
 
 from crishim import codec
+from crishim.engine.plan.container import ContainerInput
 from crishim.engine.plan.types import ContainerPlan
 from crishim.errors import NotFoundError
 from crishim.pods.context import Context
 from crishim.pods.objects import Container
-from crishim.pods.ports import ContainerInput
 
 
 def container_plan(context: Context, container: Container) -> ContainerPlan:

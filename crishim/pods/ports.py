@@ -5,15 +5,11 @@ that pass the same tests. Times are nanoseconds since the epoch, ids are CRI ids
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
+from crishim.engine.plan.container import ContainerInput
 from crishim.engine.plan.request import (
-    ContainerConfig,
-    ImageConfig,
-    Mount,
     ResolvedUser,
-    Resources,
     SandboxConfig,
 )
 from crishim.engine.plan.types import ContainerPlan, ExecPlan, PodPlan
@@ -167,23 +163,6 @@ class Network(NetworkApi, Protocol):
 
     def interface_stats(self) -> Mapping[str, Counters]:
         """Return each pod's default interface by pod id."""
-
-
-@dataclass(frozen=True, slots=True)
-class ContainerInput:
-    """All that the container's plan is computed from, besides the host's facts."""
-
-    id: str
-    sandbox_id: str
-    sandbox: SandboxConfig
-    config: ContainerConfig
-    image: ImageConfig
-    layers: tuple[str, ...]
-    mounts: tuple[Mount, ...]
-    log_path: str
-    resources: Resources
-    upper: str
-    work: str
 
 
 class Planner(Protocol):

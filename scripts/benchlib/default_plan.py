@@ -9,13 +9,13 @@ import os
 from dataclasses import replace
 
 from crishim.engine.plan import request, types
+from crishim.engine.plan.container import ContainerInput
 from crishim.engine.plan.planner import Planner
 from crishim.engine.plan.settings import PlanSettings
 from crishim.linux import facts, rlimits
 from crishim.linux.cgroups.layout import Layout
 from crishim.linux.seccomp.default import default_profile
 from crishim.paths import Paths
-from crishim.pods.ports import ContainerInput
 from scripts.benchlib.cri import MASKED, READONLY
 
 POD = "b" * 64

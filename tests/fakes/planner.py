@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from crishim.engine.plan.container import ContainerInput
 from crishim.engine.plan.request import SandboxConfig
 from crishim.engine.plan.types import (
     CapabilityPlan,
@@ -16,7 +17,6 @@ from crishim.engine.plan.types import (
 )
 from crishim.linux.cgroups.layout import Hierarchy, Layout
 from crishim.paths import Paths
-from crishim.pods.ports import ContainerInput
 from tests.fakes.faults import Faults
 
 

@@ -22,6 +22,7 @@ from crishim.config.model import Config
 from crishim.daemon.placement import unmount_namespaces
 from crishim.daemon.planning import plan_settings
 from crishim.engine.client import Engine, EngineSettings, Exit, Keeper, Started
+from crishim.engine.plan.container import ContainerInput
 from crishim.engine.plan.planner import Planner
 from crishim.engine.plan.rehearsal import plan_rehearsal
 from crishim.engine.plan.request import (
@@ -37,7 +38,6 @@ from crishim.engine.plan.request import (
 from crishim.engine.plan.types import ContainerPlan
 from crishim.linux.cgroups import apply
 from crishim.linux.facts import probe
-from crishim.pods.ports import ContainerInput
 from tests.fakes.daemon import Counting
 from tests.support.abilities import need_containers
 from tests.support.busybox import base_entries

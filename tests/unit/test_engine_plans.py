@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from crishim import codec
-from crishim.engine.plan.container import MAX_LAYERS, plan_container
+from crishim.engine.plan.container import MAX_LAYERS, ContainerInput, plan_container
 from crishim.engine.plan.planner import Planner
 from crishim.engine.plan.pod import plan_pod
 from crishim.engine.plan.process import plan_exec
@@ -41,7 +41,6 @@ from crishim.linux.capabilities import DEFAULT_MASK
 from crishim.linux.seccomp.compiler import compile_profile
 from crishim.linux.seccomp.default import default_profile
 from crishim.linux.seccomp.profile import parse_profile
-from crishim.pods.ports import ContainerInput
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "plans"
 CASES = sorted(path.stem for path in GOLDEN.glob("*.json"))

@@ -2,10 +2,9 @@
 
 It is born in new mount and PID namespaces (the network, IPC and UTS namespaces are the keeper's own), as a copy of the
 keeper, or sharing its memory (`linux.vfork`). It imports nothing: all modules are loaded, and the spawner has switched
-the import system off (`forget_imports`), since once the root has changed a late import would run the image's code.
+the import system off, since once the root has changed a late import would run the image's code.
 """
 
-import sys
 from typing import Any
 
 from crishim.engine.execute import mounts, process, root
@@ -68,11 +67,3 @@ def run(
     except BaseException as error:  # noqa: BLE001  whatever it is, the keeper must hear of it
         report.fail(error)
         return None
-
-
-def forget_imports() -> None:
-    """Make every later import fail instead of searching the image."""
-    sys.meta_path.clear()
-    sys.path.clear()
-    sys.path_hooks.clear()
-    sys.path_importer_cache.clear()

@@ -1,8 +1,8 @@
 """Container request + image config + host facts → ContainerPlan. Pure: every problem is found before anything acts."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from os.path import commonpath, normpath, relpath
-from typing import Protocol
 
 from crishim.engine.plan import cgroup, mounts, process
 from crishim.engine.plan.pod import container_group
@@ -23,52 +23,35 @@ from crishim.linux.cgroups import devices
 MAX_LAYERS = 500  # fs/overlayfs/params.h, OVL_MAX_STACK
 
 
-class ContainerInput(Protocol):
-    """What is known of a container when it is planned; `pods.ports.ContainerInput` is one."""
+@dataclass(frozen=True, slots=True)
+class ContainerInput:
+    """All that a container's plan is computed from, besides the host's facts.
 
-    @property
-    def id(self) -> str:
-        """The container's id."""
+    Attributes:
+        id: the container's.
+        sandbox_id: its pod's.
+        sandbox: the pod's request.
+        config: the request.
+        image: what its image says.
+        layers: absolute paths of the layers, bottom first.
+        mounts: the request's, host paths resolved.
+        log_path: absolute path of the log file, "" for none.
+        resources: its limits now: the request's, or an update's.
+        upper: its read/write layer.
+        work: the overlay's working directory beside it.
+    """
 
-    @property
-    def sandbox_id(self) -> str:
-        """Its pod's id."""
-
-    @property
-    def sandbox(self) -> SandboxConfig:
-        """The pod's request."""
-
-    @property
-    def config(self) -> ContainerConfig:
-        """The request."""
-
-    @property
-    def image(self) -> ImageConfig:
-        """What its image says."""
-
-    @property
-    def layers(self) -> tuple[str, ...]:
-        """Absolute paths of the layers, bottom first."""
-
-    @property
-    def mounts(self) -> tuple[Mount, ...]:
-        """The request's mounts, host paths resolved."""
-
-    @property
-    def log_path(self) -> str:
-        """Absolute path of the log file, "" for none."""
-
-    @property
-    def resources(self) -> Resources:
-        """Its limits now: the request's, or an update's."""
-
-    @property
-    def upper(self) -> str:
-        """Its read/write layer."""
-
-    @property
-    def work(self) -> str:
-        """The overlay's working directory beside it."""
+    id: str
+    sandbox_id: str
+    sandbox: SandboxConfig
+    config: ContainerConfig
+    image: ImageConfig
+    layers: tuple[str, ...]
+    mounts: tuple[Mount, ...]
+    log_path: str
+    resources: Resources
+    upper: str
+    work: str
 
 
 def plan_container(

@@ -4,9 +4,9 @@ See `engine.rehearsal` for what it is good for. What differs from a real pod's p
 keeper is the spawner itself), and all its files are below `Paths.rehearsal`, the root's layers with them.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from crishim.engine.plan.container import plan_container
+from crishim.engine.plan.container import ContainerInput, plan_container
 from crishim.engine.plan.pod import plan_pod
 from crishim.engine.plan.request import (
     ContainerConfig,
@@ -14,7 +14,6 @@ from crishim.engine.plan.request import (
     ContainerSecurity,
     ImageConfig,
     Metadata,
-    Mount,
     NamespaceMode,
     NamespaceOptions,
     Resources,
@@ -31,23 +30,6 @@ LAYER = "layer"
 PROGRAM = "/exit"
 _MASKED = ("/proc/acpi", "/proc/kcore", "/proc/keys", "/proc/timer_list", "/sys/firmware")
 _READONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
-
-
-@dataclass(frozen=True, slots=True)
-class _Input:
-    """What `plan_container` asks for."""
-
-    id: str
-    sandbox_id: str
-    sandbox: SandboxConfig
-    config: ContainerConfig
-    image: ImageConfig
-    layers: tuple[str, ...]
-    mounts: tuple[Mount, ...]
-    log_path: str
-    resources: Resources
-    upper: str
-    work: str
 
 
 def plan_rehearsal(settings: PlanSettings) -> tuple[PodPlan, ContainerPlan]:
@@ -68,7 +50,7 @@ def plan_rehearsal(settings: PlanSettings) -> tuple[PodPlan, ContainerPlan]:
         ),
     )
     directory = settings.paths.pod(POD)
-    wanted = _Input(
+    wanted = ContainerInput(
         id=POD,
         sandbox_id=POD,
         sandbox=sandbox,
