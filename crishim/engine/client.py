@@ -212,17 +212,16 @@ class Engine:
         pin, directory = self._settings.paths.pinned_netns(pod_id), self._settings.paths.pod(pod_id)
         _remove(directories, self._settings.layout.version, pin, directory)
 
-    async def extract(self, tar_fd: int, dest_fd: int, options: Mapping[str, Any]) -> dict[str, Any]:
-        """Extract a tar stream into a directory by a locked-down child; return its report.
+    async def extract(self, fds: tuple[int, int, int], options: Mapping[str, Any]) -> dict[str, Any]:
+        """Unpack a layer's blob into a directory by a locked-down child; return its report.
 
         Args:
-            tar_fd: read end of a pipe with plain tar; the caller keeps and closes its own fd.
-            dest_fd: the directory.
-            options: see `engine.execute.extract`.
+            fds: the blob, the pipe that says how much of it is there, the directory; they stay the caller's.
+            options: see `engine.execute.extract.run`.
         """
         reading, writing = os.pipe2(os.O_CLOEXEC)
         try:
-            await self._send({"op": "extract", "options": dict(options)}, (tar_fd, dest_fd, writing))
+            await self._send({"op": "extract", "options": dict(options)}, (*fds, writing))
         except BaseException:
             os.close(reading)
             raise

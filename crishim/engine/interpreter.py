@@ -15,6 +15,7 @@ import sys
 import sysconfig
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 
 from crishim.errors import InternalError
 from crishim.linux import mountns
@@ -24,6 +25,7 @@ from crishim.log import get_logger
 log = get_logger("crishim.engine")
 
 _MFD_EXEC = 0x10
+_DECOMPRESSORS = ("isal", "zstandard")  # see `execute.decompress`
 # The kernel refuses executable memfds (vm.memfd_noexec=2: EACCES), or somebody held on to a page of the copy (EBUSY).
 _REFUSALS = {errno.EACCES, errno.EPERM, errno.EBUSY}
 
@@ -98,13 +100,22 @@ def _is_stub() -> bool:
 
 
 def _search_path() -> list[str]:
-    """Return the directories of the standard library and of crishim itself; nothing else is loaded."""
+    """Return the directories of the standard library, of crishim itself and of the packages that unpack layers.
+
+    The last come last: they are where the user's other packages are too.
+    """
     paths = sysconfig.get_paths()
     dynload = os.path.join(paths["platstdlib"], "lib-dynload")
     stdlib = sysconfig.get_paths(vars={"installed_base": sys.base_prefix, "base": sys.base_prefix})["stdlib"]
     own = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    candidates = [stdlib, os.path.join(stdlib, "lib-dynload"), paths["stdlib"], dynload, own]
+    candidates = [stdlib, os.path.join(stdlib, "lib-dynload"), paths["stdlib"], dynload, own, *_homes(_DECOMPRESSORS)]
     return [path for path in dict.fromkeys(candidates) if os.path.isdir(path)]
+
+
+def _homes(packages: Sequence[str]) -> list[str]:
+    """Return the directories that packages are installed in; one that is not installed has none."""
+    found = [find_spec(name) for name in packages]
+    return [os.path.dirname(os.path.dirname(spec.origin)) for spec in found if spec and spec.origin]
 
 
 def _command(code: str, arguments: Sequence[str], search: Sequence[str]) -> list[str]:

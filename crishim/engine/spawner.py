@@ -8,7 +8,7 @@ the daemon's socket; keepers go on.
 daemon ── rehearse {pod, container}            ─►  once, before the first fork (`engine.rehearsal`)
        ── spare                                ─►  fork: a keeper without a pod; ◄─ spare + [its control socket]
        ── keeper {plan} + [control]            ─►  fork: a keeper for a pod that no spare one fits, serves `control`
-       ── extract {options} + [tar, dir, report] ─►  fork: extraction, reports on `report`
+       ── extract {options} + [blob, progress, dir, report] ─►  fork: extraction, reports on `report`
 ```
 Spare keepers wait with everything done that needs no plan (namespaces, sockets, shared memory). The daemon asks for
 them ahead of need, talks to them directly, and they end with it.
@@ -23,7 +23,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from crishim.engine import wire
 from crishim.engine.execute import extract
@@ -53,18 +53,31 @@ def main(control_fd: int, group: list[str], version: int) -> None:
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     cgroups.join_self(group, version)
-    _forget_imports()
+    imports = Imports()
+    imports.forbid()
     gc.disable()
     _freeze()
-    Spawner(control).serve()
+    Spawner(control, imports).serve()
 
 
-def _forget_imports() -> None:
-    """Make every later import fail, in all children too, instead of searching a container's image."""
-    sys.meta_path.clear()
-    sys.path.clear()
-    sys.path_hooks.clear()
-    sys.path_importer_cache.clear()
+class Imports:
+    """Every import fails while it is forbidden, in all children too, instead of searching a container's image."""
+
+    def __init__(self) -> None:
+        self._kept: list[tuple[list[Any], list[Any]]] = [
+            (part, list(part)) for part in (sys.meta_path, sys.path, sys.path_hooks)
+        ]
+
+    def forbid(self) -> None:
+        """Forget where modules are."""
+        for part, _ in self._kept:
+            part.clear()
+        sys.path_importer_cache.clear()
+
+    def allow(self) -> None:
+        """Look for modules where they were when this was made."""
+        for part, kept in self._kept:
+            part[:] = kept
 
 
 def _freeze() -> None:
@@ -74,10 +87,16 @@ def _freeze() -> None:
 
 
 class Spawner:
-    """The daemon's socket."""
+    """The daemon's socket.
 
-    def __init__(self, control: _socket.socket) -> None:
+    Args:
+        control: this end.
+        imports: which are forbidden.
+    """
+
+    def __init__(self, control: _socket.socket, imports: Imports) -> None:
         self._control = control
+        self._imports = imports
 
     def serve(self) -> None:
         """Fork on request until the daemon is gone."""
@@ -124,7 +143,8 @@ class Spawner:
         self._control.close()
         if message["op"] != "extract":
             _end_after(lambda: keeper.run(message["plan"], _socket.socket(fileno=fds[0])), "keeper")
-        _end_after(lambda: extract.run(fds[0], fds[1], fds[2], message["options"]), "extraction")
+        self._imports.allow()  # of decompressors, while the root is the host's
+        _end_after(lambda: extract.run(*fds, options=message["options"]), "extraction")
 
 
 def _refuse(message: wire.Message, fds: list[int], error: OSError) -> None:
@@ -134,7 +154,7 @@ def _refuse(message: wire.Message, fds: list[int], error: OSError) -> None:
         wire.send(sock, {"event": "failed", **describe("fork", error)})
         sock.close()
     else:
-        os.write(fds[2], json.dumps({"error": f"fork: {error}", "kind": "os", "errno": error.errno}).encode() + b"\n")
+        os.write(fds[-1], json.dumps({"error": f"fork: {error}", "kind": "os", "errno": error.errno}).encode() + b"\n")
 
 
 def _end_after(work: Callable[[], None], what: str) -> NoReturn:

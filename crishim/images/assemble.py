@@ -219,8 +219,7 @@ class Assembler:
                     source.close()
                     raise
                 try:
-                    options = {"renames": dict(renames)}
-                    report = await unpack(source, part.diff_id, path, options, self._extractor, self._settings, cancel)
+                    report = await unpack(source, part.diff_id, path, renames, self._extractor, self._settings, cancel)
                 except BaseException:
                     self._layers.discard(path)
                     raise

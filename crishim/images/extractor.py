@@ -1,4 +1,4 @@
-"""Who extracts a tar stream: the face of the spawner's child, and one that starts a program for it."""
+"""Who unpacks a layer's blob: the face of the spawner's child, and one that starts a program for it."""
 
 import json
 import os
@@ -15,26 +15,30 @@ _PACKAGES = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__fi
 class Extractor(Protocol):
     """Runs `crishim.engine.execute.extract.run` in a process of its own."""
 
-    async def extract(self, tar_fd: int, dest_fd: int, options: Mapping[str, Any]) -> Mapping[str, Any]:
+    async def extract(self, fds: tuple[int, int, int], options: Mapping[str, Any]) -> Mapping[str, Any]:
         """Extract and return the child's report.
 
-        The fds stay the caller's. A child that ends without a report, or cannot be started, is an error: raised, or
-        reported as `{"error": sentence, "kind": "fault", "errno": 0}`. A cancelled call may leave the child running
-        until the end of its stream, which the caller closes.
+        A child that ends without a report, or cannot be started, is an error: raised, or reported as
+        `{"error": sentence, "kind": "fault", "errno": 0}`. A cancelled call may leave the child running until the pipe
+        of totals ends, which the caller closes.
+
+        Args:
+            fds: the blob, the pipe that says how much of it is there, the directory; they stay the caller's.
+            options: see `crishim.engine.execute.extract.run`.
         """
 
 
 class ProgramExtractor:
     """Starts an interpreter for each layer: for tools and tests, where no spawner runs."""
 
-    async def extract(self, tar_fd: int, dest_fd: int, options: Mapping[str, Any]) -> Mapping[str, Any]:
+    async def extract(self, fds: tuple[int, int, int], options: Mapping[str, Any]) -> Mapping[str, Any]:
         """Extract (see `Extractor`)."""
         report_fd, child_fd = os.pipe2(os.O_CLOEXEC)
-        words = [str(tar_fd), str(dest_fd), str(child_fd), json.dumps(dict(options))]
+        words = [*(str(fd) for fd in (*fds, child_fd)), json.dumps(dict(options))]
         try:
             child = subprocess.Popen(  # noqa: ASYNC220  starting is quick; waiting is done in a thread
                 [sys.executable, "-m", "crishim.engine.execute.extract", *words],
-                pass_fds=(tar_fd, dest_fd, child_fd),
+                pass_fds=(*fds, child_fd),
                 env={**os.environ, "PYTHONPATH": _PACKAGES},
             )
         except BaseException:

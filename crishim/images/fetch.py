@@ -1,12 +1,11 @@
 """One blob on its way from a registry to the disk, readable while it comes.
 
-The thread that receives writes to the part file and hashes; the thread that unpacks follows the file. So a broken
-connection is resumed by range without the unpacking noticing, memory is bounded by the page cache, and a slow disk
-or a slow unpacking never holds up the network. Invariant: a reader gets its end (`b""`) only after the digest of the
-whole blob was right; before, it waits or fails.
+The thread that receives writes to the part file and hashes; who unpacks follows the file. So a broken connection is
+resumed by range without the unpacking noticing, memory is bounded by the page cache, and a slow disk or a slow
+unpacking never holds up the network. Invariant: a reader waits for the end until the digest of the whole blob was
+right; before, it waits or fails.
 """
 
-import contextlib
 import hashlib
 import os
 import threading
@@ -26,10 +25,19 @@ _WRITEBACK = 8 << 20
 
 
 class Source(Protocol):
-    """Packed bytes in order."""
+    """A blob's file and how much of it is there; `size` is what it will have."""
 
-    def read(self, size: int) -> bytes:
-        """Return up to `size` bytes; `b""` at the verified end."""
+    size: int
+
+    def fileno(self) -> int:
+        """Return the file, open for reading only."""
+
+    def wait(self, position: int) -> int:
+        """Return how many bytes there are, once there are more than `position` or the blob is whole and verified.
+
+        Raises:
+            AbortedError: cancelled, or the download failed.
+        """
 
     def close(self) -> None:
         """Let go of the file."""
@@ -114,8 +122,9 @@ class Fetch:
         os.close(self._fd)
 
     def reader(self, cancel: Cancel) -> "Reader":
-        """Return a reader from the beginning; until `close`."""
-        return Reader(self, os.dup(self._fd), cancel)
+        """Return a reader; until `close`."""
+        # Opened anew, since what reads it may not write it.
+        return Reader(self, os.open(f"/proc/self/fd/{self._fd}", os.O_RDONLY | os.O_CLOEXEC), cancel)
 
     def wait(self, position: int, cancel: Cancel) -> int:
         """Return how many bytes there are, once there are more than `position` or all are verified."""
@@ -239,22 +248,22 @@ class Reader:
     """Follows a blob that is being received."""
 
     def __init__(self, fetch: Fetch, fd: int, cancel: Cancel) -> None:
+        self.size = fetch.blob.size
         self._fetch = fetch
         self._fd = fd
         self._cancel = cancel
-        self._position = 0
 
-    def read(self, size: int) -> bytes:
-        """Return up to `size` bytes, `b""` at the end of the verified blob; AbortedError if the download failed."""
-        available = self._fetch.wait(self._position, self._cancel)
-        data = os.pread(self._fd, min(size, available - self._position), self._position)
-        self._position += len(data)
-        return data
+    def fileno(self) -> int:
+        """See Source."""
+        return self._fd
+
+    def wait(self, position: int) -> int:
+        """See Source."""
+        return self._fetch.wait(position, self._cancel)
 
     def close(self) -> None:
-        """Let go of the file."""
-        with contextlib.suppress(OSError):
-            os.close(self._fd)
+        """See Source."""
+        os.close(self._fd)
 
 
 class BlobFile:
@@ -262,17 +271,22 @@ class BlobFile:
 
     def __init__(self, path: str, cancel: Cancel) -> None:
         try:
-            self._file = open(path, "rb", buffering=0)  # noqa: SIM115  closed by `close`
+            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
             raise DataLossError(f"{path}: {error.strerror}; pull the image again") from None
+        self.size = os.fstat(self._fd).st_size
         self._cancel = cancel
 
-    def read(self, size: int) -> bytes:
-        """Return up to `size` bytes, `b""` at the end."""
+    def fileno(self) -> int:
+        """See Source."""
+        return self._fd
+
+    def wait(self, position: int) -> int:  # noqa: ARG002  all of it is here
+        """See Source."""
         if self._cancel.cancelled:
             raise AbortedError("cancelled")
-        return self._file.read(size) or b""
+        return self.size
 
     def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+        """See Source."""
+        os.close(self._fd)

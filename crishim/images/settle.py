@@ -5,8 +5,8 @@
   is a link there, the layer's entries belong where the link leads: the caller extracts again with a rename.
 - A hard link to a file of a layer below is given a copy of that file, as overlayfs would copy it up.
 
-Every path comes from an image: each component is opened by O_NOFOLLOW from the layer's own directory. Runs in a
-thread. Invariant: after `settle` returned no renames, the layer is right on top of exactly this stack.
+Every path comes from an image: it is resolved below the layer's own directory and without links. Runs in a thread.
+Invariant: after `settle` returned no renames, the layer is right on top of exactly this stack.
 """
 
 import contextlib
@@ -18,6 +18,7 @@ from typing import Any
 
 from crishim.errors import DataLossError
 from crishim.images.merged import OPAQUE, Found, MergedView
+from crishim.linux import calls
 
 _OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _OVERLAY = "trusted.overlay."
@@ -192,14 +193,10 @@ def _drop_if_only_whiteouts(root: int, path: str) -> None:
 
 @contextlib.contextmanager
 def _directory(root: int, path: str) -> Iterator[int]:
-    """Open a directory of the layer, component by component, following nothing."""
-    fd = os.dup(root)
+    """Open a directory of the layer, following nothing (openat2(2))."""
+    beneath = calls.RESOLVE_BENEATH | calls.RESOLVE_NO_SYMLINKS
+    fd = calls.openat2(root, path or ".", os.O_RDONLY | os.O_DIRECTORY, 0, beneath)
     try:
-        for part in path.split("/"):
-            if part:
-                child = os.open(part, _OPEN, dir_fd=fd)
-                os.close(fd)
-                fd = child
         yield fd
     finally:
         os.close(fd)

@@ -1,36 +1,37 @@
-"""One layer from packed bytes to a directory: decompress, hash and extract as one stream.
+"""One layer from its blob to a directory, while the blob is still coming.
 
-A thread reads, decompresses, hashes and writes tar into a pipe; the extracting child reads the pipe. Limits on size
-and ratio are kept by the thread, before the bytes reach the child. Invariant: the report is returned only if the
-stream had the diff id and the child was content; the directory is the caller's to remove otherwise.
+A thread follows the download and tells the extracting child how much of the blob's file there is; the child reads it,
+decompresses, digests and extracts (`engine.execute.extract`). Invariant: the report is returned only if blob and
+archive had their digests and the child was content; the directory is the caller's to remove otherwise.
 """
 
 import asyncio
-import contextlib
 import errno
-import fcntl
-import hashlib
 import os
 import select
 from collections.abc import Mapping
 from typing import Any
 
-from crishim.errors import AbortedError, CrishimError, DataLossError, InternalError, ResourceExhaustedError
+from crishim import errors
+from crishim.engine.execute.layerstream import TOTAL
+from crishim.errors import AbortedError, CrishimError, DataLossError, InternalError
 from crishim.images.content import disk_error
-from crishim.images.decompress import pieces
 from crishim.images.extractor import Extractor
 from crishim.images.fetch import Source
 from crishim.images.registry.transport import Cancel
 from crishim.images.settings import ImageSettings
 from crishim.images.threads import in_thread, wait_out
 
-_PIPE = 1 << 20
-_F_SETPIPE_SZ = 1031
 _ARCHIVES_FAULT = frozenset(
     {errno.ENOENT, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.EINVAL, errno.ELOOP, errno.ENAMETOOLONG}
 )
 """What no file system can do: names too long, links in circles, empty link targets."""
-_SENTENCE = 400  # characters of what the child says
+_REFUSALS = {
+    kind.__name__: kind
+    for kind in (errors.DataLossError, errors.FailedPreconditionError, errors.ResourceExhaustedError)
+}
+"""What the child may say in so many words."""
+_SENTENCE = 500  # characters of what the child says
 _LOOK = 200  # milliseconds between looks at whether the child still lives, while its pipe is full
 
 
@@ -38,70 +39,52 @@ class _Gone(Exception):  # noqa: N818  no error: a signal between the two halves
     """The child does not read any more; its report says why."""
 
 
-class _Feeder:
+class _Teller:
     """The thread's half."""
 
-    def __init__(self, source: Source, diff_id: str, what: str, settings: ImageSettings, cancel: Cancel) -> None:
+    def __init__(self, source: Source, what: str, cancel: Cancel) -> None:
         self.child_gone = False
         self._source = source
-        self._diff_id = diff_id
         self._what = what
-        self._settings = settings
         self._cancel = cancel
-        self._packed = 0
 
     def run(self, fd: int) -> None:
-        """Feed the pipe `fd` (non-blocking) until the end and check the diff id."""
-        digest = hashlib.new(self._diff_id.partition(":")[0])
-        unpacked = 0
-        for piece in pieces(self._read, self._what):
-            unpacked += len(piece)
-            self._check_size(unpacked)
-            digest.update(piece)
-            self._write(fd, memoryview(piece))
-        found = f"{digest.name}:{digest.hexdigest()}"
-        if found != self._diff_id:
-            raise DataLossError(f"{self._what}: unpacked it has the digest {found}, the image says {self._diff_id}")
+        """Write totals into the pipe `fd` (non-blocking) until all is there, and wait until it is verified."""
+        told = 0
+        try:
+            while told < self._source.size:
+                told = self._source.wait(told)
+                self._write(fd, told.to_bytes(TOTAL, "little"))
+            self._source.wait(told)
+        except AbortedError:
+            if self.child_gone:
+                raise _Gone from None
+            raise
 
-    def _read(self, size: int) -> bytes:
-        if self.child_gone:
-            raise _Gone
-        data = self._source.read(size)
-        self._packed += len(data)
-        return data
-
-    def _check_size(self, unpacked: int) -> None:
-        limits = self._settings
-        if unpacked > limits.max_layer_bytes:
-            raise ResourceExhaustedError(
-                f"{self._what} unpacks to more than {limits.max_layer_bytes} bytes (images.max_layer_bytes)"
-            )
-        if unpacked > limits.ratio_floor_bytes and unpacked > limits.max_ratio * max(self._packed, 1):
-            raise ResourceExhaustedError(
-                f"{self._what} unpacks to more than {limits.max_ratio} times its size (images.max_ratio)"
-            )
-
-    def _write(self, fd: int, view: memoryview) -> None:
+    def _write(self, fd: int, message: bytes) -> None:
+        """Write a message whole (it is shorter than PIPE_BUF)."""
         poll = select.poll()
         poll.register(fd, select.POLLOUT)
-        while view:
+        while True:
             if self._cancel.cancelled:
                 raise AbortedError(f"{self._what}: the unpacking was cancelled")
             if self.child_gone:
                 raise _Gone
             try:
-                view = view[os.write(fd, view) :]
+                os.write(fd, message)
             except BlockingIOError:
                 poll.poll(_LOOK)
             except BrokenPipeError:
                 raise _Gone from None
+            else:
+                return
 
 
 async def unpack(
     source: Source,
     diff_id: str,
     directory: str,
-    options: Mapping[str, Any],
+    renames: Mapping[str, str],
     extractor: Extractor,
     settings: ImageSettings,
     cancel: Cancel,
@@ -112,41 +95,55 @@ async def unpack(
 
     Raises:
         DataLossError: corrupt data, wrong diff id, no tar archive.
+        FailedPreconditionError: packed in a way that layers are not.
         ResourceExhaustedError: too large, or the disk is full.
         AbortedError: cancelled, or the download that the source follows failed.
     """
     what = f"layer {diff_id}"
-    feeder = _Feeder(source, diff_id, what, settings, cancel)
+    options = {
+        "what": what,
+        "diff_id": diff_id,
+        "size": source.size,
+        "max_bytes": settings.max_layer_bytes,
+        "max_ratio": settings.max_ratio,
+        "ratio_floor": settings.ratio_floor_bytes,
+        "max_entries": settings.max_entries,
+        "renames": dict(renames),
+    }
+    teller = _Teller(source, what, cancel)
     read_fd, write_fd = os.pipe2(os.O_CLOEXEC)
     dest_fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    with contextlib.suppress(OSError):  # over the user's pipe quota the pipe just stays small
-        fcntl.fcntl(write_fd, _F_SETPIPE_SZ, _PIPE)
     os.set_blocking(write_fd, False)
 
-    def feed() -> None:
+    def tell() -> None:
         try:
-            feeder.run(write_fd)
+            teller.run(write_fd)
         finally:
             os.close(write_fd)
-            source.close()
 
     async def extract() -> Mapping[str, Any]:
+        report: Mapping[str, Any] = {}
         try:
-            return await extractor.extract(read_fd, dest_fd, {"max_entries": settings.max_entries, **options})
+            report = await extractor.extract((source.fileno(), read_fd, dest_fd), options)
         finally:
-            feeder.child_gone = True
+            teller.child_gone = True
+            if not report.get("ok"):
+                cancel.set()  # the rest of the download is not waited for
             os.close(read_fd)
             os.close(dest_fd)
+        return report
 
-    both = [asyncio.ensure_future(in_thread("unpack", feed)), asyncio.ensure_future(extract())]
+    both = [asyncio.ensure_future(in_thread("unpack", tell)), asyncio.ensure_future(extract())]
     try:
         await asyncio.wait(both)
     except asyncio.CancelledError:
         cancel.set()
         await wait_out(both)
         raise
-    fed, extracted = both
-    return _outcome(fed.exception(), extracted, what)
+    finally:
+        source.close()
+    told, extracted = both
+    return _outcome(told.exception(), extracted, what)
 
 
 def _outcome(fault: BaseException | None, extracted: "asyncio.Future[Any]", what: str) -> Mapping[str, Any]:
@@ -164,9 +161,12 @@ def _outcome(fault: BaseException | None, extracted: "asyncio.Future[Any]", what
     # Names in it are the image's: any length, any bytes.
     said = str(report.get("error") or "no report")
     sentence = "".join(c if c.isprintable() else "?" for c in said[:_SENTENCE])
-    if report.get("kind") == "tar":
+    kind = str(report.get("kind"))
+    if kind in _REFUSALS:
+        raise _REFUSALS[kind](sentence)
+    if kind == "tar":
         raise DataLossError(f"{what}: {sentence}")
-    if report.get("kind") == "os":
+    if kind == "os":
         number = int(report.get("errno") or 0)
         if number in _ARCHIVES_FAULT:
             raise DataLossError(f"{what}: {sentence}")

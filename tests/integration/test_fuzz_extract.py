@@ -18,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crishim.engine.execute import extract
+from crishim.engine.execute.layerstream import TOTAL
 from crishim.errors import CrishimError
 from crishim.images.settle import mark_opaque, settle, stands_alone
 from crishim.images.trees import remove_tree
@@ -88,20 +89,23 @@ def _extracted(data: bytes, directory: str, renames: Mapping[str, str] | None = 
     os.mkdir(directory, 0o755)
     source, report = os.memfd_create("layer"), os.memfd_create("report")
     os.write(source, data)
-    os.lseek(source, 0, os.SEEK_SET)
+    told, tell = os.pipe()
+    os.write(tell, len(data).to_bytes(TOTAL, "little"))
+    os.close(tell)
     dest = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         pid = os.fork()
         if pid == 0:
             try:
-                extract.run(source, dest, report, {"renames": dict(renames or {}), "max_entries": 100})
+                options = {"size": len(data), "renames": dict(renames or {}), "max_entries": 100}
+                extract.run(source, told, dest, report, options)
             finally:
                 os._exit(0)
         assert os.waitpid(pid, 0)[1] == 0
         found: dict[str, Any] = json.loads(os.pread(report, 1 << 20, 0))
         return found
     finally:
-        for fd in (source, report, dest):
+        for fd in (source, report, dest, told):
             os.close(fd)
 
 

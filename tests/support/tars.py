@@ -6,9 +6,7 @@ By hand is what tarfile cannot write: binary PAX values, GNU's four sparse forms
 import io
 import os
 import tarfile
-import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 
 from crishim.engine.execute.tarstream import BLOCK, REGULAR, Entry, TarStream
 
@@ -99,27 +97,9 @@ def sparse(form: str, name: bytes, size: int, pieces: Sequence[tuple[int, bytes]
 # --- reading ---------------------------------------------------------------------------------------------------------
 
 
-@contextmanager
-def stream(data: bytes) -> Iterator[TarStream]:
-    """A pipe that delivers the archive in odd pieces."""
-    reading, writing = os.pipe()
-
-    def feed() -> None:
-        try:
-            for start in range(0, len(data), 70_001):
-                os.write(writing, data[start : start + 70_001])
-        except BrokenPipeError:
-            return
-        finally:
-            os.close(writing)
-
-    thread = threading.Thread(target=feed)
-    thread.start()
-    try:
-        yield TarStream(reading)
-    finally:
-        os.close(reading)
-        thread.join()
+def stream(data: bytes, size: int = 70_001) -> TarStream:
+    """Return a reader of the archive in odd pieces."""
+    return TarStream(data[start : start + size] for start in range(0, len(data), size))
 
 
 def contents(source: TarStream, entry: Entry) -> bytes:
@@ -141,8 +121,8 @@ def contents(source: TarStream, entry: Entry) -> bytes:
 def everything(data: bytes) -> list[tuple[Entry, bytes]]:
     """Return all entries and the data of the regular files."""
     found = []
-    with stream(data) as source:
-        while (entry := source.next()) is not None:
-            found.append((entry, contents(source, entry) if entry.kind in REGULAR else b""))
-        source.drain()
+    source = stream(data)
+    while (entry := source.next()) is not None:
+        found.append((entry, contents(source, entry) if entry.kind in REGULAR else b""))
+    source.drain()
     return found

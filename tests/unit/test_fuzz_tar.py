@@ -12,7 +12,19 @@ from hypothesis import strategies as st
 
 from crishim.engine.execute.tarstream import BLOCK, DIRECTORY, REGULAR, SYMLINK, TarError
 from tests.support.fuzzing import fuzzed
-from tests.support.tars import SPARSE_FORMS, archive, everything, header, info, padded, pax, sealed, sparse, stream
+from tests.support.tars import (
+    SPARSE_FORMS,
+    archive,
+    contents,
+    everything,
+    header,
+    info,
+    padded,
+    pax,
+    sealed,
+    sparse,
+    stream,
+)
 
 # --- valid -----------------------------------------------------------------------------------------------------------
 
@@ -190,26 +202,45 @@ def _damaged(draw: st.DrawFn) -> bytes:
 
 
 @fuzzed(400)
-@given(_damaged())
-def test_a_damaged_archive_ends_in_entries_or_one_kind_of_error(data: bytes) -> None:
+@given(_damaged(), st.sampled_from([1, 511, 512, 513, 70_001]))
+def test_a_damaged_archive_ends_in_entries_or_one_kind_of_error(data: bytes, size: int) -> None:
     sink = os.open(os.devnull, os.O_WRONLY)
     try:
-        with stream(data) as source:
-            while (entry := source.next()) is not None:
-                assert b"\0" not in entry.name + entry.link + b"".join(entry.xattrs)
-                assert 0 <= entry.size < 1 << 63
-                os.makedev(entry.major, entry.minor)
-                if entry.kind in REGULAR and entry.extents is not None:
-                    assert 0 <= entry.real_size < 1 << 63
-                    for offset, size in entry.extents:
-                        assert offset + size <= entry.real_size
-                        source.copy(sink, size)
-                elif entry.kind in REGULAR:
-                    source.copy(sink, entry.size)
+        source = stream(data, size)
+        while (entry := source.next()) is not None:
+            assert b"\0" not in entry.name + entry.link + b"".join(entry.xattrs)
+            assert 0 <= entry.size < 1 << 63
+            os.makedev(entry.major, entry.minor)
+            if entry.kind in REGULAR and entry.extents is not None:
+                assert 0 <= entry.real_size < 1 << 63
+                for offset, length in entry.extents:
+                    assert offset + length <= entry.real_size
+                    source.copy(sink, length)
+            elif entry.kind in REGULAR:
+                source.copy(sink, entry.size)
     except TarError:
         return
     finally:
         os.close(sink)
+
+
+@fuzzed(100)
+@given(_damaged(), st.integers(1, 1500))
+def test_where_the_pieces_end_does_not_matter(data: bytes, size: int) -> None:
+    assert _told(data, size) == _told(data, max(1, len(data)))
+
+
+def _told(data: bytes, size: int) -> list[tuple[object, ...]]:
+    """Return all that is read of an archive in pieces of `size` bytes, the error included."""
+    source = stream(data, size)
+    found: list[tuple[object, ...]] = []
+    try:
+        while (entry := source.next()) is not None:
+            kept = contents(source, entry) if entry.kind in REGULAR and entry.size < 1 << 20 else b""
+            found.append((*vars(entry).items(), kept))
+    except TarError as error:
+        found.append((str(error),))
+    return found
 
 
 # --- found, or thought of --------------------------------------------------------------------------------------------

@@ -10,8 +10,8 @@ import zlib
 import pytest
 import zstandard
 
+from crishim.engine.execute.decompress import pieces
 from crishim.errors import DataLossError, FailedPreconditionError, NotFoundError
-from crishim.images.decompress import pieces
 from crishim.images.flight import Shared
 from crishim.images.threads import through, wait_out
 

@@ -1,409 +1,78 @@
-"""One layer's tar stream becomes a directory in overlayfs's form: the child that the spawner forks for each layer.
+"""One layer's blob becomes a directory in overlayfs's form: the child that the spawner forks for each layer.
 
-It runs as root, but locked down: in a mount namespace of its own whose only mount is the layer's directory (nodev,
-nosuid, noexec), with the six capabilities that owners, modes and nodes need. So every path that the archive names,
-through whatever links, is resolved by the kernel inside the layer; the host cannot be reached (field case B6).
+It decompresses, digests and unpacks in one go. It runs as root, but locked down: in a mount namespace of its own whose
+only mount is the layer's directory (nodev, nosuid, noexec), with the six capabilities that owners, modes and nodes
+need. So every path that the archive names, through whatever links, is resolved by the kernel inside the layer, and a
+fault in a decompressor has nothing but the layer; the host cannot be reached (field case B6).
 
-- Whiteouts `.wh.x` become character devices 0:0. They apply to the layers below only, whatever their place in the
-  archive: what the layer itself brings under that name stays, and a directory then hides what is below it. Setting
-  `trusted.overlay.opaque` takes CAP_SYS_ADMIN, so opaque directories are reported and the daemon marks them.
-- Directories that the layer does not list are made (0755 root) and reported: the daemon gives them what they have in
-  the layers below. So are hard links to files that this layer does not have.
-- The last entry of a name counts, types included; a directory entry over a directory only changes its attributes.
-
-Nothing is imported after the root has changed: it would be the image's code. Out of scope: digests, limits on the
-stream (the daemon sees every byte first), renaming the finished layer into place.
+Nothing is imported after the root has changed: it would be the image's code. Out of scope: the blob's digest, renaming
+the finished layer into place.
 """
 
 import json
 import os
-import stat
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from crishim.engine.execute import tarstream
-from crishim.engine.execute.tarstream import Entry, TarError, TarStream
+from crishim.engine.execute.tarstream import TarError, TarStream
+from crishim.engine.execute.layerwriter import LayerWriter
+from crishim.errors import CrishimError
 from crishim.linux import calls
-
-WHITEOUT = b".wh."
-OPAQUE = b".wh..wh..opq"
-_AUFS = b".wh..wh."
-_PAGE = 4096
-_LINKS = 40  # like the kernel's MAXSYMLINKS
-_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-_NOT_THERE = (FileNotFoundError, NotADirectoryError)
 
 # capabilities(7): CHOWN, DAC_OVERRIDE, FOWNER, FSETID, MKNOD and SETFCAP
 _CAPABILITIES = 1 << 0 | 1 << 1 | 1 << 3 | 1 << 4 | 1 << 27 | 1 << 31
-
-# os.path.realpath and friends are called later: their module is loaded now, with all others.
-_realpath = os.path.realpath
+_LARGE = 1 << 20  # bytes of a blob that are worth a second thread
 
 
-def clean(name: bytes) -> bytes:
-    """Return a name relative to the layer's root: no leading or trailing slash, no `.`; `..` ends at the root."""
-    name = name.removeprefix(b"./").strip(b"/")
-    if b"/." in name or b"//" in name or name.startswith(b"."):
-        parts: list[bytes] = []
-        for part in name.split(b"/"):
-            if part == b"..":
-                del parts[-1:]
-            elif part not in {b"", b"."}:
-                parts.append(part)
-        return b"/".join(parts)
-    return name
+def run(blob_fd: int, progress_fd: int, dest_fd: int, report_fd: int, options: Mapping[str, Any]) -> None:
+    """Unpack the blob `blob_fd` into the directory `dest_fd` and write the report, one JSON line, to `report_fd`.
 
-
-def _renamed(name: bytes, renames: Mapping[bytes, bytes]) -> bytes:
-    """Return a name with its longest renamed parent replaced (see `LayerWriter`)."""
-    head = name
-    while head := head.rpartition(b"/")[0]:
-        if head in renames:
-            return (renames[head] + name[len(head) :]).strip(b"/")
-    return name
-
-
-class LayerWriter:
-    """Applies entries to the directory that is this process's root and working directory.
+    The process is used up afterwards: its root, namespaces and capabilities are the layer's. The report is either
+    `{"ok": true, bytes, inodes, lists_root, parents, opaque, links, skipped_xattrs}` or
+    `{"error": sentence, "kind": "tar" | "os" | "fault" | name of a class of `crishim.errors`, "errno": n}`.
 
     Args:
-        stream: where file contents come from.
-        renames: parents that are symbolic links in the layers below → where they lead; entries below them go there.
+        blob_fd: the packed layer; a file that may still grow.
+        progress_fd: says how far it is (see `layerstream.Growing`).
+        dest_fd: an empty directory (O_DIRECTORY; O_PATH will do).
+        report_fd: where the report goes.
+        options: `size` of the blob; those of `layerstream.LayerStream`; `renames` (name → name, see `LayerWriter`);
+            `max_entries` (0: no limit).
     """
-
-    def __init__(self, stream: TarStream, renames: Mapping[bytes, bytes]) -> None:
-        self._stream = stream
-        self._renames = renames
-        self._directories: dict[bytes, tuple[int, Mapping[bytes, bytes]]] = {}  # times and xattrs, set at the end
-        self._implied: set[bytes] = set()
-        self._opaque: set[bytes] = set()
-        self._links: dict[bytes, bytes] = {}
-        self._bytes = 0
-        self._inodes = 1
-        self._skipped_xattrs = 0
-        # While all directories are group 0's, a new file is root:root whatever their modes and the mount's options.
-        self._chown_all = bool(os.geteuid() or os.getegid() or os.stat(".").st_gid)
-        self._makers: dict[bytes, Callable[[bytes, Entry], None]] = {
-            tarstream.HARD_LINK: self._hard_link,
-            tarstream.SYMLINK: self._symlink,
-            tarstream.CHARACTER: self._node,
-            tarstream.BLOCK_DEVICE: self._node,
-            tarstream.FIFO: self._node,
-            tarstream.DIRECTORY: self._directory,
-            **dict.fromkeys(tarstream.REGULAR, self._file),
-        }
-
-    def run(self, max_entries: int) -> dict[str, Any]:
-        """Apply the whole stream; return the report."""
-        count = 0
-        while (entry := self._stream.next()) is not None:
-            count += 1
-            if max_entries and count > max_entries:
-                raise TarError(f"the layer has more than {max_entries} entries")
-            self.apply(entry)
-        self._finish_directories()
-        self._stream.drain()
-        return self._report()
-
-    def apply(self, entry: Entry) -> None:
-        """Apply one entry; raises TarError or OSError with the entry's name."""
-        path = clean(entry.name)
-        if self._renames:
-            path = _renamed(path, self._renames)
-        parent, _, base = path.rpartition(b"/")
-        try:
-            if base.startswith(WHITEOUT):
-                self._whiteout(parent, base)
-                return
-            maker = self._makers.get(entry.kind)
-            if maker is None:
-                raise TarError(f"tar entry {_text(path)} has the unknown type {entry.kind!r}")
-            if not path and entry.kind != tarstream.DIRECTORY:
-                raise TarError(f"tar entry {_text(entry.name)} would replace the root")
-            if self._links:
-                self._links.pop(self._place(path), None)
-            maker(path, entry)
-        except OSError as error:
-            error.filename = _text(path)
-            raise
-
-    # --- one method per kind of entry ----------------------------------------------------------------------------
-
-    def _file(self, path: bytes, entry: Entry) -> None:
-        try:
-            fd = os.open(path, _CREATE, entry.mode)
-        except OSError:
-            self._make_way(path)
-            fd = os.open(path, _CREATE, entry.mode)
-        try:
-            if entry.extents is not None:
-                for offset, size in entry.extents:
-                    os.lseek(fd, offset, os.SEEK_SET)
-                    self._stream.copy(fd, size)
-                os.ftruncate(fd, entry.real_size)
-            elif entry.size:
-                self._stream.copy(fd, entry.size)
-            if self._chown_all or entry.uid or entry.gid:
-                os.fchown(fd, entry.uid, entry.gid)
-            if entry.mode & 0o6000:
-                os.fchmod(fd, entry.mode)  # chown, or the first write, took the set-ID bits away
-            if entry.xattrs:
-                self._set_xattrs(fd, path, entry.xattrs)
-            os.utime(fd, ns=(entry.mtime, entry.mtime))
-        finally:
-            os.close(fd)
-        self._count(entry.size)
-
-    def _directory(self, path: bytes, entry: Entry) -> None:
-        if path:
-            self._make_directory(path, entry.mode)
-        self._implied.discard(path)
-        self._directories[path] = entry.mtime, entry.xattrs
-        self._chown_all = self._chown_all or entry.gid != 0
-        name = path or b"."
-        os.chown(name, entry.uid, entry.gid, follow_symlinks=False)
-        os.chmod(name, entry.mode)
-
-    def _make_directory(self, path: bytes, mode: int) -> None:
-        try:
-            os.mkdir(path, mode)
-        except OSError:
-            kept = self._make_way(path, keep_directory=True)
-            if kept == "directory":
-                return
-            os.mkdir(path, mode)
-            if kept == "whiteout":
-                self._opaque.add(self._real(path))
-        self._count(_PAGE)
-
-    def _symlink(self, path: bytes, entry: Entry) -> None:
-        try:
-            os.symlink(entry.link, path)
-        except OSError:
-            self._make_way(path)
-            os.symlink(entry.link, path)
-        os.chown(path, entry.uid, entry.gid, follow_symlinks=False)
-        if entry.xattrs:
-            self._set_xattrs(None, path, entry.xattrs)
-        os.utime(path, ns=(entry.mtime, entry.mtime), follow_symlinks=False)
-        self._count(0)
-
-    def _node(self, path: bytes, entry: Entry) -> None:
-        kind = {tarstream.CHARACTER: stat.S_IFCHR, tarstream.BLOCK_DEVICE: stat.S_IFBLK}.get(entry.kind, stat.S_IFIFO)
-        device = os.makedev(entry.major, entry.minor)
-        try:
-            os.mknod(path, kind | entry.mode, device)
-        except OSError:
-            self._make_way(path)
-            os.mknod(path, kind | entry.mode, device)
-        os.chown(path, entry.uid, entry.gid, follow_symlinks=False)
-        os.chmod(path, entry.mode)
-        if entry.xattrs:
-            self._set_xattrs(None, path, entry.xattrs)
-        os.utime(path, ns=(entry.mtime, entry.mtime))
-        self._count(0)
-
-    def _hard_link(self, path: bytes, entry: Entry) -> None:
-        target = clean(entry.link)
-        if self._renames:
-            target = _renamed(target, self._renames)
-        if target in {path, b""}:
-            raise TarError(f"hard link {_text(path)} names {_text(entry.link)}, which cannot be linked")
-        found = _lstat(target)
-        if found is None or _is_whiteout(found):
-            self._make_way(path)
-            self._links[self._place(path)] = self._place(target)
-            return
-        if stat.S_ISDIR(found.st_mode):
-            raise TarError(f"hard link {_text(path)} names the directory {_text(entry.link)}")
-        present = _lstat(path)
-        if present is not None and present.st_ino == found.st_ino:
-            return
-        try:
-            os.link(target, path, follow_symlinks=False)
-        except OSError:
-            self._make_way(path)
-            os.link(target, path, follow_symlinks=False)
-
-    def _whiteout(self, parent: bytes, base: bytes) -> None:
-        if base == OPAQUE:
-            if parent:
-                self._ensure(parent)
-            self._opaque.add(self._real(parent))
-            return
-        if base.startswith(_AUFS):
-            return  # aufs's own bookkeeping, of no meaning in a layer
-        name = base[len(WHITEOUT) :]
-        if name in {b"", b".", b".."}:
-            raise TarError(f"whiteout {_text(base)} names nothing that could be removed")
-        path = parent + b"/" + name if parent else name
-        found = _lstat(path)
-        if found is None:
-            if parent:
-                self._ensure(parent)
-            os.mknod(path, stat.S_IFCHR, os.makedev(0, 0))  # needs no capability for 0:0 (Linux 5.8)
-            self._count(0)
-        elif stat.S_ISDIR(found.st_mode):
-            real = self._real(path)
-            self._opaque.add(real)
-            self._implied.discard(real)
-
-    # --- what stands in the way ----------------------------------------------------------------------------------
-
-    def _make_way(self, path: bytes, *, keep_directory: bool = False) -> str:
-        """Make the parents of `path` and remove what has its name; say what was there."""
-        parent = path.rpartition(b"/")[0]
-        if parent:
-            self._ensure(parent)
-        found = _lstat(path)
-        if found is None:
-            return ""
-        if stat.S_ISDIR(found.st_mode):
-            if not keep_directory:
-                self._remove_tree(path)
-            return "directory"
-        os.unlink(path)
-        return "whiteout" if _is_whiteout(found) else "file"
-
-    def _ensure(self, path: bytes, depth: int = 0) -> None:
-        """Make `path` a directory with all its parents, following links inside the layer."""
-        if depth > _LINKS:
-            raise TarError(f"too many links on the way to {_text(path)}")
-        missing = []
-        while path and not _is_directory(path):
-            missing.append(path)
-            path = path.rpartition(b"/")[0]
-        for name in reversed(missing):
-            self._ensure_one(name, depth)
-
-    def _ensure_one(self, path: bytes, depth: int) -> None:
-        """Make `path` a directory whose parent is one."""
-        if _is_directory(path):
-            return  # by way of a link that is made good now
-        found = _lstat(path)
-        if found is not None and stat.S_ISLNK(found.st_mode):
-            target = _realpath(path).strip(b"/")
-            if target == path or _lstat(target) is not None:
-                raise TarError(f"{_text(path)} is a link that leads to no directory, yet has entries below it")
-            self._ensure(target, depth + 1)
-            return
-        if found is not None:
-            os.unlink(path)
-        os.mkdir(path, 0o755)
-        os.chown(path, 0, 0, follow_symlinks=False)
-        os.chmod(path, 0o755)
-        real = self._real(path)
-        if found is not None and _is_whiteout(found):
-            self._opaque.add(real)
-        elif found is None:
-            self._implied.add(real)
-        self._count(_PAGE)
-
-    def _real(self, path: bytes) -> bytes:
-        return _realpath(path or b".").strip(b"/")
-
-    def _place(self, path: bytes) -> bytes:
-        """Return where a name really lies: its parent without this layer's links, which settling does not follow."""
-        parent, _, base = path.rpartition(b"/")
-        return self._real(parent) + b"/" + base if parent else path
-
-    def _remove_tree(self, path: bytes) -> None:
-        """Remove a directory that a later entry of the same archive replaces, and all that is remembered of it."""
-        below = self._real(path) + b"/"
-        pending = [path]
-        seen = []
-        while pending:
-            directory = pending.pop()
-            seen.append(directory)
-            with os.scandir(directory) as entries:
-                for entry in entries:
-                    if entry.is_dir(follow_symlinks=False):
-                        pending.append(entry.path)
-                    else:
-                        os.unlink(entry.path)
-        for directory in reversed(seen):
-            os.rmdir(directory)
-            self._directories.pop(directory, None)
-        gone = {self._real(directory) for directory in seen}
-        self._implied -= gone
-        self._opaque -= gone
-        self._links = {name: target for name, target in self._links.items() if not name.startswith(below)}
-
-    # --- attributes ----------------------------------------------------------------------------------------------
-
-    def _set_xattrs(self, fd: int | None, path: bytes, xattrs: Mapping[bytes, bytes]) -> None:
-        for name, value in xattrs.items():
-            if not _may_set(name):
-                self._skipped_xattrs += 1
-                continue
-            try:
-                if fd is None:
-                    os.setxattr(path or b".", name, value, follow_symlinks=False)
-                else:
-                    os.setxattr(fd, name, value)
-            except OSError as error:
-                # Like others: what the file system cannot keep is left out, but not a program's capabilities.
-                if name == b"security.capability" or error.errno in (28, 122, 5):
-                    raise
-                self._skipped_xattrs += 1
-
-    def _finish_directories(self) -> None:
-        """Set directories' xattrs and times at last: a default ACL changes, and each new child touches, its parent."""
-        for path, (mtime, xattrs) in self._directories.items():
-            if not _is_directory(path):
-                continue
-            if xattrs:
-                self._set_xattrs(None, path, xattrs)
-            os.utime(path or b".", ns=(mtime, mtime), follow_symlinks=False)
-
-    def _count(self, size: int) -> None:
-        self._bytes += size + -size % _PAGE
-        self._inodes += 1
-
-    def _report(self) -> dict[str, Any]:
-        return {
-            "ok": True,
-            "bytes": self._bytes,
-            "inodes": self._inodes,
-            "lists_root": b"" in self._directories,
-            "parents": sorted(_text(p) for p in self._implied),
-            "opaque": sorted(_text(p) for p in self._opaque),
-            "links": [[_text(path), _text(target)] for path, target in self._links.items()],
-            "skipped_xattrs": self._skipped_xattrs,
-        }
-
-
-def _may_set(name: bytes) -> bool:
-    """Tell whether an image may bring this xattr: never overlayfs's own, nor what names the host's policy."""
-    if name.startswith((b"user.overlay.", b"trusted.")):
-        return False
-    return name.startswith((b"user.", b"system.posix_acl_")) or name == b"security.capability"
-
-
-def _lstat(path: bytes) -> os.stat_result | None:
+    report: dict[str, Any]
     try:
-        return os.lstat(path)
-    except _NOT_THERE:
-        return None
+        # Not before this child is there: keepers, which the same process forks, have no use for libcrypto.
+        from crishim.engine.execute.ahead import ahead
+        from crishim.engine.execute.layerstream import Growing, LayerStream
+
+        os.umask(0)
+        renames = {os.fsencode(k): os.fsencode(v) for k, v in (options.get("renames") or {}).items()}
+        size = int(options["size"])
+        pieces: Iterable[bytes] = LayerStream(Growing(blob_fd, progress_fd, size), options)
+        if size >= _LARGE:
+            pieces = ahead(pieces)
+        confine(dest_fd, (blob_fd, progress_fd, report_fd))
+        sys.meta_path.clear()
+        sys.path.clear()
+        report = LayerWriter(TarStream(pieces), renames).run(int(options.get("max_entries") or 0))
+    except TarError as error:
+        report = _refusal(str(error), "tar")
+    except CrishimError as error:
+        report = _refusal(str(error), type(error).__name__)
+    except OSError as error:
+        # The reason first: a name may be as long as it likes, and the daemon cuts the sentence.
+        where = f": {error.filename}" if error.filename else ""
+        report = _refusal(f"{error.strerror}{where}", "os", error.errno or 0)
+    except Exception as error:  # noqa: BLE001  an unforeseen fault must reach the daemon, not a traceback with imports
+        report = _refusal(f"{type(error).__name__}: {error}", "fault")
+    data = memoryview(json.dumps(report).encode() + b"\n")
+    while data:
+        data = data[os.write(report_fd, data) :]
 
 
-def _is_directory(path: bytes) -> bool:
-    try:
-        return stat.S_ISDIR(os.stat(path or b".").st_mode)
-    except _NOT_THERE:
-        return False
-
-
-def _is_whiteout(found: os.stat_result) -> bool:
-    return stat.S_ISCHR(found.st_mode) and found.st_rdev == 0
-
-
-def _text(path: bytes) -> str:
-    return path.decode("utf-8", "surrogateescape")
-
-
-# --- the process -----------------------------------------------------------------------------------------------------
+def _refusal(sentence: str, kind: str, number: int = 0) -> dict[str, Any]:
+    return {"error": sentence, "kind": kind, "errno": number}
 
 
 def confine(dest_fd: int, keep: tuple[int, ...]) -> None:
@@ -436,44 +105,10 @@ def _close_others(keep: set[int]) -> None:
     os.closerange(low, 1 << 20)
 
 
-def run(tar_fd: int, dest_fd: int, report_fd: int, options: Mapping[str, Any]) -> None:
-    """Extract the stream `tar_fd` into the directory `dest_fd` and write the report, one JSON line, to `report_fd`.
-
-    The process is used up afterwards: its root, namespaces and capabilities are the layer's. The report is either
-    `{"ok": true, bytes, inodes, lists_root, parents, opaque, links, skipped_xattrs}` or
-    `{"error": sentence, "kind": "tar" | "os" | "fault", "errno": n}`.
-
-    Args:
-        tar_fd: uncompressed tar, usually a pipe.
-        dest_fd: an empty directory (O_DIRECTORY; O_PATH will do).
-        report_fd: where the report goes.
-        options: `renames` (name → name, see `LayerWriter`), `max_entries` (0: no limit).
-    """
-    report: dict[str, Any]
-    try:
-        os.umask(0)
-        renames = {os.fsencode(k): os.fsencode(v) for k, v in (options.get("renames") or {}).items()}
-        confine(dest_fd, (tar_fd, report_fd))
-        sys.meta_path.clear()
-        sys.path.clear()
-        report = LayerWriter(TarStream(tar_fd), renames).run(int(options.get("max_entries") or 0))
-    except TarError as error:
-        report = {"error": str(error), "kind": "tar", "errno": 0}
-    except OSError as error:
-        # The reason first: a name may be as long as it likes, and the daemon cuts the sentence.
-        where = f": {error.filename}" if error.filename else ""
-        report = {"error": f"{error.strerror}{where}", "kind": "os", "errno": error.errno or 0}
-    except Exception as error:  # noqa: BLE001  an unforeseen fault must reach the daemon, not a traceback with imports
-        report = {"error": f"{type(error).__name__}: {error}", "kind": "fault", "errno": 0}
-    data = memoryview(json.dumps(report).encode() + b"\n")
-    while data:
-        data = data[os.write(report_fd, data) :]
-
-
 def main() -> None:
-    """Run as a program: `python -m crishim.engine.execute.extract TAR_FD DEST_FD REPORT_FD OPTIONS`."""
-    tar_fd, dest_fd, report_fd = (int(word) for word in sys.argv[1:4])
-    run(tar_fd, dest_fd, report_fd, json.loads(sys.argv[4]))
+    """Run as a program: `python -m crishim.engine.execute.extract BLOB_FD PROGRESS_FD DEST_FD REPORT_FD OPTIONS`."""
+    blob_fd, progress_fd, dest_fd, report_fd = (int(word) for word in sys.argv[1:5])
+    run(blob_fd, progress_fd, dest_fd, report_fd, json.loads(sys.argv[5]))
     os._exit(0)
 
 

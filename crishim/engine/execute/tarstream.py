@@ -1,4 +1,4 @@
-"""A tar reader for layers: entries out of a pipe, in one pass, with nothing but a fixed buffer.
+"""A tar reader for layers: entries out of a stream of pieces, in one pass, keeping only the current piece.
 
 Reads ustar, PAX (local and global headers, binary xattr values), GNU (long names, base-256 numbers) and both GNU's
 old and PAX's sparse forms, from untrusted input. Standard library only and no imports after the first line: this
@@ -13,13 +13,11 @@ Sources: pax(1) of POSIX.1-2017; tar(5) and "Storing Sparse Files" of GNU tar's 
 
 import os
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
 BLOCK = 512
 _ZEROS = bytes(BLOCK)
-_BUFFER = 1 << 18
-_SPLICE_FROM = 1 << 16
 _HEADER_LIMIT = 1 << 20  # a PAX or long-name payload; names end at PATH_MAX, xattr values at 64 KiB
 _HEADERS_LIMIT = 64  # PAX and long-name headers of one entry; GNU tar and Go write up to three
 _GLOBAL_LIMIT = 1000  # records that global PAX headers may leave for all entries to come
@@ -34,6 +32,8 @@ REGULAR = (b"0", b"\0", b"7", b"S")
 HARD_LINK, SYMLINK, CHARACTER, BLOCK_DEVICE, DIRECTORY, FIFO = b"1", b"2", b"3", b"4", b"5", b"6"
 _NO_DATA = (HARD_LINK, SYMLINK, CHARACTER, BLOCK_DEVICE, DIRECTORY, FIFO)
 _XATTR = b"SCHILY.xattr."
+_PLAIN_KINDS = b"\x000123456"
+_TRUNCATED = "the tar archive ends too early: it is truncated"
 
 Extents = list[tuple[int, int]]
 
@@ -140,19 +140,19 @@ def pax_records(data: bytes) -> list[tuple[bytes, bytes]]:
 
 
 class TarStream:
-    """Reads entries from a pipe (or any fd).
+    """Reads entries from a stream of bytes.
 
     Args:
-        fd: where the archive comes from; stays the caller's.
+        pieces: the archive, in pieces of any size; what they raise passes through.
     """
 
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
-        self._buffer = memoryview(bytearray(_BUFFER))
-        self._start = self._end = 0
+    def __init__(self, pieces: Iterable[bytes]) -> None:
+        self._pieces = iter(pieces)
+        self._data = b""
+        self._view = memoryview(b"")
+        self._at = self._end = 0  # where in the current piece, and its size
         self._left = 0  # bytes of the current entry's data that are still in the stream
         self._pad = 0
-        self._splice = True
         self._global: dict[bytes, bytes] = {}
         self._seen: dict[bytes, tuple[int, int, int, int]] = {}
 
@@ -160,12 +160,14 @@ class TarStream:
         """Return the next entry, or None at the end of the archive; what is left of the last one's data is skipped."""
         self._skip(self._left + self._pad)
         self._left = self._pad = 0
+        block = self._header()
+        if block is None:
+            return None
+        if block[156] in _PLAIN_KINDS:
+            return self._entry(block, block[156:157], b"", b"", [])
         pax: list[tuple[bytes, bytes]] = []
         name = link = b""
-        for _ in range(_HEADERS_LIMIT + 1):
-            block = self._header()
-            if block is None:
-                return None
+        for _ in range(_HEADERS_LIMIT):
             kind = block[156:157]
             if kind not in (b"x", b"g", b"L", b"K"):
                 return self._entry(block, kind, name, link, pax)
@@ -180,6 +182,9 @@ class TarStream:
                 name = payload.partition(b"\0")[0]
             else:
                 link = payload.partition(b"\0")[0]
+            block = self._header()
+            if block is None:
+                return None
         raise TarError(f"a tar entry has more than {_HEADERS_LIMIT} extended headers")
 
     def copy(self, fd: int, size: int) -> None:
@@ -187,35 +192,34 @@ class TarStream:
         if size > self._left:
             raise TarError("corrupt tar header: a sparse map is longer than the file's data")
         self._left -= size
-        if size <= self._end - self._start:
-            start, self._start = self._start, self._start + size
-            _write(fd, self._buffer[start : self._start])
-            return
         while size:
-            held = self._end - self._start
-            if held:
-                part = min(held, size)
-                _write(fd, self._buffer[self._start : self._start + part])
-                self._start += part
-                size -= part
-            elif size >= _SPLICE_FROM and self._splice:
-                size -= self._spliced(fd, size)
-            else:
-                self._fill(1)
+            at = self._at
+            end = at + size
+            if end > self._end:
+                end = self._end
+                if at == end:
+                    self._load()
+                    continue
+            self._at = end
+            size -= end - at
+            written = os.write(fd, self._view[at:end])
+            if written < end - at:
+                _write(fd, self._view[at + written : end])
 
     def drain(self) -> None:
-        """Read to the end of the stream, so that its writer can finish its digest."""
-        while os.readv(self._fd, [self._buffer]):
+        """Read to the end of the stream, so that its maker can finish its digest."""
+        self._at = self._end
+        for _ in self._pieces:
             pass
 
     # --- headers -------------------------------------------------------------------------------------------------
 
     def _header(self) -> bytes | None:
-        if self._end - self._start < BLOCK and not self._fill(BLOCK, may_end=True):
-            return None
         block = self._take(BLOCK)
+        if not block:
+            return None
         if block == _ZEROS:
-            if self._fill(BLOCK, may_end=True) and self._take(BLOCK) != _ZEROS:
+            if self._take(BLOCK) not in (_ZEROS, b""):
                 raise TarError("corrupt tar archive: a single block of zeros is followed by data")
             return None
         if not checksum_fits(block):
@@ -267,8 +271,7 @@ class TarStream:
         fields = [block[386 + 24 * n : 410 + 24 * n] for n in range(4)]
         more = block[482]
         while more and len(fields) <= _SPARSE_LIMIT:
-            self._fill(BLOCK)
-            extension = self._take(BLOCK)
+            extension = self._block()
             fields += [extension[24 * n : 24 * n + 24] for n in range(21)]
             more = extension[504]
         if more:
@@ -293,8 +296,7 @@ class TarStream:
         while len(numbers) < wanted:
             if self._left < BLOCK or len(rest) > BLOCK:
                 raise TarError(f"corrupt sparse map of {_short(entry.name)}")
-            self._fill(BLOCK)
-            *lines, rest = (rest + self._take(BLOCK)).split(b"\n")
+            *lines, rest = (rest + self._block()).split(b"\n")
             self._left -= BLOCK
             if lines and not numbers:
                 wanted = 1 + 2 * min(decimal(lines[0]), _SPARSE_LIMIT + 1)
@@ -304,56 +306,55 @@ class TarStream:
     def _payload(self, size: int) -> bytes:
         if not 0 <= size <= _HEADER_LIMIT:
             raise TarError(f"a tar header of {size} bytes is larger than {_HEADER_LIMIT}")
-        padded = size + -size % BLOCK
-        parts = bytearray()
-        while len(parts) < padded:
-            self._fill(1)
-            parts += self._take(min(self._end - self._start, padded - len(parts)))
-        return bytes(parts[:size])
+        payload = self._take(size + -size % BLOCK)
+        if size and not payload:
+            raise TarError(_TRUNCATED)
+        return payload[:size]
+
+    def _block(self) -> bytes:
+        block = self._take(BLOCK)
+        if not block:
+            raise TarError(_TRUNCATED)
+        return block
 
     # --- bytes ---------------------------------------------------------------------------------------------------
 
-    def _fill(self, wanted: int, *, may_end: bool = False) -> bool:
-        """Have at least `wanted` bytes in the buffer; False at an end between entries, if that `may_end`."""
-        while self._end - self._start < wanted:
-            held = self._end - self._start
-            if self._start:
-                self._buffer[:held] = self._buffer[self._start : self._end]
-                self._start, self._end = 0, held
-            got = os.readv(self._fd, [self._buffer[held:]])
-            if not got:
-                if may_end and not held:
-                    return False
-                raise TarError("the tar archive ends too early: it is truncated")
-            self._end = held + got
+    def _take(self, size: int) -> bytes:
+        """Return the next `size` bytes; `b""` if the stream ends right before them."""
+        at = self._at
+        end = at + size
+        if end <= self._end:
+            self._at = end
+            return self._data[at:end]
+        parts = [self._data[at:]]
+        missing = size - len(parts[0])
+        self._at = self._end
+        while missing:
+            if not self._load(may_end=missing == size):
+                return b""
+            part = self._data[:missing]
+            parts.append(part)
+            missing -= len(part)
+            self._at = len(part)
+        return b"".join(parts)
+
+    def _load(self, *, may_end: bool = False) -> bool:
+        """Go on to the next piece; False at an end of the stream that is none too early."""
+        piece = next(self._pieces, None)
+        if piece is None:
+            if may_end:
+                return False
+            raise TarError(_TRUNCATED)
+        self._data, self._view = piece, memoryview(piece)
+        self._at, self._end = 0, len(piece)
         return True
 
-    def _take(self, size: int) -> bytes:
-        data = bytes(self._buffer[self._start : self._start + size])
-        self._start += size
-        return data
-
     def _skip(self, size: int) -> None:
-        while size:
-            held = min(self._end - self._start, size)
-            self._start += held
-            size -= held
-            if size:
-                self._start = self._end = 0
-                self._fill(1)
-
-    def _spliced(self, fd: int, size: int) -> int:
-        """Move bytes from pipe to file without copying it through this process (splice(2)); 0 if that cannot be."""
-        try:
-            moved = os.splice(self._fd, fd, size)
-        except OSError as error:
-            if error.errno != 22:  # EINVAL: not a pipe, or a file system without splice
-                raise
-            self._splice = False
-            return 0
-        if not moved:
-            raise TarError("the tar archive ends too early: it is truncated")
-        return moved
+        at = self._at + size
+        while at > self._end:
+            at -= self._end
+            self._load()
+        self._at = at
 
 
 def _short(name: bytes) -> str:

@@ -159,7 +159,7 @@ class Archives:
         inlet = Inlet(chunks, cancel, work.count)
         async with self._spools.new() as spool:
             work.state = State.TRANSFERRING
-            await _until_cancelled(lambda: spool.receive(inlet.read, settings, _ARCHIVE, cancel), cancel)
+            await _until_cancelled(lambda: spool.receive(inlet.read, settings, _ARCHIVE), cancel)
             work.state = State.DONE
             found = await through("load", lambda: contents.read(spool, self._platform, _ARCHIVE))
             await self._publish(spool, found.members, work)

@@ -12,7 +12,6 @@ import hashlib
 import os
 import re
 import shutil
-import threading
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -20,7 +19,6 @@ from crishim.engine.execute import tarstream
 from crishim.errors import DataLossError, ResourceExhaustedError
 from crishim.images.archive.packing import Opened, Read
 from crishim.images.content import Content, disk_error
-from crishim.images.registry.transport import Cancel
 from crishim.images.settings import ImageSettings
 from crishim.images.threads import through
 from crishim.linux.sync import start_writeback
@@ -109,49 +107,28 @@ class Spool:
         """Return the names of the regular files."""
         return list(self._members)
 
-    def receive(self, read: Read, settings: ImageSettings, what: str, cancel: Cancel) -> None:
+    def receive(self, read: Read, settings: ImageSettings, what: str) -> None:
         """Take in an archive, packed or plain; blocks.
 
         Args:
             read: returns up to n bytes, `b""` at the end.
             settings: limits.
             what: names the archive in errors.
-            cancel: wakes `read`.
 
         Raises:
             DataLossError: no tar archive, corrupt, truncated, or a blob is not what its name says.
             ResourceExhaustedError: beyond a limit, or the disk is full.
             AbortedError: cancelled.
         """
-        opened = Opened(read, settings, what)
-        read_fd, write_fd = os.pipe2(os.O_CLOEXEC)
-        faults: list[BaseException] = []
-
-        def feed() -> None:
-            try:
-                for piece in opened.pieces():
-                    write_all(write_fd, piece)
-            except BrokenPipeError:
-                return  # the reader has a reason of its own
-            except BaseException as fault:  # noqa: BLE001  raised by the thread that waits
-                faults.append(fault)
-            finally:
-                os.close(write_fd)
-
-        feeder = threading.Thread(target=feed, name="load-unpack", daemon=True)
-        feeder.start()
+        stream = tarstream.TarStream(Opened(read, settings, what).pieces())
         try:
-            self._members_of(tarstream.TarStream(read_fd), settings, what)
-        except BaseException as error:  # noqa: BLE001  raised again, or what led to it
-            # An archive that ends early does so because its stream had a fault, if it had one by now.
-            reason = faults[0] if faults else error
-            cancel.set()
-            raise reason from None
-        finally:
-            os.close(read_fd)
-            feeder.join()
-        if faults:
-            raise faults[0]
+            while (entry := stream.next()) is not None:
+                self._take(entry, stream, settings, what)
+            stream.drain()
+        except tarstream.TarError as error:
+            raise DataLossError(f"{what}: {error}") from None
+        except OSError as error:
+            raise disk_error(error, f"spooling {what}") from None
 
     def add(self, name: str, pieces: Iterator[bytes]) -> Member:
         """Keep the bytes of one file that comes as a stream; blocks."""
@@ -184,16 +161,6 @@ class Spool:
             published.append(member)
 
     # --- inside --------------------------------------------------------------------------------------------------
-
-    def _members_of(self, stream: tarstream.TarStream, settings: ImageSettings, what: str) -> None:
-        try:
-            while (entry := stream.next()) is not None:
-                self._take(entry, stream, settings, what)
-            stream.drain()
-        except tarstream.TarError as error:
-            raise DataLossError(f"{what}: {error}") from None
-        except OSError as error:
-            raise disk_error(error, f"spooling {what}") from None
 
     def _take(self, entry: tarstream.Entry, stream: tarstream.TarStream, settings: ImageSettings, what: str) -> None:
         self._count += 1

@@ -1,17 +1,19 @@
 """Packed layer bytes to tar bytes, by what they are and not by what their media type says (field case B4).
 
 gzip through isal (several members, as eStargz and pigz make them), zstd (several frames), or nothing. Both libraries
-let go of the interpreter lock. Invariant: memory is bounded, however much the input expands: pieces are at most
-`_PIECE` bytes. Out of scope: how large a layer may get. Sources: RFC 1952, RFC 8878.
+let go of the interpreter lock. Invariants: memory is bounded, however much the input expands: pieces are at most
+`_PIECE` bytes; and what is needed has been imported when `pieces` returns, since a child that changes its root after
+that must not import any more. Out of scope: how large a layer may get. Sources: RFC 1952, RFC 8878.
 """
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from crishim.errors import DataLossError, FailedPreconditionError
 
 Read = Callable[[int], bytes]
-_CHUNK = 256 << 10
-_PIECE = 256 << 10  # malloc maps larger ones anew each time: a third more CPU time, all of it page faults
+_CHUNK = 128 << 10
+_PIECE = 128 << 10  # malloc gives larger ones back to the kernel each time: up to a third more CPU time, in page faults
 _ZSTD_WINDOW = 128 << 20  # the largest that `zstd --ultra` makes without --long
 
 _FOREIGN = {b"BZh": "bzip2", b"\xfd7zXZ\0": "xz", b"PK\x03\x04": "zip", b"\x04\x22\x4d\x18": "lz4"}
@@ -56,6 +58,11 @@ def _plain(first: bytes, read: Read) -> Iterator[bytes]:
 def _gzip(first: bytes, read: Read, what: str) -> Iterator[bytes]:
     from isal import igzip_lib
 
+    return _members(igzip_lib, first, read, what)
+
+
+def _members(igzip_lib: Any, first: bytes, read: Read, what: str) -> Iterator[bytes]:
+    """Yield the bytes of one gzip member after the other."""
     data = first
     while data:
         member = igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP)
@@ -70,7 +77,7 @@ def _gzip(first: bytes, read: Read, what: str) -> Iterator[bytes]:
                     piece = member.decompress(b"", _PIECE)
                 if piece:
                     yield piece
-        except igzip_lib.error as error:  # type: ignore[misc]  # the package has no types
+        except igzip_lib.error as error:
             raise DataLossError(f"{what}: corrupt gzip data: {error}") from None
         data = bytes(member.unused_data).lstrip(b"\0")  # zeros may pad to a tape's block (gzip(1))
         while not data:
@@ -112,8 +119,12 @@ def _zstd(first: bytes, read: Read, what: str) -> Iterator[bytes]:
     decompressor = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW)
     source = Joined(first, read)
     reader = decompressor.stream_reader(source, read_size=_CHUNK, read_across_frames=True)  # type: ignore[arg-type]
+    return _frames(reader, zstandard.ZstdError, what)
+
+
+def _frames(reader: Any, fault: type[Exception], what: str) -> Iterator[bytes]:
     try:
         while piece := reader.read(_PIECE):
             yield piece
-    except zstandard.ZstdError as error:
+    except fault as error:
         raise DataLossError(f"{what}: corrupt zstd data: {error}") from None
