@@ -10,6 +10,7 @@ names for the collector.
 
 import asyncio
 import contextlib
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,7 +27,7 @@ from crishim.images.registry.transport import Cancel
 from crishim.images.settings import ImageSettings
 from crishim.images.settle import mark_opaque, root_differs, settle, stands_alone
 from crishim.images.threads import in_thread, through, wait_out
-from crishim.images.unpack import unpack
+from crishim.images.unpack import Wanted, unpack
 
 _RENAMES = 1000  # parents that are links in the layers below
 
@@ -219,7 +220,9 @@ class Assembler:
                     source.close()
                     raise
                 try:
-                    report = await unpack(source, part.diff_id, path, renames, self._extractor, self._settings, cancel)
+                    # With a CPU for each layer, and more: a second thread would only cost time.
+                    wanted = Wanted(part.diff_id, renames, ahead=len(self._unpacks) < len(os.sched_getaffinity(0)))
+                    report = await unpack(source, wanted, path, self._extractor, self._settings, cancel)
                 except BaseException:
                     self._layers.discard(path)
                     raise

@@ -10,6 +10,7 @@ import errno
 import os
 import select
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from crishim import errors
@@ -80,11 +81,25 @@ class _Teller:
                 return
 
 
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What the layer must be.
+
+    Attributes:
+        diff_id: digest of the archive.
+        renames: parents that are links in the layers below, and where they lead (see `layerwriter.LayerWriter`).
+        ahead: whether decompressing and extracting are worth a CPU each.
+    """
+
+    diff_id: str
+    renames: Mapping[str, str]
+    ahead: bool
+
+
 async def unpack(
     source: Source,
-    diff_id: str,
+    wanted: Wanted,
     directory: str,
-    renames: Mapping[str, str],
     extractor: Extractor,
     settings: ImageSettings,
     cancel: Cancel,
@@ -99,16 +114,17 @@ async def unpack(
         ResourceExhaustedError: too large, or the disk is full.
         AbortedError: cancelled, or the download that the source follows failed.
     """
-    what = f"layer {diff_id}"
+    what = f"layer {wanted.diff_id}"
     options = {
         "what": what,
-        "diff_id": diff_id,
+        "diff_id": wanted.diff_id,
+        "ahead": wanted.ahead,
         "size": source.size,
         "max_bytes": settings.max_layer_bytes,
         "max_ratio": settings.max_ratio,
         "ratio_floor": settings.ratio_floor_bytes,
         "max_entries": settings.max_entries,
-        "renames": dict(renames),
+        "renames": dict(wanted.renames),
     }
     teller = _Teller(source, what, cancel)
     read_fd, write_fd = os.pipe2(os.O_CLOEXEC)

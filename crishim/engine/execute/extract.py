@@ -38,7 +38,7 @@ def run(blob_fd: int, progress_fd: int, dest_fd: int, report_fd: int, options: M
         dest_fd: an empty directory (O_DIRECTORY; O_PATH will do).
         report_fd: where the report goes.
         options: `size` of the blob; those of `layerstream.LayerStream`; `renames` (name → name, see `LayerWriter`);
-            `max_entries` (0: no limit).
+            `max_entries` (0: no limit); `ahead`: a thread may decompress while another one writes.
     """
     report: dict[str, Any]
     try:
@@ -50,7 +50,7 @@ def run(blob_fd: int, progress_fd: int, dest_fd: int, report_fd: int, options: M
         renames = {os.fsencode(k): os.fsencode(v) for k, v in (options.get("renames") or {}).items()}
         size = int(options["size"])
         pieces: Iterable[bytes] = LayerStream(Growing(blob_fd, progress_fd, size), options)
-        if size >= _LARGE:
+        if options.get("ahead") and size >= _LARGE:
             pieces = ahead(pieces)
         confine(dest_fd, (blob_fd, progress_fd, report_fd))
         sys.meta_path.clear()

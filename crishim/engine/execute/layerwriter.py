@@ -22,6 +22,7 @@ from crishim.engine.execute.tarstream import Entry, TarError, TarStream
 WHITEOUT = b".wh."
 OPAQUE = b".wh..wh..opq"
 _AUFS = b".wh..wh."
+_DOTS = (b".", b"..")
 _PAGE = 4096
 _LINKS = 40  # like the kernel's MAXSYMLINKS
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -72,6 +73,7 @@ class LayerWriter:
         self._bytes = 0
         self._inodes = 1
         self._skipped_xattrs = 0
+        self._parent, self._prefix = b"", b""  # of the last entry, as the archive has it and where it goes
         # While all directories are group 0's, a new file is root:root whatever their modes and the mount's options.
         self._chown_all = bool(os.geteuid() or os.getegid() or os.stat(".").st_gid)
         self._makers: dict[bytes, Callable[[bytes, Entry], None]] = {
@@ -98,13 +100,17 @@ class LayerWriter:
 
     def apply(self, entry: Entry) -> None:
         """Apply one entry; raises TarError or OSError with the entry's name."""
-        path = clean(entry.name)
-        if self._renames:
-            path = _renamed(path, self._renames)
-        parent, _, base = path.rpartition(b"/")
+        parent, _, base = entry.name.rpartition(b"/")
+        if base and base not in _DOTS:
+            if parent != self._parent:  # neighbours mostly have the same
+                self._parent, self._prefix = parent, self._path(parent + b"/x")[:-1]
+            path = self._prefix + base
+        else:
+            path = self._path(entry.name)
+            base = path.rpartition(b"/")[2]
         try:
-            if base.startswith(WHITEOUT):
-                self._whiteout(parent, base)
+            if base[:4] == WHITEOUT:
+                self._whiteout(path[: -len(base)].rstrip(b"/"), base)
                 return
             maker = self._makers.get(entry.kind)
             if maker is None:
@@ -117,6 +123,11 @@ class LayerWriter:
         except OSError as error:
             error.filename = _text(path)
             raise
+
+    def _path(self, name: bytes) -> bytes:
+        """Return where an entry of this name goes."""
+        path = clean(name)
+        return _renamed(path, self._renames) if self._renames else path
 
     # --- one method per kind of entry ----------------------------------------------------------------------------
 
@@ -195,9 +206,7 @@ class LayerWriter:
         self._count(0)
 
     def _hard_link(self, path: bytes, entry: Entry) -> None:
-        target = clean(entry.link)
-        if self._renames:
-            target = _renamed(target, self._renames)
+        target = self._path(entry.link)
         if target in {path, b""}:
             raise TarError(f"hard link {_text(path)} names {_text(entry.link)}, which cannot be linked")
         found = _lstat(target)

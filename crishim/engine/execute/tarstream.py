@@ -13,7 +13,7 @@ Sources: pax(1) of POSIX.1-2017; tar(5) and "Storing Sparse Files" of GNU tar's 
 
 import os
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 
 BLOCK = 512
@@ -24,15 +24,18 @@ _GLOBAL_LIMIT = 1000  # records that global PAX headers may leave for all entrie
 _SEEN_LIMIT = 256  # combinations of mode, owner and time that are remembered
 _SPARSE_LIMIT = 1 << 16  # extents of one sparse file
 _SIZE_LIMIT = (1 << 63) - 1  # off_t
+_ID_LIMIT = 0xFFFFFFFF  # the kernel's "no change"
 _MAJOR_LIMIT, _MINOR_LIMIT = 1 << 12, 1 << 20  # the kernel's dev_t
 _SECOND = 1_000_000_000
 _FAR = 1 << 36  # seconds; later or earlier times are clamped, as no file system holds them
 
-REGULAR = (b"0", b"\0", b"7", b"S")
+REGULAR = frozenset((b"0", b"\0", b"7", b"S"))
 HARD_LINK, SYMLINK, CHARACTER, BLOCK_DEVICE, DIRECTORY, FIFO = b"1", b"2", b"3", b"4", b"5", b"6"
-_NO_DATA = (HARD_LINK, SYMLINK, CHARACTER, BLOCK_DEVICE, DIRECTORY, FIFO)
+_NO_DATA = frozenset((HARD_LINK, SYMLINK, CHARACTER, BLOCK_DEVICE, DIRECTORY, FIFO))
+_DEVICES = frozenset((CHARACTER, BLOCK_DEVICE))
+_OLD_REGULAR = frozenset((b"0", b"\0"))
 _XATTR = b"SCHILY.xattr."
-_PLAIN_KINDS = b"\x000123456"
+_EXTENDED = frozenset((b"x", b"g", b"L", b"K"))
 _TRUNCATED = "the tar archive ends too early: it is truncated"
 
 Extents = list[tuple[int, int]]
@@ -163,13 +166,13 @@ class TarStream:
         block = self._header()
         if block is None:
             return None
-        if block[156] in _PLAIN_KINDS:
-            return self._entry(block, block[156:157], b"", b"", [])
+        if (kind := block[156:157]) not in _EXTENDED:
+            return self._entry(block, kind, b"", b"", ())
         pax: list[tuple[bytes, bytes]] = []
         name = link = b""
         for _ in range(_HEADERS_LIMIT):
             kind = block[156:157]
-            if kind not in (b"x", b"g", b"L", b"K"):
+            if kind not in _EXTENDED:
                 return self._entry(block, kind, name, link, pax)
             payload = self._payload(number(block[124:136]))
             if kind == b"x":
@@ -216,41 +219,42 @@ class TarStream:
 
     def _header(self) -> bytes | None:
         block = self._take(BLOCK)
-        if not block:
-            return None
-        if block == _ZEROS:
+        if block[:1] == b"\0" and block == _ZEROS:
             if self._take(BLOCK) not in (_ZEROS, b""):
                 raise TarError("corrupt tar archive: a single block of zeros is followed by data")
+            return None
+        if not block:
             return None
         if not checksum_fits(block):
             raise TarError("corrupt tar header: its checksum is wrong, or this is no tar archive")
         return block
 
-    def _entry(self, block: bytes, kind: bytes, name: bytes, link: bytes, pax: list[tuple[bytes, bytes]]) -> Entry:
+    def _entry(
+        self, block: bytes, kind: bytes, name: bytes, link: bytes, pax: Sequence[tuple[bytes, bytes]]
+    ) -> Entry:
         entry = Entry(name or _name(block), kind, *self._attributes(block))
         entry.size = number(block[124:136])
         if block[157] or link:
             entry.link = link or block[157:257].partition(b"\0")[0]
-        if kind in (CHARACTER, BLOCK_DEVICE):
-            entry.major, entry.minor = number(block[329:337]), number(block[337:345])
-            if not (0 <= entry.major < _MAJOR_LIMIT and 0 <= entry.minor < _MINOR_LIMIT):
-                raise TarError(f"corrupt tar header: no device has the number {entry.major}:{entry.minor}")
         sparse = {}
         if pax or self._global:
             sparse = _apply_pax(entry, [*self._global.items(), *pax])
         if kind in _NO_DATA:
             entry.size = 0
-        if not 0 <= entry.size <= _SIZE_LIMIT or not 0 <= entry.uid < 0xFFFFFFFF or not 0 <= entry.gid < 0xFFFFFFFF:
+            if kind in _DEVICES:
+                entry.major, entry.minor = _device(block)
+        size = entry.size
+        if not (0 <= size <= _SIZE_LIMIT and 0 <= entry.uid < _ID_LIMIT and 0 <= entry.gid < _ID_LIMIT):
             raise TarError(f"corrupt tar header of {_short(entry.name)}: a size, owner or group is out of range")
-        self._left = entry.size
-        self._pad = -entry.size % BLOCK
+        self._left = size
+        self._pad = -size % BLOCK
         if kind == b"S":
             self._old_sparse(entry, block)
         elif sparse and kind in REGULAR:
             self._pax_sparse(entry, sparse)
-        if b"\0" in entry.name or b"\0" in entry.link or any(b"\0" in key for key in entry.xattrs):
-            raise TarError(f"corrupt tar header of {_short(entry.name)}: a name holds a zero byte")
-        if kind in (b"0", b"\0") and entry.name.endswith(b"/"):
+        if pax or self._global:
+            _check_names(entry)  # all others end before their first zero byte
+        if kind in _OLD_REGULAR and entry.name[-1:] == b"/":
             entry.kind = DIRECTORY  # how tar of Unix version 7 wrote directories
         return entry
 
@@ -369,9 +373,22 @@ def _write(fd: int, data: memoryview) -> None:
 
 def _name(block: bytes) -> bytes:
     name = block[:100].partition(b"\0")[0]
-    if block[257:263] == b"ustar\0" and block[345]:
+    if block[345] and block[257:263] == b"ustar\0":
         return block[345:500].partition(b"\0")[0] + b"/" + name
     return name
+
+
+def _check_names(entry: Entry) -> None:
+    """Refuse zero bytes, which no file system has in names."""
+    if b"\0" in entry.name or b"\0" in entry.link or any(b"\0" in key for key in entry.xattrs):
+        raise TarError(f"corrupt tar header of {_short(entry.name)}: a name holds a zero byte")
+
+
+def _device(block: bytes) -> tuple[int, int]:
+    major, minor = number(block[329:337]), number(block[337:345])
+    if not (0 <= major < _MAJOR_LIMIT and 0 <= minor < _MINOR_LIMIT):
+        raise TarError(f"corrupt tar header: no device has the number {major}:{minor}")
+    return major, minor
 
 
 def _checked(entry: Entry, pairs: Extents) -> Extents:
