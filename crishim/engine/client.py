@@ -31,7 +31,7 @@ from crishim.paths import Paths
 
 __all__ = ["Engine", "EngineSettings", "Exit", "Keeper", "StartError", "Started"]
 
-_LOAD = "from crishim.engine import spawner"
+_LOAD = "from crishim.engine import spawner; spawner.load()"
 _MAIN = "spawner.main(int(sys.argv[1]), sys.argv[3:], int(sys.argv[2]))"
 _SOCKET = "keeper.sock"
 _END_SHOWS = 0.2

@@ -23,16 +23,21 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from crishim.engine import wire
-from crishim.engine.execute import extract
+from crishim.engine.execute import decompress, extract
 from crishim.engine.execute.report import describe
 from crishim.engine.keeper import births
 from crishim.engine.keeper import main as keeper
 from crishim.engine.rehearsal import rehearse
 from crishim.linux import calls
 from crishim.linux.cgroups import apply as cgroups
+
+
+def load() -> None:
+    """Import what children need and this module does not; `main` makes an end of imports."""
+    decompress.load()
 
 
 def main(control_fd: int, group: list[str], version: int) -> None:
@@ -53,31 +58,18 @@ def main(control_fd: int, group: list[str], version: int) -> None:
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     cgroups.join_self(group, version)
-    imports = Imports()
-    imports.forbid()
+    _forget_imports()
     gc.disable()
     _freeze()
-    Spawner(control, imports).serve()
+    Spawner(control).serve()
 
 
-class Imports:
-    """Every import fails while it is forbidden, in all children too, instead of searching a container's image."""
-
-    def __init__(self) -> None:
-        self._kept: list[tuple[list[Any], list[Any]]] = [
-            (part, list(part)) for part in (sys.meta_path, sys.path, sys.path_hooks)
-        ]
-
-    def forbid(self) -> None:
-        """Forget where modules are."""
-        for part, _ in self._kept:
-            part.clear()
-        sys.path_importer_cache.clear()
-
-    def allow(self) -> None:
-        """Look for modules where they were when this was made."""
-        for part, kept in self._kept:
-            part[:] = kept
+def _forget_imports() -> None:
+    """Make every later import fail, in all children too, instead of searching a container's image."""
+    sys.meta_path.clear()
+    sys.path.clear()
+    sys.path_hooks.clear()
+    sys.path_importer_cache.clear()
 
 
 def _freeze() -> None:
@@ -87,16 +79,10 @@ def _freeze() -> None:
 
 
 class Spawner:
-    """The daemon's socket.
+    """The daemon's socket."""
 
-    Args:
-        control: this end.
-        imports: which are forbidden.
-    """
-
-    def __init__(self, control: _socket.socket, imports: Imports) -> None:
+    def __init__(self, control: _socket.socket) -> None:
         self._control = control
-        self._imports = imports
 
     def serve(self) -> None:
         """Fork on request until the daemon is gone."""
@@ -143,7 +129,6 @@ class Spawner:
         self._control.close()
         if message["op"] != "extract":
             _end_after(lambda: keeper.run(message["plan"], _socket.socket(fileno=fds[0])), "keeper")
-        self._imports.allow()  # of decompressors, while the root is the host's
         _end_after(lambda: extract.run(*fds, options=message["options"]), "extraction")
 
 

@@ -6,7 +6,9 @@ let go of the interpreter lock. Invariants: memory is bounded, however much the 
 that must not import any more. Out of scope: how large a layer may get. Sources: RFC 1952, RFC 8878.
 """
 
+import contextlib
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from typing import Any
 
 from crishim.errors import DataLossError, FailedPreconditionError
@@ -17,6 +19,13 @@ _PIECE = 128 << 10  # malloc gives larger ones back to the kernel each time: up 
 _ZSTD_WINDOW = 128 << 20  # the largest that `zstd --ultra` makes without --long
 
 _FOREIGN = {b"BZh": "bzip2", b"\xfd7zXZ\0": "xz", b"PK\x03\x04": "zip", b"\x04\x22\x4d\x18": "lz4"}
+
+
+def load() -> None:
+    """Import both libraries: for a process whose children can import nothing."""
+    for name in ("isal.igzip_lib", "zstandard"):
+        with contextlib.suppress(ImportError):  # said where it is needed
+            import_module(name)
 
 
 def pieces(read: Read, what: str) -> Iterator[bytes]:

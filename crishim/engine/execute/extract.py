@@ -5,7 +5,7 @@ only mount is the layer's directory (nodev, nosuid, noexec), with the six capabi
 need. So every path that the archive names, through whatever links, is resolved by the kernel inside the layer, and a
 fault in a decompressor has nothing but the layer; the host cannot be reached (field case B6).
 
-Nothing is imported after the root has changed: it would be the image's code. Out of scope: the blob's digest, renaming
+Nothing is imported after the root has changed: it would be the image's code (`decompress.pieces` is called before). Out of scope: the blob's digest, renaming
 the finished layer into place.
 """
 
@@ -15,8 +15,10 @@ import sys
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from crishim.engine.execute.tarstream import TarError, TarStream
+from crishim.engine.execute.ahead import ahead
+from crishim.engine.execute.layerstream import Growing, LayerStream
 from crishim.engine.execute.layerwriter import LayerWriter
+from crishim.engine.execute.tarstream import TarError, TarStream
 from crishim.errors import CrishimError
 from crishim.linux import calls
 
@@ -42,10 +44,6 @@ def run(blob_fd: int, progress_fd: int, dest_fd: int, report_fd: int, options: M
     """
     report: dict[str, Any]
     try:
-        # Not before this child is there: keepers, which the same process forks, have no use for libcrypto.
-        from crishim.engine.execute.ahead import ahead
-        from crishim.engine.execute.layerstream import Growing, LayerStream
-
         os.umask(0)
         renames = {os.fsencode(k): os.fsencode(v) for k, v in (options.get("renames") or {}).items()}
         size = int(options["size"])

@@ -151,7 +151,8 @@ class LayerWriter:
                 os.fchmod(fd, entry.mode)  # chown, or the first write, took the set-ID bits away
             if entry.xattrs:
                 self._set_xattrs(fd, path, entry.xattrs)
-            os.utime(fd, ns=(entry.mtime, entry.mtime))
+            mtime = entry.mtime
+            os.utime(fd, ns=(mtime, mtime))
         finally:
             os.close(fd)
         self._count(entry.size)

@@ -36,6 +36,7 @@ _DEVICES = frozenset((CHARACTER, BLOCK_DEVICE))
 _OLD_REGULAR = frozenset((b"0", b"\0"))
 _XATTR = b"SCHILY.xattr."
 _EXTENDED = frozenset((b"x", b"g", b"L", b"K"))
+_PLAIN = frozenset((b"0", HARD_LINK, SYMLINK, DIRECTORY))  # the others are rare, or the archive's end
 _TRUNCATED = "the tar archive ends too early: it is truncated"
 
 Extents = list[tuple[int, int]]
@@ -161,16 +162,26 @@ class TarStream:
 
     def next(self) -> Entry | None:
         """Return the next entry, or None at the end of the archive; what is left of the last one's data is skipped."""
-        self._skip(self._left + self._pad)
+        at = self._at + self._left + self._pad
+        end = at + BLOCK
         self._left = self._pad = 0
-        block = self._header()
-        if block is None:
-            return None
-        if (kind := block[156:157]) not in _EXTENDED:
-            return self._entry(block, kind, b"", b"", ())
+        if end <= self._end:
+            self._at = end
+            block = self._data[at:end]
+        else:
+            self._skip(at - self._at)
+            block = self._take(BLOCK)
+        if (kind := block[156:157]) in _PLAIN and checksum_fits(block):
+            return self._entry(block, kind)
+        return self._extended(block)
+
+    def _extended(self, block: bytes) -> Entry | None:
+        """Return the entry that begins with this header, which may be the first of several, or the end's."""
         pax: list[tuple[bytes, bytes]] = []
         name = link = b""
-        for _ in range(_HEADERS_LIMIT):
+        for _ in range(_HEADERS_LIMIT + 1):
+            if self._is_end(block):
+                return None
             kind = block[156:157]
             if kind not in _EXTENDED:
                 return self._entry(block, kind, name, link, pax)
@@ -185,9 +196,7 @@ class TarStream:
                 name = payload.partition(b"\0")[0]
             else:
                 link = payload.partition(b"\0")[0]
-            block = self._header()
-            if block is None:
-                return None
+            block = self._take(BLOCK)
         raise TarError(f"a tar entry has more than {_HEADERS_LIMIT} extended headers")
 
     def copy(self, fd: int, size: int) -> None:
@@ -195,19 +204,15 @@ class TarStream:
         if size > self._left:
             raise TarError("corrupt tar header: a sparse map is longer than the file's data")
         self._left -= size
-        while size:
-            at = self._at
-            end = at + size
-            if end > self._end:
-                end = self._end
-                if at == end:
-                    self._load()
-                    continue
-            self._at = end
-            size -= end - at
-            written = os.write(fd, self._view[at:end])
-            if written < end - at:
-                _write(fd, self._view[at + written : end])
+        at = self._at
+        end = at + size
+        while end > self._end:  # the rest is in the pieces to come
+            _write(fd, self._view[at:])
+            end -= self._end
+            self._load()
+            at = 0
+        self._at = end
+        _write(fd, self._view[at:end])
 
     def drain(self) -> None:
         """Read to the end of the stream, so that its maker can finish its digest."""
@@ -217,22 +222,32 @@ class TarStream:
 
     # --- headers -------------------------------------------------------------------------------------------------
 
-    def _header(self) -> bytes | None:
-        block = self._take(BLOCK)
-        if block[:1] == b"\0" and block == _ZEROS:
+    def _is_end(self, block: bytes) -> bool:
+        """Tell whether the archive ends here; a block that is no header either is an error."""
+        if not block:
+            return True
+        if block == _ZEROS:
             if self._take(BLOCK) not in (_ZEROS, b""):
                 raise TarError("corrupt tar archive: a single block of zeros is followed by data")
-            return None
-        if not block:
-            return None
+            return True
         if not checksum_fits(block):
             raise TarError("corrupt tar header: its checksum is wrong, or this is no tar archive")
-        return block
+        return False
 
     def _entry(
-        self, block: bytes, kind: bytes, name: bytes, link: bytes, pax: Sequence[tuple[bytes, bytes]]
+        self,
+        block: bytes,
+        kind: bytes,
+        name: bytes = b"",
+        link: bytes = b"",
+        pax: Sequence[tuple[bytes, bytes]] = (),
     ) -> Entry:
-        entry = Entry(name or _name(block), kind, *self._attributes(block))
+        if not name:
+            name = block[:100].partition(b"\0")[0]
+            if block[345] and block[257:263] == b"ustar\0":
+                name = block[345:500].partition(b"\0")[0] + b"/" + name
+        about = block[100:124] + block[136:148]
+        entry = Entry(name, kind, *(self._seen.get(about) or self._attributes(about)))
         entry.size = number(block[124:136])
         if block[157] or link:
             entry.link = link or block[157:257].partition(b"\0")[0]
@@ -258,16 +273,13 @@ class TarStream:
             entry.kind = DIRECTORY  # how tar of Unix version 7 wrote directories
         return entry
 
-    def _attributes(self, block: bytes) -> tuple[int, int, int, int]:
+    def _attributes(self, about: bytes) -> tuple[int, int, int, int]:
         """Return mode, owner, group and time; neighbours mostly have the same, so that numbers are read once."""
-        key = block[100:124] + block[136:148]
-        found = self._seen.get(key)
-        if found is None:
-            if len(self._seen) >= _SEEN_LIMIT:
-                self._seen.clear()
-            mtime = clamp(number(block[136:148]) * _SECOND)
-            found = number(block[100:108]) & 0o7777, number(block[108:116]), number(block[116:124]), mtime
-            self._seen[key] = found
+        mtime = clamp(number(about[24:]) * _SECOND)
+        found = number(about[:8]) & 0o7777, number(about[8:16]), number(about[16:24]), mtime
+        if len(self._seen) >= _SEEN_LIMIT:
+            self._seen.clear()
+        self._seen[about] = found
         return found
 
     def _old_sparse(self, entry: Entry, block: bytes) -> None:
@@ -369,13 +381,6 @@ def _short(name: bytes) -> str:
 def _write(fd: int, data: memoryview) -> None:
     while data:
         data = data[os.write(fd, data) :]
-
-
-def _name(block: bytes) -> bytes:
-    name = block[:100].partition(b"\0")[0]
-    if block[345] and block[257:263] == b"ustar\0":
-        return block[345:500].partition(b"\0")[0] + b"/" + name
-    return name
 
 
 def _check_names(entry: Entry) -> None:
