@@ -7,7 +7,6 @@ directory) is removed by one function, whether its keeper ended as told, died, o
 import _socket
 import asyncio
 import contextlib
-import json
 import os
 import shutil
 import subprocess
@@ -22,6 +21,7 @@ from crishim.engine.channel import Channel
 from crishim.engine.keeper import journal
 from crishim.engine.keepers import Exit, Keeper, Started, StartError, journalled
 from crishim.engine.plan.types import ContainerPlan, PodPlan
+from crishim.engine.unpacking import Unpacking
 from crishim.errors import CrishimError, InternalError, UnavailableError
 from crishim.linux import calls
 from crishim.linux.cgroups import apply as cgroups
@@ -31,7 +31,7 @@ from crishim.paths import Paths
 
 __all__ = ["Engine", "EngineSettings", "Exit", "Keeper", "StartError", "Started"]
 
-_LOAD = "from crishim.engine import spawner; spawner.load()"
+_LOAD = "from crishim.engine import spawner"
 _MAIN = "spawner.main(int(sys.argv[1]), sys.argv[3:], int(sys.argv[2]))"
 _SOCKET = "keeper.sock"
 _END_SHOWS = 0.2
@@ -65,6 +65,7 @@ class Engine:
         self._spares: deque[_socket.socket] = deque()
         self._spares_wanted = SPARES
         self._spares_coming = 0
+        self._unpacking = Unpacking(lambda fd: self._send({"op": "unpacker"}, (fd,)))
         self.spawner_pid = 0
 
     async def start(self) -> None:
@@ -103,6 +104,7 @@ class Engine:
 
     async def close(self) -> None:
         """Let the spawner end; keepers go on."""
+        self._unpacking.close()
         if self._spawner is not None:
             spawner, self._spawner = self._spawner, None
             spawner.close()
@@ -213,26 +215,8 @@ class Engine:
         _remove(directories, self._settings.layout.version, pin, directory)
 
     async def extract(self, fds: tuple[int, int, int], options: Mapping[str, Any]) -> dict[str, Any]:
-        """Unpack a layer's blob into a directory by a locked-down child; return its report.
-
-        Args:
-            fds: the blob, the pipe that says how much of it is there, the directory; they stay the caller's.
-            options: see `engine.execute.extract.run`.
-        """
-        reading, writing = os.pipe2(os.O_CLOEXEC)
-        try:
-            await self._send({"op": "extract", "options": dict(options)}, (*fds, writing))
-        except BaseException:
-            os.close(reading)
-            raise
-        finally:
-            os.close(writing)
-        text = await _read_all(reading)
-        lines = [line for line in text.split(b"\n") if line]
-        if not lines:
-            raise InternalError("the extraction process ended without a report")
-        report: dict[str, Any] = json.loads(lines[-1])
-        return report
+        """Unpack a layer's blob (see `Unpacking.extract`)."""
+        return await self._unpacking.extract(fds, options)
 
     def _prepare_directories(self) -> None:
         paths = self._settings.paths
@@ -331,29 +315,3 @@ def unmount(path: str) -> None:
     except OSError as error:
         if error.errno not in {2, 22}:  # ENOENT: no such path; EINVAL: not a mount
             raise
-
-
-async def _read_all(fd: int) -> bytes:
-    """Read a pipe to its end without blocking the loop; closes it."""
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[None] = loop.create_future()
-    parts: list[bytes] = []
-    os.set_blocking(fd, False)
-
-    def on_readable() -> None:
-        try:
-            data = os.read(fd, 65536)
-        except BlockingIOError:
-            return
-        if data:
-            parts.append(data)
-        elif not done.done():
-            done.set_result(None)
-
-    loop.add_reader(fd, on_readable)
-    try:
-        await done
-    finally:
-        loop.remove_reader(fd)
-        os.close(fd)
-    return b"".join(parts)

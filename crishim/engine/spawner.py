@@ -1,14 +1,14 @@
 """The spawner: a small Python process that does one thing, fork.
 
 It is started by the daemon from a sealed copy of the interpreter, loads the engine's executing half and nothing
-else, freezes the garbage collector, and then forks keepers and extraction children on request. It ends at EOF of
+else, freezes the garbage collector, and then forks keepers and unpackers on request. It ends at EOF of
 the daemon's socket; keepers go on.
 
 ```
 daemon ── rehearse {pod, container}            ─►  once, before the first fork (`engine.rehearsal`)
        ── spare                                ─►  fork: a keeper without a pod; ◄─ spare + [its control socket]
        ── keeper {plan} + [control]            ─►  fork: a keeper for a pod that no spare one fits, serves `control`
-       ── extract {options} + [blob, progress, dir, report] ─►  fork: extraction, reports on `report`
+       ── unpacker + [control]                 ─►  fork: an unpacker (`engine.unpacker`), serves `control`
 ```
 Spare keepers wait with everything done that needs no plan (namespaces, sockets, shared memory). The daemon asks for
 them ahead of need, talks to them directly, and they end with it.
@@ -18,26 +18,19 @@ A fork that fails is reported on the passed socket. Children are reaped by the k
 
 import _socket
 import gc
-import json
 import os
 import signal
 import sys
-from collections.abc import Callable
-from typing import NoReturn
+from typing import Any
 
 from crishim.engine import wire
-from crishim.engine.execute import decompress, extract
 from crishim.engine.execute.report import describe
+from crishim.engine.forked import end_after
 from crishim.engine.keeper import births
 from crishim.engine.keeper import main as keeper
 from crishim.engine.rehearsal import rehearse
 from crishim.linux import calls
 from crishim.linux.cgroups import apply as cgroups
-
-
-def load() -> None:
-    """Import what children need and this module does not; `main` makes an end of imports."""
-    decompress.load()
 
 
 def main(control_fd: int, group: list[str], version: int) -> None:
@@ -58,18 +51,31 @@ def main(control_fd: int, group: list[str], version: int) -> None:
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     cgroups.join_self(group, version)
-    _forget_imports()
+    imports = Imports()
+    imports.forbid()
     gc.disable()
     _freeze()
-    Spawner(control).serve()
+    Spawner(control, imports).serve()
 
 
-def _forget_imports() -> None:
-    """Make every later import fail, in all children too, instead of searching a container's image."""
-    sys.meta_path.clear()
-    sys.path.clear()
-    sys.path_hooks.clear()
-    sys.path_importer_cache.clear()
+class Imports:
+    """Every import fails while it is forbidden, in all children too, instead of searching a container's image."""
+
+    def __init__(self) -> None:
+        self._kept: list[tuple[list[Any], list[Any]]] = [
+            (part, list(part)) for part in (sys.meta_path, sys.path, sys.path_hooks)
+        ]
+
+    def forbid(self) -> None:
+        """Forget where modules are."""
+        for part, _ in self._kept:
+            part.clear()
+        sys.path_importer_cache.clear()
+
+    def allow(self) -> None:
+        """Look for modules where they were when this was made."""
+        for part, kept in self._kept:
+            part[:] = kept
 
 
 def _freeze() -> None:
@@ -79,10 +85,16 @@ def _freeze() -> None:
 
 
 class Spawner:
-    """The daemon's socket."""
+    """The daemon's socket.
 
-    def __init__(self, control: _socket.socket) -> None:
+    Args:
+        control: this end.
+        imports: which are forbidden.
+    """
+
+    def __init__(self, control: _socket.socket, imports: Imports) -> None:
         self._control = control
+        self._imports = imports
 
     def serve(self) -> None:
         """Fork on request until the daemon is gone."""
@@ -111,7 +123,7 @@ class Spawner:
         if pid == 0:
             self._control.close()
             ours.close()
-            _end_after(lambda: keeper.wait_as_spare(theirs), "spare keeper")
+            end_after(lambda: keeper.wait_as_spare(theirs), "spare keeper")
         theirs.close()
         # This kernel, or this machine now, cannot have any: pods are forked when asked for
         ready = pid > 0 and bool(ours.recv(16))
@@ -122,33 +134,25 @@ class Spawner:
         try:
             pid = os.fork()
         except OSError as error:
-            _refuse(message, fds, error)
+            _refuse(fds, error)
             return
         if pid:
             return
         self._control.close()
-        if message["op"] != "extract":
-            _end_after(lambda: keeper.run(message["plan"], _socket.socket(fileno=fds[0])), "keeper")
-        _end_after(lambda: extract.run(*fds, options=message["options"]), "extraction")
+        control = _socket.socket(fileno=fds[0])
+        if message["op"] == "unpacker":
+            end_after(lambda: self._unpack(control), "unpacker")
+        end_after(lambda: keeper.run(message["plan"], control), "keeper")
+
+    def _unpack(self, control: _socket.socket) -> None:
+        self._imports.allow()
+        from crishim.engine import unpacker
+
+        unpacker.serve(control, self._imports.forbid)
 
 
-def _refuse(message: wire.Message, fds: list[int], error: OSError) -> None:
+def _refuse(fds: list[int], error: OSError) -> None:
     """Report a failed fork where the child would have reported."""
-    if message["op"] != "extract":
-        sock = _socket.socket(fileno=os.dup(fds[0]))
-        wire.send(sock, {"event": "failed", **describe("fork", error)})
-        sock.close()
-    else:
-        os.write(fds[-1], json.dumps({"error": f"fork: {error}", "kind": "os", "errno": error.errno}).encode() + b"\n")
-
-
-def _end_after(work: Callable[[], None], what: str) -> NoReturn:
-    """Do a child's work and end the process, whatever happens."""
-    status = 1
-    try:
-        work()
-        status = 0
-    except BaseException as error:  # noqa: BLE001  the last place before the process ends
-        sys.stderr.write(f"crishim {what} {os.getpid()}: {type(error).__name__}: {error}\n")
-    finally:
-        os._exit(status)
+    sock = _socket.socket(fileno=os.dup(fds[0]))
+    wire.send(sock, {"event": "failed", **describe("fork", error)})
+    sock.close()

@@ -98,7 +98,7 @@ def _extracted(data: bytes, directory: str, renames: Mapping[str, str] | None = 
         if pid == 0:
             try:
                 options = {"size": len(data), "renames": dict(renames or {}), "max_entries": 100}
-                extract.run(source, told, dest, report, options)
+                extract.run((source, told, dest, report), options)
             finally:
                 os._exit(0)
         assert os.waitpid(pid, 0)[1] == 0

@@ -20,7 +20,6 @@ from crishim.images.archive import contents
 from crishim.images.archive.changes import apply
 from crishim.images.archive.spool import Spool, Spools
 from crishim.images.platform import Platform
-from crishim.images.registry.transport import Cancel
 from crishim.images.settings import ImageSettings
 from tests.support import archives
 from tests.support.archives import Layout, Members, made, pack
@@ -74,7 +73,7 @@ def _read(spool: Spool, data: bytes) -> contents.Contents:
         position += len(piece)
         return piece
 
-    spool.receive(read, SETTINGS, "the archive", Cancel())
+    spool.receive(read, SETTINGS, "the archive")
     return contents.read(spool, HOST, "the archive")
 
 

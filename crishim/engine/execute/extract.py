@@ -5,14 +5,14 @@ only mount is the layer's directory (nodev, nosuid, noexec), with the six capabi
 need. So every path that the archive names, through whatever links, is resolved by the kernel inside the layer, and a
 fault in a decompressor has nothing but the layer; the host cannot be reached (field case B6).
 
-Nothing is imported after the root has changed: it would be the image's code (`decompress.pieces` is called before). Out of scope: the blob's digest, renaming
+Nothing is imported after the root has changed: it would be the image's code. Out of scope: the blob's digest, renaming
 the finished layer into place.
 """
 
 import json
 import os
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from crishim.engine.execute.ahead import ahead
@@ -27,21 +27,20 @@ _CAPABILITIES = 1 << 0 | 1 << 1 | 1 << 3 | 1 << 4 | 1 << 27 | 1 << 31
 _LARGE = 1 << 20  # bytes of a blob that are worth a second thread
 
 
-def run(blob_fd: int, progress_fd: int, dest_fd: int, report_fd: int, options: Mapping[str, Any]) -> None:
-    """Unpack the blob `blob_fd` into the directory `dest_fd` and write the report, one JSON line, to `report_fd`.
+def run(fds: Sequence[int], options: Mapping[str, Any]) -> None:
+    """Unpack a blob into a directory and write the report, one JSON line.
 
     The process is used up afterwards: its root, namespaces and capabilities are the layer's. The report is either
     `{"ok": true, bytes, inodes, lists_root, parents, opaque, links, skipped_xattrs}` or
     `{"error": sentence, "kind": "tar" | "os" | "fault" | name of a class of `crishim.errors`, "errno": n}`.
 
     Args:
-        blob_fd: the packed layer; a file that may still grow.
-        progress_fd: says how far it is (see `layerstream.Growing`).
-        dest_fd: an empty directory (O_DIRECTORY; O_PATH will do).
-        report_fd: where the report goes.
+        fds: the packed layer, a file that may still grow; what says how far it is (see `layerstream.Growing`); an
+            empty directory (O_DIRECTORY; O_PATH will do); where the report goes.
         options: `size` of the blob; those of `layerstream.LayerStream`; `renames` (name → name, see `LayerWriter`);
             `max_entries` (0: no limit); `ahead`: a thread may decompress while another one writes.
     """
+    blob_fd, progress_fd, dest_fd, report_fd = fds
     report: dict[str, Any]
     try:
         os.umask(0)
@@ -105,8 +104,7 @@ def _close_others(keep: set[int]) -> None:
 
 def main() -> None:
     """Run as a program: `python -m crishim.engine.execute.extract BLOB_FD PROGRESS_FD DEST_FD REPORT_FD OPTIONS`."""
-    blob_fd, progress_fd, dest_fd, report_fd = (int(word) for word in sys.argv[1:5])
-    run(blob_fd, progress_fd, dest_fd, report_fd, json.loads(sys.argv[5]))
+    run([int(word) for word in sys.argv[1:5]], json.loads(sys.argv[5]))
     os._exit(0)
 
 

@@ -1,8 +1,8 @@
 """Archives as people hand them over, packed or plain, to tar bytes; and back to a packed layer.
 
-More forms than a layer may have (`engine.execute.decompress`): bzip2 and xz too, which the standard library reads. Invariant:
-memory is bounded however much the input expands, and limits on size and ratio are kept while it does. Sources: RFC
-1952, RFC 8878, the .xz file format.
+More forms than a layer may have (`engine.execute.decompress`): bzip2 and xz too, which the standard library reads.
+Invariant: memory is bounded however much the input expands, and limits on size and ratio are kept while it does.
+Sources: RFC 1952, RFC 8878, the .xz file format.
 """
 
 import bz2
