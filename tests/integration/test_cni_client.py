@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import shutil
 import signal
 from collections.abc import Awaitable
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from crishim.network.cni import config
+from crishim.network.cni import config, program
 from crishim.network.cni.client import Client
 from crishim.network.cni.model import CniError, NetworkList, Target
 from tests.support import machine
@@ -101,6 +102,56 @@ def test_results_are_handed_on_and_deletes_go_back(stub: Stub) -> None:
 def test_what_bad_plugins_do(stub: Stub, script: str, message: str) -> None:
     plugin(stub, "bad", script)
     assert message in str(failure(client(stub).add(network(stub, "bad"), TARGET)))
+
+
+def test_a_result_with_an_empty_version_is_of_the_networks_version(stub: Stub) -> None:
+    plugin(stub, "old", 'echo \'{"cniVersion":"","ips":[{"address":"192.0.2.9/24"}]}\'')
+    found = asyncio.run(client(stub).add(network(stub, "old"), TARGET))
+    assert (found.addresses, found.document["cniVersion"]) == (("192.0.2.9/24",), "1.1.0")
+
+
+def test_a_plugin_that_wants_a_target_even_for_its_version(stub: Stub) -> None:
+    plugin(stub, "old", "echo '{\"ips\":[]}'")
+    path = f"{stub.directory}/old"
+    with open(path, encoding="utf-8") as file:
+        script = file.read()
+    wants = '[ -n "$CNI_NETNS" ] && [ -n "$CNI_IFNAME" ] && [ -n "$CNI_PATH" ] || exit 9\n'
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(script.replace("#!/bin/sh\n", f"#!/bin/sh\n{wants}"))
+    asyncio.run(client(stub).add(network(stub, "old"), TARGET))
+
+
+def test_a_plugin_that_is_just_being_installed_is_waited_for(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copy("/bin/true", f"{stub.directory}/copied")
+
+    async def add() -> str:
+        writer = os.open(f"{stub.directory}/copied", os.O_WRONLY)  # a shell script would be read, not run
+        asyncio.get_running_loop().call_later(0.3, os.close, writer)
+        try:
+            await client(stub).add(network(stub, "copied"), TARGET)
+        except CniError as error:
+            return str(error)
+        return ""
+
+    assert "answers VERSION with something else" in asyncio.run(add())  # it ran
+    monkeypatch.setattr(program, "_BUSY_ATTEMPTS", 2)
+    writer = os.open(f"{stub.directory}/copied", os.O_WRONLY)
+    try:
+        assert "Text file busy" in str(failure(client(stub).add(network(stub, "copied"), TARGET)))
+    finally:
+        os.close(writer)
+
+
+def test_a_plugin_that_vanishes_is_named_and_the_others_are_still_deleted(
+    stub: Stub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = client(stub)
+    asyncio.run(runs.add(network(stub), TARGET))
+    find = runs._find
+    monkeypatch.setattr(runs, "_find", lambda kind: "/nowhere/gone" if kind == "gone" else find(kind))
+    error = failure(runs.delete(network(stub, "stub", "gone"), TARGET, None))
+    assert "/nowhere/gone cannot be read: No such file" in str(error)
+    assert len(stub.calls("DEL")) == 1
 
 
 def test_a_hang_is_ended_with_its_children(stub: Stub) -> None:

@@ -65,7 +65,7 @@ def test_a_result_without_a_version_has_the_lists() -> None:
     assert parse({"ips": [{"address": "10.9.0.2/24"}]}, "1.0.0").document["cniVersion"] == "1.0.0"
 
 
-@pytest.mark.parametrize("version", ["9.9.9", "", 1, None, ["1.0.0"]])
+@pytest.mark.parametrize("version", ["9.9.9", 1, ["1.0.0"]])
 def test_an_unknown_version_is_refused(version: Any) -> None:
     with pytest.raises(CniError, match="unknown version"):
         parse({"cniVersion": version, "ips": []}, "1.0.0")

@@ -122,7 +122,10 @@ class Client:
 
     async def _need_version(self, path: str, version: str) -> None:
         """Ask a plugin once which versions it has; a changed file is asked again."""
-        status = os.stat(path)
+        try:
+            status = os.stat(path)
+        except OSError as error:
+            raise CniError(os.path.basename(path), f"{path} cannot be read: {error.strerror}") from None
         key = (path, status.st_ino, status.st_size, status.st_mtime_ns)
         if key not in self._supported:
             self._supported[key] = await self._versions(path)
@@ -132,7 +135,9 @@ class Client:
 
     async def _versions(self, path: str) -> frozenset[str]:
         plugin = os.path.basename(path)
+        # VERSION needs no target, but plugins built with the skeletons of old ask for one.
         environment = self._environment("VERSION", None)
+        environment |= {"CNI_NETNS": "none", "CNI_IFNAME": "none", "CNI_CONTAINERID": "none"}
         try:
             output = await program.run(path, b'{"cniVersion":"1.1.0"}', environment, self._seconds)
         except CniError as error:

@@ -8,6 +8,7 @@ also not for a plugin that sits in the kernel and cannot be killed.
 
 import asyncio
 import contextlib
+import errno
 import json
 import os
 import signal
@@ -21,6 +22,7 @@ MOST_BYTES = 1 << 20
 _TAIL_BYTES = 512
 _PIECE_BYTES = 1 << 16
 _DEATH_SECONDS = 1.0
+_BUSY_ATTEMPTS, _BUSY_SECONDS = 25, 0.2
 
 
 class _Output:
@@ -72,12 +74,7 @@ async def run(path: str, document: bytes, environment: Mapping[str, str], second
         given = stack.enter_context(_memory(document))
         output, printing = stack.enter_context(_capture(MOST_BYTES, stop.set))
         messages, saying = stack.enter_context(_capture(_TAIL_BYTES, None))
-        try:
-            process = subprocess.Popen(  # noqa: ASYNC220  vfork: back within a millisecond
-                [path], stdin=given, stdout=printing, stderr=saying, env=dict(environment), cwd="/", process_group=0
-            )
-        except OSError as error:
-            raise CniError(plugin, f"{path} cannot be run: {error.strerror}") from None
+        process = await _start(path, given, printing, saying, environment)
         ended = await _wait(process, stop, seconds)
         content, tail = output.finish(), _tail(messages.finish())
         if output.is_full:
@@ -87,6 +84,22 @@ async def run(path: str, document: bytes, environment: Mapping[str, str], second
         if process.returncode:
             raise _failure(plugin, process.returncode, content, tail)
         return content
+
+
+async def _start(
+    path: str, given: int, printing: int, saying: int, environment: Mapping[str, str]
+) -> "subprocess.Popen[bytes]":
+    """Start the program; one that is just being written (installers copy plugins in place) is waited for."""
+    for attempt in range(_BUSY_ATTEMPTS):
+        try:
+            return subprocess.Popen(  # noqa: ASYNC220  vfork: back within a millisecond
+                [path], stdin=given, stdout=printing, stderr=saying, env=dict(environment), cwd="/", process_group=0
+            )
+        except OSError as error:
+            if error.errno != errno.ETXTBSY or attempt == _BUSY_ATTEMPTS - 1:
+                raise CniError(os.path.basename(path), f"{path} cannot be run: {error.strerror}") from None
+            await asyncio.sleep(_BUSY_SECONDS)
+    raise AssertionError("unreachable")
 
 
 async def _wait(process: "subprocess.Popen[bytes]", stop: asyncio.Event, seconds: float) -> bool:

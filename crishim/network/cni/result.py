@@ -71,7 +71,8 @@ def parse(plugin: str, output: bytes, ifname: str, version: str) -> Result:
         raise CniError(plugin, f"its result is not JSON: {error}") from None
     if not isinstance(document, dict):
         raise CniError(plugin, "its result is not a JSON object")
-    given = document.setdefault("cniVersion", version)
+    # Old plugins say no version, or an empty one: it is the one that they were asked in (libcni does the same).
+    given = document["cniVersion"] = document.get("cniVersion") or version
     if given not in VERSIONS:
         raise CniError(plugin, f"its result is of the unknown version {given!r}", 1)
     addresses = tuple(_text(plugin, value) for value in _addresses(plugin, document, ifname))
