@@ -3,9 +3,9 @@
 A process of the engine is for a moment inside a container before it execs, and /proc/<pid>/exe and map_files then
 name its files. So all of them are loaded in a mount namespace of the spawner's own in which everything is read-only
 (`linux.mountns`); only then it moves to the host's mounts. Besides, the executable is a sealed memfd copy: writing to
-it is impossible, and the copy is nobody's file. There is no copy where the interpreter is a stub of a shared libpython, or
-where vm.memfd_noexec refuses; its files are read-only then like all libraries. (The unpacker loads more later, from the
-host's mounts: it never enters a container.) Nothing of the user's environment goes along; paths are passed in.
+it is impossible, and the copy is nobody's file. There is no copy where the interpreter is a stub of a shared libpython,
+or where vm.memfd_noexec refuses; its files are read-only then like all libraries. (The unpacker loads more later, from
+the host's mounts: it never enters a container.) Nothing of the user's environment goes along; paths are passed in.
 """
 
 import errno

@@ -1,11 +1,13 @@
 """One layer from its blob to a directory, while the blob is still coming.
 
 A thread follows the download and tells the extracting child how much of the blob's file there is; the child reads it,
-decompresses, digests and extracts (`engine.execute.extract`). Invariant: the report is returned only if blob and
-archive had their digests and the child was content; the directory is the caller's to remove otherwise.
+decompresses, digests and extracts (`engine.execute.extract`), and gives up when the pipe through which it is told
+ends. Invariant: the report is returned only if blob and archive had their digests and the child was content; the
+directory is the caller's to remove otherwise.
 """
 
 import asyncio
+import contextlib
 import errno
 import os
 import select
@@ -29,7 +31,12 @@ _ARCHIVES_FAULT = frozenset(
 """What no file system can do: names too long, links in circles, empty link targets."""
 _REFUSALS = {
     kind.__name__: kind
-    for kind in (errors.DataLossError, errors.FailedPreconditionError, errors.ResourceExhaustedError)
+    for kind in (
+        errors.AbortedError,
+        errors.DataLossError,
+        errors.FailedPreconditionError,
+        errors.ResourceExhaustedError,
+    )
 }
 """What the child may say in so many words."""
 _SENTENCE = 500  # characters of what the child says
@@ -127,38 +134,41 @@ async def unpack(
         "renames": dict(wanted.renames),
     }
     teller = _Teller(source, what, cancel)
-    read_fd, write_fd = os.pipe2(os.O_CLOEXEC)
-    dest_fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    os.set_blocking(write_fd, False)
+    with contextlib.ExitStack() as stack:
+        stack.callback(source.close)
+        dest_fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        stack.callback(os.close, dest_fd)
+        read_fd, write_fd = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        stack.callback(os.close, read_fd)
+        pipe = stack.enter_context(contextlib.ExitStack())
+        pipe.callback(os.close, write_fd)
 
-    def tell() -> None:
+        async def extract() -> Mapping[str, Any]:
+            report: Mapping[str, Any] = {}
+            try:
+                report = await extractor.extract((source.fileno(), read_fd, dest_fd), options)
+            finally:
+                teller.child_gone = True
+                if not report.get("ok"):
+                    cancel.set()  # the rest of the download is not waited for
+            return report
+
+        def end_early(told: "asyncio.Future[None]") -> None:
+            if cancel.cancelled or told.exception() is not None:
+                pipe.close()  # the child stops where it is
+
+        told = asyncio.ensure_future(in_thread("unpack", lambda: teller.run(write_fd)))
+        told.add_done_callback(end_early)
+        extracted = asyncio.ensure_future(extract())
+        both: list[asyncio.Future[Any]] = [told, extracted]
         try:
-            teller.run(write_fd)
-        finally:
-            os.close(write_fd)
-
-    async def extract() -> Mapping[str, Any]:
-        report: Mapping[str, Any] = {}
-        try:
-            report = await extractor.extract((source.fileno(), read_fd, dest_fd), options)
-        finally:
-            teller.child_gone = True
-            if not report.get("ok"):
-                cancel.set()  # the rest of the download is not waited for
-            os.close(read_fd)
-            os.close(dest_fd)
-        return report
-
-    both = [asyncio.ensure_future(in_thread("unpack", tell)), asyncio.ensure_future(extract())]
-    try:
-        await asyncio.wait(both)
-    except asyncio.CancelledError:
-        cancel.set()
-        await wait_out(both)
-        raise
-    finally:
-        source.close()
-    told, extracted = both
+            await asyncio.wait(both)
+        except asyncio.CancelledError:
+            cancel.set()
+            if told.done():
+                pipe.close()
+            await wait_out(both)
+            raise
     return _outcome(told.exception(), extracted, what)
 
 

@@ -53,8 +53,9 @@ class Blob:
         os.write(self._tell, self._written.to_bytes(TOTAL, "little"))
 
     def end(self) -> None:
-        """Tell that there will be no more."""
+        """Tell that nothing more is wanted."""
         os.close(self._tell)
+        self._tell = -1
 
     async def unpack(self, lab: Lab, directory: Path, plain: bytes, **more: object) -> dict[str, Any]:
         """Have it unpacked; `plain` is what its digest is to be."""
@@ -65,15 +66,15 @@ class Blob:
             fds = (self._fd, self._told, dest)
             return await lab.engine.extract(fds, {"size": self._size, "diff_id": diff_id, **more})
         finally:
-            for fd in (self._fd, self._told, dest):
-                os.close(fd)
+            for fd in (self._fd, self._told, dest, self._tell):
+                if fd >= 0:
+                    os.close(fd)
 
 
 async def _unpacked(lab: Lab, directory: Path, plain: bytes, **more: object) -> dict[str, Any]:
     packed = gzip.compress(plain)
     blob = Blob(len(packed))
     blob.add(packed)
-    blob.end()
     return await blob.unpack(lab, directory, plain, **more)
 
 
@@ -117,7 +118,6 @@ async def test_a_blob_is_unpacked_while_it_grows(lab: Lab, tmp_path: Path, ahead
     await until((tmp_path / "x" / "f2").exists)
     assert not task.done()
     blob.add(packed[500_000:])
-    blob.end()
     assert (await task)["ok"]
     assert {path.name: path.read_bytes() for path in (tmp_path / "x").iterdir()} == FILES
 
@@ -126,14 +126,27 @@ async def test_a_blob_is_unpacked_while_it_grows(lab: Lab, tmp_path: Path, ahead
 @scenario
 async def test_a_blob_that_ends_too_early_or_is_another_one(lab: Lab, tmp_path: Path, ahead: bool) -> None:
     packed = gzip.compress(LARGE, 1)
-    blob = Blob(len(packed))
+    blob = Blob(len(packed) - 100_000)
     blob.add(packed[:-100_000])
-    blob.end()
     report = await blob.unpack(lab, tmp_path / "x", LARGE, what="layer x", ahead=ahead)
     assert (report["kind"], report["error"]) == ("DataLossError", "layer x: the gzip data end too early")
     other = Blob(len(packed))
     other.add(packed)
-    other.end()
     report = await other.unpack(lab, tmp_path / "y", SMALL, what="layer y", ahead=ahead)
     assert report["kind"] == "DataLossError"
     assert report["error"].startswith("layer y: unpacked it has the digest sha256:")
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+@scenario
+async def test_a_blob_that_is_all_there_is_given_up_half_way(lab: Lab, tmp_path: Path, ahead: bool) -> None:
+    files = {f"d{n // 1000}/f{n}": os.urandom(600) for n in range(30_000)}
+    plain = _archive(files)
+    packed = gzip.compress(plain, 1)
+    blob = Blob(len(packed))
+    blob.add(packed)
+    task = asyncio.create_task(blob.unpack(lab, tmp_path / "x", plain, ahead=ahead))
+    await until((tmp_path / "x" / "d1").exists)
+    blob.end()
+    assert (await task)["kind"] == "AbortedError"
+    assert not (tmp_path / "x" / "d29").exists()

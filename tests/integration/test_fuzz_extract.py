@@ -91,7 +91,6 @@ def _extracted(data: bytes, directory: str, renames: Mapping[str, str] | None = 
     os.write(source, data)
     told, tell = os.pipe()
     os.write(tell, len(data).to_bytes(TOTAL, "little"))
-    os.close(tell)
     dest = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
         pid = os.fork()
@@ -105,7 +104,7 @@ def _extracted(data: bytes, directory: str, renames: Mapping[str, str] | None = 
         found: dict[str, Any] = json.loads(os.pread(report, 1 << 20, 0))
         return found
     finally:
-        for fd in (source, report, dest, told):
+        for fd in (source, report, dest, told, tell):
             os.close(fd)
 
 

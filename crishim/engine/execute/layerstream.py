@@ -1,18 +1,21 @@
 """From a layer's blob, which may still be on its way, to the bytes of its tar archive, digested and within the limits.
 
 The daemon writes the blob's file and says through a pipe how much of it there is; nothing is copied between the two
-processes. The archive is known to be the right one only at its end, so whoever uses the bytes before must be able to
-throw away what was made of them. Runs in the extracting child: decompressors are native code that reads what strangers
-wrote, so they run where there is nothing but the layer. Out of scope: the blob's own digest (the daemon's).
+processes. It closes the pipe to have the work given up, and so does its death. The archive is known to be the right
+one only at its end, so whoever uses the bytes before must be able to throw away what was made of them.
+
+Runs in the extracting child: decompressors are native code that reads what strangers wrote, so they run where there
+is nothing but the layer. Out of scope: the blob's own digest (the daemon's).
 """
 
 import hashlib
 import os
+import select
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from crishim.engine.execute import decompress
-from crishim.errors import DataLossError, ResourceExhaustedError
+from crishim.errors import AbortedError, DataLossError, ResourceExhaustedError
 
 TOTAL = 8  # bytes of each message: how many bytes of the blob there are, little-endian
 _MESSAGES = 512
@@ -23,7 +26,7 @@ class Growing:
 
     Args:
         fd: the file.
-        progress: a pipe with totals (`TOTAL`), each larger than the one before.
+        progress: a pipe with totals (`TOTAL`), each larger than the one before; its end ends the reading.
         size: how large the file gets.
     """
 
@@ -33,13 +36,15 @@ class Growing:
         self._progress = progress
         self._size = size
         self._available = 0
+        self._poll = select.poll()
+        self._poll.register(progress, select.POLLIN)
 
     def read(self, size: int) -> bytes:
-        """Return up to `size` bytes as soon as there are some; `b""` at the end, or if no more will come."""
-        while self.position == self._available < self._size:
+        """Return up to `size` bytes as soon as there are some, `b""` at the end; AbortedError when the pipe ended."""
+        while self._poll.poll(None if self.position == self._available < self._size else 0):
             messages = os.read(self._progress, _MESSAGES * TOTAL)
             if not messages:
-                return b""
+                raise AbortedError("the unpacking was given up")
             self._available = min(int.from_bytes(messages[-TOTAL:], "little"), self._size)
         data = os.pread(self._fd, min(size, self._available - self.position), self.position)
         self.position += len(data)
