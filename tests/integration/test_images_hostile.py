@@ -9,6 +9,8 @@ import hashlib
 import itertools
 import json
 import os
+import subprocess
+import sys
 import tarfile
 import threading
 from collections import Counter
@@ -22,10 +24,12 @@ import zstandard
 from crishim.errors import CrishimError, DataLossError, ResourceExhaustedError
 from tests.fakes.registry import INDEX, FakeRegistry, Handler
 from tests.fakes.registry_images import Service, overlay
+from tests.support.archives import need_extraction
 from tests.support.layout import Entry, directory, hardlink, symlink, tar
 
 SMALL = tar([Entry("small", b"x")])
 SECRET = "outside"
+_CHECKOUT = Path(__file__).resolve().parents[2]
 Rule = Callable[[Handler], bool]
 
 
@@ -154,6 +158,16 @@ async def test_names_too_long_and_trees_too_deep(fake: FakeRegistry, tmp_path: P
         await service.images.settled()
         # Also since pytest's own clean-up, later on, cannot remove such a tree and leaves iterators open.
         assert os.listdir(os.path.dirname(path)) == []
+
+
+def test_a_million_entries_are_unpacked_in_little_memory(tmp_path: Path) -> None:
+    need_extraction()
+    command = ["unshare", "-m", sys.executable, "-m", "tests.support.many_entries", str(tmp_path), "1000000"]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=_CHECKOUT)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert (found.get("ok"), found["files"], found["inodes"]) == (True, 1_000_000, 1_000_201), found
+    assert found["peak_bytes"] < 48 << 20
 
 
 # --- registries ------------------------------------------------------------------------------------------------------
