@@ -11,7 +11,7 @@ import pytest
 from hypothesis import settings
 
 from tests.support import layout, leaks, orphans
-from tests.support.abilities import need_containers
+from tests.support.abilities import need_containers, need_extraction
 from tests.support.busybox import plan
 from tests.support.instance import Instance
 from tests.support.ownership import SCOPE, run_id
@@ -55,6 +55,12 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
 
     asyncio.run(run())
     return True
+
+
+@pytest.fixture
+def extraction() -> None:
+    """Skip unless layers can be unpacked here."""
+    need_extraction()
 
 
 def _checked(request: pytest.FixtureRequest) -> bool:

@@ -1,8 +1,8 @@
 """The spawner: a small Python process that does one thing, fork.
 
 It is started by the daemon from a sealed copy of the interpreter, loads the engine's executing half and nothing
-else, freezes the garbage collector, and then forks keepers and unpackers on request. It ends at EOF of
-the daemon's socket; keepers go on.
+else, freezes the garbage collector, and then forks keepers and unpackers on request. It ends at EOF of the daemon's
+socket; keepers go on.
 
 ```
 daemon ── rehearse {pod, container}            ─►  once, before the first fork (`engine.rehearsal`)

@@ -220,7 +220,7 @@ class Assembler:
                     source.close()
                     raise
                 try:
-                    # With a CPU for each layer, and more: a second thread would only cost time.
+                    # Once there are layers for all CPUs a second thread only costs time.
                     wanted = Wanted(part.diff_id, renames, ahead=len(self._unpacks) < len(os.sched_getaffinity(0)))
                     report = await unpack(source, wanted, path, self._extractor, self._settings, cancel)
                 except BaseException:

@@ -1,4 +1,4 @@
-"""Who unpacks a layer's blob: the face of the spawner's child, and one that starts a program for it."""
+"""Who unpacks a layer's blob: the face of the unpacker's child, and one that starts a program for it."""
 
 import json
 import os

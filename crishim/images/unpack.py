@@ -82,8 +82,6 @@ class _Teller:
                 os.write(fd, message)
             except BlockingIOError:
                 poll.poll(_LOOK)
-            except BrokenPipeError:
-                raise _Gone from None
             else:
                 return
 

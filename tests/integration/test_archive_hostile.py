@@ -6,7 +6,6 @@ import io
 import lzma
 import os
 import subprocess
-import tarfile
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -25,29 +24,22 @@ from crishim.errors import (
 from tests.fakes.registry_images import Service
 from tests.support import archives
 from tests.support.archives import (
+    IMAGE,
     INDEX,
     LAYER,
+    NAME,
     Layout,
     Members,
     chunks,
     left,
     load,
     made,
-    need_extraction,
     pack,
     unheard,
 )
-from tests.support.layout import Entry, directory, hardlink, symlink, tar
+from tests.support.layout import Entry, hardlink, symlink, tar
 
-NAME = "docker.io/library/demo:1"
-BASE = [directory("a"), Entry("a/x", b"1" * 100_000), Entry("dev", kind=tarfile.CHRTYPE, device=(1, 3))]
-TOP = [Entry("a/.wh.x"), Entry("y", b"y", uid=7), hardlink("z", "y"), symlink("l", "y")]
-IMAGE = made(BASE, TOP, Cmd=["run"])
-
-
-@pytest.fixture(autouse=True)
-def _ability() -> None:
-    need_extraction()
+pytestmark = pytest.mark.usefixtures("extraction")
 
 
 # --- hostile and broken ----------------------------------------------------------------------------------------------

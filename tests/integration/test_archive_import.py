@@ -24,18 +24,14 @@ from crishim.errors import (
 from crishim.images.archive.api import Form, Order
 from tests.fakes.registry_images import Service
 from tests.support.abilities import need_program
-from tests.support.archives import chunks, left, need_extraction, unheard
+from tests.support.archives import chunks, left, unheard
 from tests.support.layout import Entry, architecture, directory, hardlink, tar
 
+pytestmark = pytest.mark.usefixtures("extraction")
 NAME = "docker.io/library/rootfs:1"
 ROOT = tar(
     [directory("./"), directory("./bin"), Entry("./bin/sh", b"#" * 300_000, mode=0o755), hardlink("./l", "./bin/sh")]
 )
-
-
-@pytest.fixture(autouse=True)
-def _ability() -> None:
-    need_extraction()
 
 
 @pytest.mark.parametrize(

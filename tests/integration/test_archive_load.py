@@ -5,7 +5,6 @@ import bz2
 import gzip
 import lzma
 import os
-import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,29 +22,23 @@ from tests.fakes.registry import FakeRegistry
 from tests.fakes.registry_images import Service
 from tests.support import archives
 from tests.support.archives import (
+    BASE,
     DOCKER_MANIFEST,
+    IMAGE,
     INDEX,
     LAYER,
+    NAME,
     Layout,
     Made,
     Members,
     left,
     load,
     made,
-    need_extraction,
     pack,
 )
-from tests.support.layout import Entry, architecture, directory, hardlink, symlink
+from tests.support.layout import Entry, architecture
 
-NAME = "docker.io/library/demo:1"
-BASE = [directory("a"), Entry("a/x", b"1" * 100_000), Entry("dev", kind=tarfile.CHRTYPE, device=(1, 3))]
-TOP = [Entry("a/.wh.x"), Entry("y", b"y", uid=7), hardlink("z", "y"), symlink("l", "y")]
-IMAGE = made(BASE, TOP, Cmd=["run"])
-
-
-@pytest.fixture(autouse=True)
-def _ability() -> None:
-    need_extraction()
+pytestmark = pytest.mark.usefixtures("extraction")
 
 
 # --- forms -----------------------------------------------------------------------------------------------------------

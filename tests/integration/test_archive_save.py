@@ -19,17 +19,12 @@ from tests.fakes.registry import FakeRegistry
 from tests.fakes.registry_images import Service
 from tests.support import archives
 from tests.support.abilities import need_program
-from tests.support.archives import DOCKER_MANIFEST, Layout, chunks, made, need_extraction, pack, unheard
+from tests.support.archives import DOCKER_MANIFEST, NAME, Layout, chunks, made, pack, unheard
 from tests.support.layout import Entry
 from tests.support.registry import Registry
 
-NAME = "docker.io/library/demo:1"
+pytestmark = pytest.mark.usefixtures("extraction")
 FORMS = list(Form)
-
-
-@pytest.fixture(autouse=True)
-def _ability() -> None:
-    need_extraction()
 
 
 def _member(name: str, kind: bytes = tarfile.REGTYPE, data: bytes = b"", **more: Any) -> tuple[tarfile.TarInfo, bytes]:

@@ -24,7 +24,6 @@ import zstandard
 from crishim.errors import CrishimError, DataLossError, ResourceExhaustedError
 from tests.fakes.registry import INDEX, FakeRegistry, Handler
 from tests.fakes.registry_images import Service, overlay
-from tests.support.archives import need_extraction
 from tests.support.layout import Entry, directory, hardlink, symlink, tar
 
 SMALL = tar([Entry("small", b"x")])
@@ -160,8 +159,8 @@ async def test_names_too_long_and_trees_too_deep(fake: FakeRegistry, tmp_path: P
         assert os.listdir(os.path.dirname(path)) == []
 
 
+@pytest.mark.usefixtures("extraction")
 def test_a_million_entries_are_unpacked_in_little_memory(tmp_path: Path) -> None:
-    need_extraction()
     command = ["unshare", "-m", sys.executable, "-m", "tests.support.many_entries", str(tmp_path), "1000000"]
     done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=_CHECKOUT)
     assert done.returncode == 0, done.stderr
@@ -368,3 +367,33 @@ async def test_documents_that_are_no_images(fake: FakeRegistry, tmp_path: Path) 
     ):
         fake.manifests["t"] = ("application/vnd.oci.image.manifest.v1+json", data)
         await _refused(fake, tmp_path / str(number), CrishimError, part)
+
+
+def _halves(data: bytes, go: threading.Event) -> Iterator[bytes]:
+    """Yield the first half, and the second one when that is allowed."""
+    half = len(data) * 2 // 3
+    yield data[:half]
+    go.wait(100)
+    yield data[half:]
+
+
+async def test_a_blob_that_is_no_good_is_not_waited_for(fake: FakeRegistry, tmp_path: Path) -> None:
+    bad = b"\x1f\x8bno gzip at all" + bytes(600_000)
+    layer = fake.image("t", [SMALL], pack=lambda _: bad)["layers"][0]["digest"]
+    go = threading.Event()
+
+    def stalled(handler: Handler) -> bool:
+        if handler.command != "GET" or not handler.path.endswith(layer):
+            return False
+        return handler.chunked(_halves(bad, go))
+
+    fake.rules.append(stalled)
+    async with Service(str(tmp_path)) as service:
+        try:
+            with pytest.raises(DataLossError, match="corrupt gzip data"):
+                await service.images.pull(f"{fake.host}/a:t")
+        finally:
+            go.set()
+        await service.images.settled()
+        # What came of the blob may be right: it is kept for the next attempt, as of any download that was given up.
+        assert service.files() == [f"content/parts/{layer.replace(':', '-')}"]

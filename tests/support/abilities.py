@@ -56,3 +56,9 @@ def need_program(name: str, package: str) -> str:
     if path is None:
         pytest.skip(f"lacks the program {name} (Debian package {package}; scripts/install brings it)")
     return path
+
+
+def need_extraction() -> None:
+    """Skip unless layers can be unpacked here."""
+    if not can_unshare(CLONE_NEWNS) or not can_mount():
+        pytest.skip("lacks the ability to make mount namespaces (CAP_SYS_ADMIN)")

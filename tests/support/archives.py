@@ -10,14 +10,11 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import pytest
-
 from crishim.images.archive.api import Loaded
 from crishim.images.progress import Item
 from tests.fakes.registry_images import Service
 from tests.support import layout
-from tests.support.abilities import CLONE_NEWNS, can_mount, can_unshare
-from tests.support.layout import Entry
+from tests.support.layout import Entry, directory, hardlink, symlink
 
 INDEX = "application/vnd.oci.image.index.v1+json"
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -59,6 +56,12 @@ def made(*layers: Sequence[Entry] | bytes, architecture: str = "", **config: Any
         "rootfs": {"type": "layers", "diff_ids": [sha(layer) for layer in tars]},
     }
     return Made(json.dumps(document).encode(), tars)
+
+
+NAME = "docker.io/library/demo:1"
+BASE = [directory("a"), Entry("a/x", b"1" * 100_000), Entry("dev", kind=tarfile.CHRTYPE, device=(1, 3))]
+TOP = [Entry("a/.wh.x"), Entry("y", b"y", uid=7), hardlink("z", "y"), symlink("l", "y")]
+IMAGE = made(BASE, TOP, Cmd=["run"])
 
 
 def pack(members: Iterable[tuple[str, bytes | str]]) -> bytes:
@@ -190,12 +193,6 @@ async def left(service: Service) -> list[str]:
     return (
         service.files() + os.listdir(f"{service.paths.content}/loads") + os.listdir(f"{service.paths.content}/sha512")
     )
-
-
-def need_extraction() -> None:
-    """Skip unless layers can be unpacked here."""
-    if not can_unshare(CLONE_NEWNS) or not can_mount():
-        pytest.skip("lacks the ability to make mount namespaces (CAP_SYS_ADMIN)")
 
 
 async def unheard(items: Sequence[Item]) -> None:

@@ -1,4 +1,4 @@
-"""One layer's blob becomes a directory in overlayfs's form: the child that the spawner forks for each layer.
+"""One layer's blob becomes a directory in overlayfs's form: the child that the unpacker forks for each layer.
 
 It decompresses, digests and unpacks in one go. It runs as root, but locked down: in a mount namespace of its own whose
 only mount is the layer's directory (nodev, nosuid, noexec), with the six capabilities that owners, modes and nodes

@@ -57,7 +57,7 @@ class LayerStream:
     Args:
         blob: the packed bytes.
         options: `what` names the layer in errors; `diff_id`; `max_bytes`, `max_ratio` and `ratio_floor` (see
-            `images.settings`). Without a diff id nothing is digested, and limits that are absent are none.
+            `images.settings`; 0 or absent: no limit).
 
     Raises:
         DataLossError: corrupt or truncated, or another archive than the diff id's.
@@ -68,11 +68,11 @@ class LayerStream:
     def __init__(self, blob: Growing, options: Mapping[str, Any]) -> None:
         self._blob = blob
         self._what = str(options.get("what") or "layer")
-        self._diff_id = str(options.get("diff_id") or "")
+        self._diff_id = str(options["diff_id"])
         self._max_bytes = int(options.get("max_bytes") or 0)
         self._max_ratio = int(options.get("max_ratio") or 0)
         self._ratio_floor = int(options.get("ratio_floor") or 0)
-        self._digest = hashlib.new(self._diff_id.partition(":")[0]) if self._diff_id else None
+        self._digest = hashlib.new(self._diff_id.partition(":")[0])
         self._pieces = decompress.pieces(blob.read, self._what)
 
     def __iter__(self) -> Iterator[bytes]:
@@ -81,10 +81,9 @@ class LayerStream:
         for piece in self._pieces:
             unpacked += len(piece)
             self._check_size(unpacked)
-            if digest is not None:
-                digest.update(piece)
+            digest.update(piece)
             yield piece
-        if digest is not None and (found := f"{digest.name}:{digest.hexdigest()}") != self._diff_id:
+        if (found := f"{digest.name}:{digest.hexdigest()}") != self._diff_id:
             raise DataLossError(f"{self._what}: unpacked it has the digest {found}, the image says {self._diff_id}")
 
     def _check_size(self, unpacked: int) -> None:
