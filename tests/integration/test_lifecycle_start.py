@@ -9,6 +9,7 @@ import pytest
 
 from crishim._proto.runtime.v1 import api_pb2 as api
 from tests.support.abilities import can_raise_limits
+from tests.support.configs import env
 from tests.support.cri import attempt
 from tests.support.layout import Entry, directory, symlink
 from tests.support.world import World
@@ -160,3 +161,26 @@ def read(path: str) -> bytes:
     """Return a file's bytes."""
     with open(path, "rb") as file:
         return file.read()
+
+
+TOO_MUCH = {
+    "one": ([("LITTLE", "x"), ("HUGE", "x" * (200 << 10))], ["env HUGE", "204806 bytes", "131072"]),
+    "all": ([(f"V{number}", "x" * (100 << 10)) for number in range(70)], ["env, 7", "kernel takes", "env V"]),
+}
+
+
+@pytest.mark.parametrize("terminal", [False, True], ids=["pipes", "terminal"])
+@pytest.mark.parametrize("case", TOO_MUCH)
+async def test_an_environment_that_the_kernel_does_not_take_is_named_with_the_limit(
+    world: World, case: str, terminal: bool
+) -> None:
+    given, words = TOO_MUCH[case]
+    envs = [env(key, value) for key, value in given]
+    pod = await world.pod()
+    container = await world.cri.create(pod.id, world.config(STAY, envs=envs, tty=terminal), pod.config)
+    _, error = await attempt(world.cri.start(container))
+    assert error is not None
+    assert error.code() is grpc.StatusCode.FAILED_PRECONDITION
+    for word in words:
+        assert word in str(error.details())
+    await world.cri.remove(container)

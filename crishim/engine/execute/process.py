@@ -23,6 +23,8 @@ from crishim.linux import calls
 from crishim.linux.vfork import STATUS, Program
 
 _LAST_CAPABILITY = 63
+_LONGEST_STRING = 32 * resource.getpagesize()  # MAX_ARG_STRLEN
+_LEAST_STRINGS, _MOST_STRINGS = 128 << 10, 6 << 20  # ARG_MAX; three quarters of _STK_LIM
 # `_signal` is what `signal` wraps in enums, which costs a forked child many page copies. Handled ones exec puts back.
 _IGNORED = (_signal.SIGPIPE, _signal.SIGXFSZ, _signal.SIGINT, _signal.SIGTERM, _signal.SIGHUP)
 
@@ -125,7 +127,26 @@ def report_refusal(program: Program | None, report: Report, number: int) -> None
     """Report with which errno execve(2) refused the program, and what that means."""
     if program is not None:
         path, name = os.fsdecode(program[0]), os.fsdecode(program[1][0])
-        report.fail(StepError(f"exec {name}: {_reason(OSError(number, ''), path)}", number, path))
+        reason = _too_big(program) if number == errno.E2BIG else _reason(OSError(number, ""), path)
+        report.fail(StepError(f"exec {name}: {reason}", number, path))
+
+
+def _too_big(program: Program) -> str:
+    """Say which of an execve's strings are more than it takes (execve(2), "Limits on size of arguments")."""
+    _, argv, environment = program
+    strings = [(f"args[{number}]", len(word) + 1) for number, word in enumerate(argv)]
+    strings += [(f"env {os.fsdecode(key)}", len(key) + len(value) + 2) for key, value in environment.items()]
+    longest, size = max(strings, key=lambda string: string[1])
+    if size > _LONGEST_STRING:
+        return f"{longest} is too large: {size} bytes, and the kernel takes {_LONGEST_STRING} of one string"
+    words = sum(len(word) + 1 for word in argv)
+    total = sum(length for _, length in strings) + 8 * len(strings)
+    stack = resource.getrlimit(resource.RLIMIT_STACK)[0]
+    limit = _MOST_STRINGS if stack == resource.RLIM_INFINITY else min(max(stack // 4, _LEAST_STRINGS), _MOST_STRINGS)
+    return (
+        f"the environment (env, {len(environment)} variables) and the arguments ({words} bytes) are too large together:"
+        f" {total} bytes with their pointers, and the kernel takes {limit}; the largest is {longest} of {size} bytes"
+    )
 
 
 def _environment(entries: list[str], home: str) -> dict[bytes, bytes]:
