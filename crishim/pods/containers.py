@@ -13,6 +13,7 @@ import asyncio
 import dataclasses
 
 from crishim import clock, codec
+from crishim.engine.plan.cgroup import limits_of
 from crishim.engine.plan.request import ContainerConfig, ImageConfig, Mount
 from crishim.errors import CrishimError, DeadlineExceededError, FailedPreconditionError, KernelError, NotFoundError
 from crishim.ids import new_id
@@ -23,6 +24,7 @@ from crishim.pods.objects import Container, Sandbox
 from crishim.pods.plans import container_plan, recompute
 from crishim.pods.ports import Keeper, Started
 from crishim.pods.records import ContainerSpec, ContainerStatus, container_name
+from crishim.pods.updates import check_host
 from crishim.pods.views import ContainerState
 from crishim.undo import Undo
 
@@ -67,6 +69,7 @@ async def create(context: Context, sandbox: Sandbox, config: ContainerConfig) ->
             )
             container = context.registry.new_container(sandbox, spec, ContainerStatus(resources=config.resources))
             container.plan = recompute(context, container)
+            check_host(context, container, limits_of(config.resources), "config.linux.resources")
             container.frozen = codec.frozen(container.plan)
             context.registry.insert_container(container)
         context.observer.start_phase("create", clock.monotonic() - began)

@@ -7,6 +7,7 @@ older one wrote. Out of scope: computing (`crishim.engine.plan`).
 
 from crishim import codec
 from crishim.engine.plan.container import ContainerInput
+from crishim.engine.plan.request import Resources
 from crishim.engine.plan.types import ContainerPlan
 from crishim.errors import NotFoundError
 from crishim.pods.context import Context
@@ -33,8 +34,12 @@ def stored_plan(context: Context, container: Container) -> ContainerPlan | None:
         return None
 
 
-def recompute(context: Context, container: Container) -> ContainerPlan:
-    """Compute a container's plan from its record; NotFoundError if its image is gone."""
+def recompute(context: Context, container: Container, resources: Resources | None = None) -> ContainerPlan:
+    """Compute a container's plan from its record, with other limits if they are given.
+
+    Raises:
+        NotFoundError: its image is gone.
+    """
     spec = container.spec
     image = context.images.find(spec.image_id)
     if image is None:
@@ -49,7 +54,7 @@ def recompute(context: Context, container: Container) -> ContainerPlan:
             layers=spec.layers,
             mounts=spec.mounts,
             log_path=spec.log_path,
-            resources=container.status.resources or spec.config.resources,
+            resources=resources or container.status.resources or spec.config.resources,
             upper=context.layers.upper(spec.id),
             work=context.layers.work(spec.id),
         )

@@ -162,6 +162,12 @@ def test_what_the_host_lacks_is_named() -> None:
     [
         (Limits(cpu_period=999), ["cpu_period"]),
         (Limits(cpu_quota=1), ["cpu_quota"]),
+        (Limits(cpu_quota=-2), ["cpu_quota"]),
+        (Limits(cpu_quota=1 << 44), ["cpu_quota"]),
+        (Limits(cpu_period=1_000_001), ["cpu_period"]),
+        (Limits(cpuset_cpus="3-1"), ["cpuset_cpus"]),
+        (Limits(cpuset_cpus="\u0663", cpuset_mems="9" * 5000), ["cpuset_cpus", "cpuset_mems"]),
+        (Limits(hugepages=(("1\u0663MB", 1),)), ["hugepage_limits[0].page_size"]),
         (Limits(cpu_shares=1), ["cpu_shares"]),
         (Limits(memory_limit=-2), ["memory_limit_in_bytes"]),
         (Limits(memory_swap_limit=5), ["memory_swap_limit_in_bytes"]),

@@ -14,8 +14,9 @@ from crishim.linux.cgroups.devices import DeviceRule
 from crishim.linux.cgroups.layout import Layout
 
 MIN_SHARES, MAX_SHARES = 2, 262_144
-_CPU_LIST = re.compile(r"\d+(-\d+)?(,\d+(-\d+)?)*")
-_PAGE_SIZE = re.compile(r"[1-9]\d*(KB|MB|GB)")
+MAX_QUOTA = (1 << 44) - 1  # kernel/sched/core.c, max_bw_runtime
+_CPU_LIST = re.compile(r"[0-9]{1,9}(-[0-9]{1,9})?(,[0-9]{1,9}(-[0-9]{1,9})?)*")
+_PAGE_SIZE = re.compile(r"[1-9][0-9]*(KB|MB|GB)")
 _UNIFIED_KEY = re.compile(r"(?!cgroup\.)[a-z]+(\.[A-Za-z0-9_]+)+")
 
 
@@ -42,6 +43,12 @@ class Limits:
     devices: tuple[DeviceRule, ...] | None = None
 
 
+def ranges(text: str) -> list[tuple[int, int]]:
+    """Return the ranges of a list like `0-3,7`, each with its first and last number."""
+    parts = [part.partition("-") for part in text.split(",")]
+    return [(int(first), int(last or first)) for first, _, last in parts]
+
+
 def validate(limits: Limits, layout: Layout) -> list[tuple[str, str]]:
     """Return all problems as (field, problem); fields have the CRI's names (`memory_limit_in_bytes`)."""
     return [*_cpu_problems(limits, layout), *_memory_problems(limits, layout), *_other_problems(limits, layout)]
@@ -51,8 +58,8 @@ def _cpu_problems(limits: Limits, layout: Layout) -> list[tuple[str, str]]:
     found = []
     if limits.cpu_period and not 1000 <= limits.cpu_period <= 1_000_000:
         found.append(("cpu_period", f"{limits.cpu_period} is not within 1000..1000000 µs"))
-    if limits.cpu_quota != -1 and limits.cpu_quota and limits.cpu_quota < 1000:
-        found.append(("cpu_quota", f"{limits.cpu_quota} is neither -1 (no limit) nor at least 1000 µs"))
+    if limits.cpu_quota not in {0, -1} and not 1000 <= limits.cpu_quota <= MAX_QUOTA:
+        found.append(("cpu_quota", f"{limits.cpu_quota} is neither -1 (no limit) nor within 1000..{MAX_QUOTA} µs"))
     if limits.cpu_shares and not MIN_SHARES <= limits.cpu_shares <= MAX_SHARES:
         found.append(("cpu_shares", f"{limits.cpu_shares} is not within {MIN_SHARES}..{MAX_SHARES}"))
     if limits.cpu_quota > 0 and not layout.has("cpu"):
@@ -61,7 +68,7 @@ def _cpu_problems(limits: Limits, layout: Layout) -> list[tuple[str, str]]:
         value = getattr(limits, name)
         if not value:
             continue
-        if not _CPU_LIST.fullmatch(value):
+        if not _CPU_LIST.fullmatch(value) or any(first > last for first, last in ranges(value)):
             found.append((name, f"{value!r} is no list like 0-3,7"))
         elif not layout.has("cpuset"):
             found.append((name, "the host has no cpuset controller; enable it or leave the list out"))

@@ -3,16 +3,96 @@
 The writes themselves are `settings.plan_settings` with the `Current` read here. Devices are never touched by an
 update, so no device is refused for a moment (field case K4).
 
-Invariant: a memory limit that the group's unreclaimable use exceeds is refused before anything is written: on v2 the
-kernel would take the write and kill the container (field case K2; cgroup-v2.rst, memory.max).
+Invariants: a memory limit that the group's unreclaimable use exceeds is refused before anything is written: on v2 the
+kernel would take the write and kill the container (field case K2; cgroup-v2.rst, memory.max). All writes of `change`
+are in force, or the values from before it.
 """
+
+import os
+from collections.abc import Iterable, Sequence
 
 from crishim.errors import FailedPreconditionError, InvalidArgumentError
 from crishim.linux.cgroups import apply
 from crishim.linux.cgroups.layout import Layout
-from crishim.linux.cgroups.settings import DEFAULT_PERIOD, Current, Limits, Settings, plan_settings, validate
+from crishim.linux.cgroups.settings import DEFAULT_PERIOD, Current, Limits, Settings, Write, plan_settings, validate
 
 _UNLIMITED = 1 << 62
+_FIELDS = {
+    "cpu.cfs_period_us": "cpu_period",
+    "cpu.cfs_quota_us": "cpu_quota",
+    "cpu.max": "cpu_quota",
+    "cpu.shares": "cpu_shares",
+    "cpu.weight": "cpu_shares",
+    "cpuset.cpus": "cpuset_cpus",
+    "cpuset.mems": "cpuset_mems",
+    "memory.limit_in_bytes": "memory_limit_in_bytes",
+    "memory.max": "memory_limit_in_bytes",
+    "memory.memsw.limit_in_bytes": "memory_swap_limit_in_bytes",
+    "memory.swap.max": "memory_swap_limit_in_bytes",
+}
+
+
+class RefusedError(Exception):
+    """The kernel refused a write; those before it were taken back.
+
+    Args:
+        write: the refused one.
+        number: errno.
+        stuck: writes that could not be taken back; their new values are in force.
+    """
+
+    def __init__(self, write: Write, number: int, stuck: Sequence[Write]) -> None:
+        super().__init__(f"write {write.file}={write.value}: {os.strerror(number)}")
+        self.write = write
+        self.errno = number
+        self.stuck = stuck
+
+
+def change(writes: Iterable[Write]) -> list[Write]:
+    """Do the writes in their order; return what takes them back (`take_back`).
+
+    Raises:
+        RefusedError: one was refused; the values from before are in force again.
+    """
+    old: list[Write] = []
+    for write in writes:
+        before = [Write(write.directory, write.file, line) for line in _lines(write)]
+        try:
+            apply.write(write.directory, write.file, write.value)
+        except OSError as error:
+            raise RefusedError(write, error.errno or 0, take_back(old)) from None
+        old[:0] = before
+    return old
+
+
+def take_back(old: Iterable[Write]) -> list[Write]:
+    """Write the values from before a change; return those that the kernel does not take."""
+    stuck = []
+    for write in old:
+        try:
+            apply.write(write.directory, write.file, write.value)
+        except OSError:
+            stuck.append(write)
+    return stuck
+
+
+def field_of(write: Write, limits: Limits) -> str:
+    """Return the CRI's name of the field that a write comes from."""
+    if limits.unified.get(write.file) == write.value:
+        return f"unified[{write.file!r}]"
+    return _FIELDS.get(write.file, "hugepage_limits" if write.file.startswith("hugetlb.") else write.file)
+
+
+def _lines(write: Write) -> list[str]:
+    """Return a control file's content as it is written: line by line, since each line of a keyed file is a value.
+
+    An empty cpuset is written as an empty line; a file that is gone or cannot be read has nothing to take back.
+    """
+    try:
+        text = apply.read(write.directory, write.file).decode("ascii", "replace")
+    except OSError:
+        return []
+    return [line or "\n" for line in text.splitlines()] or ["\n"]
 
 
 def read_current(layout: Layout, group: str) -> Current:
