@@ -1,8 +1,8 @@
 """Host paths of the request's mounts: resolved and, where missing, made, before the plan is computed.
 
-A symlink on the host is resolved here, once, in the daemon's view, and the resolved path is what ContainerStatus
-shows; a missing host path becomes a directory, as users of `hostPath` volumes expect. The target is the
-executor's: it stays inside the container's root whatever the image holds.
+A symlink on the host is resolved here, once, in the daemon's view (the status shows the request's text, its verbose
+info the resolved path); a missing host path becomes a directory, as users of `hostPath` volumes expect. The target is
+the executor's: it stays inside the container's root whatever the image holds.
 
 Out of scope: propagation, recursive read-only, image volumes and idmapped mounts, which this version refuses.
 Source: CRI `Mount`; field cases C1, C4.
@@ -24,6 +24,9 @@ class Collector(Protocol):
     def bad(self, field: str, problem: str) -> None:
         """Add a problem of a field."""
 
+    def absent(self, field: str, problem: str) -> None:
+        """Add what the CRI has and this version has not."""
+
 
 def mount_problems(problems: Collector, mounts: Sequence[Mount]) -> None:
     """Report what is wrong with mounts, without looking at the host."""
@@ -38,23 +41,26 @@ def mount_problems(problems: Collector, mounts: Sequence[Mount]) -> None:
             if not mount.readonly or mount.propagation is not Propagation.PRIVATE:
                 problems.bad(f"{where}.recursive_read_only", "needs readonly and private propagation")
             else:
-                problems.bad(f"{where}.recursive_read_only", "is not there yet (the runtime handler's features say so)")
+                problems.absent(
+                    f"{where}.recursive_read_only", "is not there yet (the runtime handler's features say so)"
+                )
         if mount.uid_mappings or mount.gid_mappings:
-            problems.bad(f"{where}.uid_mappings", "idmapped mounts come with user namespaces, which are not there yet")
+            name = "uidMappings" if mount.uid_mappings else "gidMappings"
+            problems.absent(f"{where}.{name}", "idmapped mounts come with user namespaces, which are not there yet")
         if mount.mount_options:
-            problems.bad(f"{where}.mount_options", "are not there yet (the runtime's features say so)")
+            problems.absent(f"{where}.mount_options", "are not there yet (the runtime's features say so)")
 
 
 def _kind(problems: Collector, where: str, mount: Mount) -> None:
-    if mount.image is not None and (mount.image.image or mount.image.image_ref):
+    if mount.image is not None:
         if mount.host_path:
             problems.bad(f"{where}.image", "stands beside host_path; a mount is one or the other")
-        problems.bad(f"{where}.image", "image volumes are not there yet")
+        problems.absent(f"{where}.image", "image volumes are not there yet; copy the files into a host path")
     elif not mount.host_path.startswith("/"):
         problems.bad(f"{where}.host_path", f"must be an absolute path, is {mount.host_path!r}")
     if mount.propagation is not Propagation.PRIVATE:
         name = mount.propagation.name
-        problems.bad(f"{where}.propagation", f"{name} is not there yet; PROPAGATION_PRIVATE is")
+        problems.absent(f"{where}.propagation", f"{name} is not there yet; PROPAGATION_PRIVATE is")
 
 
 def resolve(mounts: Sequence[Mount]) -> tuple[Mount, ...]:

@@ -1,9 +1,10 @@
 """What must hold of a request before anything is made, beyond the form that `server/convert` checks: pure.
 
 Every problem is found and named by its field's path; the first sentence that the user gets lists them all. What
-this version does not have (user namespaces, SELinux, CDI devices…) is refused in the same way, never silently left
-out, because a container that lacks what was asked for is not the container that was asked for. It is an invalid
-argument to this version; UNIMPLEMENTED would tell a client that it lacks the whole call.
+this version does not have (user namespaces, SELinux, CDI devices…) is refused too, never silently left out, because a
+container that lacks what was asked for is not the container that was asked for. Such a request is not wrong, so the
+answer is UNIMPLEMENTED, as for a whole RPC: critest then skips a spec, and no client takes RunPodSandbox or
+CreateContainer for absent. What is wrong in any version is INVALID_ARGUMENT, and wins where both are found.
 
 Out of scope: what only the planner can know (capabilities' names, seccomp profiles, devices), mounts (`mounts`),
 and whether the objects exist.
@@ -21,7 +22,7 @@ from crishim.engine.plan.request import (
     SandboxSecurity,
     SecurityProfile,
 )
-from crishim.errors import InvalidArgumentError
+from crishim.errors import InvalidArgumentError, UnimplementedError
 from crishim.network import names
 from crishim.pods import sysctls
 from crishim.pods.mounts import mount_problems
@@ -42,21 +43,30 @@ class Problems:
 
     def __init__(self) -> None:
         self.found: list[tuple[str, str]] = []
+        self.lacking: list[tuple[str, str]] = []
 
     def bad(self, field: str, problem: str) -> None:
         """Add a problem of a field."""
         self.found.append((field, problem))
 
+    def absent(self, field: str, problem: str) -> None:
+        """Add what the CRI has and this version has not."""
+        self.lacking.append((field, problem))
+
     def check(self) -> None:
-        """Raise InvalidArgumentError with all that was found."""
+        """Raise InvalidArgumentError, or UnimplementedError if nothing is wrong but much asked, with all of it."""
+        both = [*self.found, *self.lacking]
+        if not both:
+            return
+        (field, problem), *others = both
+        text = "; ".join([problem, *(f"{name}: {text}" for name, text in others)])
         if self.found:
-            field, problem = self.found[0]
-            others = [f"{name}: {text}" for name, text in self.found[1:]]
-            raise InvalidArgumentError(field, "; ".join([problem, *others]))
+            raise InvalidArgumentError(field, text)
+        raise UnimplementedError(f"{field}: {text}")
 
 
 def check_sandbox(config: SandboxConfig, handler: str, abilities: Abilities) -> None:
-    """Raise InvalidArgumentError unless the sandbox can be made."""
+    """Raise InvalidArgumentError or UnimplementedError unless the sandbox can be made."""
     problems = Problems()
     if not config.metadata.name:
         problems.bad("config.metadata.name", "is empty; a sandbox needs a name")
@@ -76,7 +86,7 @@ def check_sandbox(config: SandboxConfig, handler: str, abilities: Abilities) -> 
 
 
 def check_container(config: ContainerConfig, sandbox: SandboxConfig, abilities: Abilities) -> None:
-    """Raise InvalidArgumentError unless the container can be made in this sandbox."""
+    """Raise InvalidArgumentError or UnimplementedError unless the container can be made in this sandbox."""
     problems = Problems()
     security = config.security
     if not config.metadata.name:
@@ -90,7 +100,7 @@ def check_container(config: ContainerConfig, sandbox: SandboxConfig, abilities: 
     if config.stdin_once and not config.stdin:
         problems.bad("config.stdin_once", "needs stdin")
     if config.cdi_devices:
-        problems.bad("config.cdi_devices", "CDI devices are not there yet; give device nodes by config.devices")
+        problems.absent("config.CDI_devices", "CDI devices are not there yet; give device nodes by config.devices")
     _shared(problems, security.namespaces, sandbox.security.namespaces)
     _namespaces(problems, security.namespaces, container=True)
     _labels(problems, security, abilities)
@@ -125,7 +135,9 @@ def _namespaces(problems: Problems, options: NamespaceOptions, *, container: boo
         for kind, ranges in (("uids", users.uids), ("gids", users.gids)):
             if len(ranges) != 1 or ranges[0].container_id != 0 or ranges[0].length < 1:
                 problems.bad(f"{where}.userns_options.{kind}", "must be one mapping that begins at container id 0")
-        problems.bad(f"{where}.userns_options", "user namespaces are not there yet; run the pod with hostUsers: true")
+        problems.absent(
+            f"{where}.userns_options", "user namespaces are not there yet; run the pod with hostUsers: true"
+        )
 
 
 def _shared(problems: Problems, mine: NamespaceOptions, pods: NamespaceOptions) -> None:
@@ -151,4 +163,4 @@ def _labels(problems: Problems, security: SandboxSecurity | ContainerSecurity, a
         problems.bad(f"{SECURITY}.seccomp.localhost_ref", "is empty; give the profile's path")
     selinux = security.selinux
     if selinux is not None and (selinux.user or selinux.role or selinux.type or selinux.level) and abilities.selinux:
-        problems.bad(f"{SECURITY}.selinux_options", "SELinux labels are not there yet")
+        problems.absent(f"{SECURITY}.selinux_options", "SELinux labels are not there yet")

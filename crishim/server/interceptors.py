@@ -23,6 +23,7 @@ from structlog.contextvars import bind_contextvars
 
 from crishim.server.calls import Call
 from crishim.server.errors import Refusal, refusal
+from crishim.server.unimplemented import SENTENCES
 
 Handler = Callable[[bytes, Call], Awaitable[bytes]]
 
@@ -58,8 +59,8 @@ class RpcObserver(Protocol):
 
 
 def is_quiet(method: str) -> bool:
-    """Tell whether successes of this RPC are logged at debug only."""
-    return method in QUIET or method.startswith(QUIET_PREFIXES)
+    """Tell whether this RPC's successes, and that it is absent, are logged at debug only."""
+    return method in QUIET or method in SENTENCES or method.startswith(QUIET_PREFIXES)
 
 
 def intercept(method: str, handler: Handler, observer: RpcObserver) -> Handler:
@@ -142,7 +143,7 @@ def _log_refusal(call: Call, ended: Refusal, quiet: bool) -> None:
         log.error("internal error", **fields, incident=ended.incident, exc_info=ended.error)
     elif ended.code in OUR_FAULT or notes:
         log.error(ended.details, **fields)
-    elif ended.code is StatusCode.UNIMPLEMENTED or (quiet and ended.code is StatusCode.NOT_FOUND):
+    elif quiet and ended.code in {StatusCode.NOT_FOUND, StatusCode.UNIMPLEMENTED}:
         log.debug(ended.details, **fields)
     else:
         log.warning(ended.details, **fields)

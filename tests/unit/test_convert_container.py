@@ -52,7 +52,7 @@ def test_every_field_arrives() -> None:
                 recursive_read_only=True,
                 uidMappings=[pb.IDMapping(host_id=1, container_id=0, length=9)],
             ),
-            pb.Mount(container_path="/img", image=pb.ImageSpec(image="data"), image_sub_path="a/b"),
+            pb.Mount(container_path="/img", image=pb.ImageSpec(image="data"), image_sub_path="a/b", readonly=True),
             pb.Mount(container_path="/csi", host_path="/csi", propagation=pb.PROPAGATION_BIDIRECTIONAL),
         ],
         devices=[
@@ -92,7 +92,7 @@ def test_every_field_arrives() -> None:
     assert config.envs == (("A", b"\xff="), ("B", b""))
     assert config.mounts == (
         Mount("/data", "/srv", readonly=True, recursive_read_only=True, uid_mappings=(IdMapping(1, 0, 9),)),
-        Mount("/img", image=ImageSpec("data"), image_sub_path="a/b"),
+        Mount("/img", image=ImageSpec("data"), image_sub_path="a/b", readonly=True),
         Mount("/csi", "/csi", propagation=Propagation.BIDIRECTIONAL),
     )
     assert config.devices == (Device("/dev/a", "/dev/b", "mr"), Device("/dev/c", "/dev/c", "rwm"))
@@ -164,7 +164,15 @@ BAD: list[tuple[Change, str]] = [
     (mount(container_path="/a", host_path="b"), "config.mounts[0].host_path: must be an absolute path"),
     (mount(container_path="/a", host_path="/b", image=IMAGE), "config.mounts[0].host_path: must be empty when image"),
     (mount(container_path="/a", host_path="/b", image_sub_path="c"), "config.mounts[0].image_sub_path: needs an image"),
-    (mount(container_path="/a", image=IMAGE, image_sub_path="../c"), "config.mounts[0].image_sub_path: must not"),
+    (
+        mount(container_path="/a", image=IMAGE, image_sub_path="../c", readonly=True),
+        "config.mounts[0].image_sub_path: must not",
+    ),
+    (mount(container_path="/a", image=IMAGE), "config.mounts[0].readonly: must be true when image is given"),
+    (
+        mount(container_path="/a", image=pb.ImageSpec(image_ref="x"), readonly=True),
+        "config.mounts[0].image.image: is missing",
+    ),
     (mount(container_path="/a", host_path="/b", propagation=3), "config.mounts[0].propagation: must be PRIVATE or"),
     (mount(container_path="/a", host_path="/b", recursive_read_only=True), "recursive_read_only: needs readonly"),
     (

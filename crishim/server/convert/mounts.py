@@ -14,7 +14,7 @@ def mounts(problems: Problems, messages: Sequence[pb.Mount], path: str) -> tuple
 
 
 def _mount(problems: Problems, item: pb.Mount, path: str) -> Mount:
-    is_image = item.HasField("image") and bool(item.image.image)
+    is_image = item.HasField("image") and item.image.ByteSize() > 0
     _check_source(problems, item, path, is_image=is_image)
     propagation = problems.choice(f"{path}.propagation", Propagation, item.propagation)
     if item.recursive_read_only:
@@ -44,8 +44,11 @@ def _check_source(problems: Problems, item: pb.Mount, path: str, *, is_image: bo
         if item.image_sub_path:
             problems.add(f"{path}.image_sub_path", "needs an image: this is a mount of a host path")
         return
+    problems.given(f"{path}.image.image", item.image.image)
     if item.host_path:
         problems.add(f"{path}.host_path", f"must be empty when image is given, is {item.host_path!r}")
+    if not item.readonly:
+        problems.add(f"{path}.readonly", "must be true when image is given: an image is never written to")
     problems.inside(f"{path}.image_sub_path", item.image_sub_path)
 
 
