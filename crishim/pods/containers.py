@@ -20,6 +20,7 @@ from crishim.ids import new_id
 from crishim.pods import exits, keepers, logs, mounts, signals, stopping
 from crishim.pods.context import Context, log
 from crishim.pods.events import EventType
+from crishim.pods.naming import image_reference
 from crishim.pods.objects import Container, Sandbox
 from crishim.pods.plans import container_plan, recompute
 from crishim.pods.ports import Keeper, Started
@@ -66,6 +67,7 @@ async def create(context: Context, sandbox: Sandbox, config: ContainerConfig) ->
                 mounts=resolved,
                 log_path=log_path,
                 stop_signal=stop_signal,
+                image_ref=image_reference(image, config.image),
             )
             container = context.registry.new_container(sandbox, spec, ContainerStatus(resources=config.resources))
             container.plan = recompute(context, container)

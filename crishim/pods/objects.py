@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from crishim import codec
 from crishim.errors import FailedPreconditionError
+from crishim.pods.naming import shown_image
 from crishim.pods.records import (
     ContainerSpec,
     ContainerStatus,
@@ -214,7 +215,8 @@ def _container_view(spec: ContainerSpec, status: ContainerStatus) -> ContainerVi
         sandbox_id=spec.sandbox_id,
         metadata=config.metadata,
         config=config,
-        image=config.image,
+        image=shown_image(config.image),
+        image_ref=spec.image_ref,
         image_id=spec.image_id,
         state=status.state,
         created_at=spec.created_at,
@@ -224,7 +226,6 @@ def _container_view(spec: ContainerSpec, status: ContainerStatus) -> ContainerVi
         reason=status.reason,
         message=status.message,
         log_path=spec.log_path,
-        mounts=spec.mounts,
         resources=status.resources,
         user=status.user,
         stop_signal=spec.stop_signal,

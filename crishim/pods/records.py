@@ -59,7 +59,8 @@ class ContainerSpec:
     """The part of a container that never changes.
 
     `mounts` are the request's with host paths resolved; `log_path` is absolute or ""; `stop_signal` is the CRI's
-    name or ""; `layers` are the image's layer directories, bottom first.
+    name or ""; `layers` are the image's layer directories, bottom first. `image_ref` is the image's digest reference,
+    or its id; "" in a record from before it was kept.
     """
 
     id: str
@@ -71,6 +72,7 @@ class ContainerSpec:
     mounts: tuple[Mount, ...] = ()
     log_path: str = ""
     stop_signal: str = ""
+    image_ref: str = ""
 
 
 @dataclass(frozen=True, slots=True)

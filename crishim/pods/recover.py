@@ -17,9 +17,10 @@ from crishim import codec
 from crishim.errors import CrishimError
 from crishim.pods import exits, keepers
 from crishim.pods.context import Context, log
+from crishim.pods.naming import image_reference
 from crishim.pods.objects import Container, Rows, Sandbox
 from crishim.pods.ports import Keeper
-from crishim.pods.records import ContainerRecord, SandboxRecord
+from crishim.pods.records import ContainerRecord, ContainerSpec, SandboxRecord
 from crishim.pods.states import Stage
 from crishim.pods.views import ContainerState
 
@@ -62,9 +63,18 @@ def load(context: Context, sandboxes: Table, containers: Table) -> None:
         if sandbox is None or sandbox.id != entry.spec.sandbox_id:
             _quarantine(containers, entry.spec.id, f"its sandbox {entry.spec.sandbox_id} has no record")
             continue
-        container = Container(containers, sandbox, entry.spec, entry.status)
+        container = Container(containers, sandbox, _with_reference(context, entry.spec), entry.status)
         registry.containers.load(container)
         sandbox.containers[container.id] = container
+
+
+def _with_reference(context: Context, spec: ContainerSpec) -> ContainerSpec:
+    """Return a spec whose image has its reference; records of older versions do not hold it."""
+    if spec.image_ref:
+        return spec
+    image = context.images.find(spec.image_id)
+    reference = spec.image_id if image is None else image_reference(image, spec.config.image)
+    return dataclasses.replace(spec, image_ref=reference)
 
 
 def _records(kind: type[Record], table: Table) -> list[Record]:

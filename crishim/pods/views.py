@@ -12,7 +12,6 @@ from crishim.engine.plan.request import (
     ContainerMetadata,
     ImageSpec,
     Metadata,
-    Mount,
     NamespaceOptions,
     ResolvedUser,
     Resources,
@@ -73,8 +72,9 @@ class SandboxView:
 class ContainerView:
     """A row of ListContainers and the base of ContainerStatus.
 
-    `image` is the spec as requested; `image_ref` and `image_id` are the image's id (the CRI wants them equal).
-    `config` gives labels, annotations, metadata, log path and mounts of the request.
+    `image` is the spec as requested, but for its name, which is the user's; `image_ref` a digest reference where there
+    is one, else the id; `image_id` the id. `config` gives what is echoed as requested: metadata, labels, annotations
+    and mounts, whose host paths kubelet compares with what it asked for.
     """
 
     id: str
@@ -82,6 +82,7 @@ class ContainerView:
     metadata: ContainerMetadata
     config: ContainerConfig
     image: ImageSpec
+    image_ref: str
     image_id: str
     state: ContainerState
     created_at: int
@@ -91,7 +92,6 @@ class ContainerView:
     reason: str = ""
     message: str = ""
     log_path: str = ""
-    mounts: tuple[Mount, ...] = ()
     resources: Resources | None = None
     user: ResolvedUser | None = None
     stop_signal: str = ""

@@ -86,6 +86,7 @@ def container_view(number: int, state: ContainerState = ContainerState.RUNNING) 
         metadata=metadata,
         config=ContainerConfig(metadata, labels={"tier": "front"}, annotations={"note": "c"}),
         image=ImageSpec("docker.io/library/busybox:latest"),
+        image_ref=IMAGE.repo_digests[0],
         image_id=IMAGE_ID,
         state=state,
         created_at=NOW + number,

@@ -22,6 +22,7 @@ from crishim.pods.views import ContainerState, ContainerStats, IoStats, Pressure
 from crishim.server.convert import image, runtime, stats, status
 from crishim.server.convert.rows import MAX_KEPT, Rows, varint
 from tests.fakes.cri_backend import (
+    IMAGE,
     IMAGE_ID,
     NOW,
     FakeCondition,
@@ -54,14 +55,16 @@ def test_sandbox_of_the_host_network_has_no_address() -> None:
 
 
 def test_container_status() -> None:
+    mount = Mount("/a", "/b", readonly=True, propagation=Propagation.HOST_TO_CONTAINER)
+    view = container_view(3, ContainerState.EXITED)
     view = dataclasses.replace(
-        container_view(3, ContainerState.EXITED),
+        view,
         finished_at=NOW + 9,
         exit_code=137,
         reason="OOMKilled",
         message="odd path \udcff",
         log_path="/var/log/x.log",
-        mounts=(Mount("/a", "/b", readonly=True, propagation=Propagation.HOST_TO_CONTAINER),),
+        config=dataclasses.replace(view.config, mounts=(mount,)),
         resources=Resources(memory_limit_in_bytes=5),
         user=ResolvedUser(0, 1, (1, 2)),
         stop_signal="SIGQUIT",
@@ -72,7 +75,7 @@ def test_container_status() -> None:
     assert (message.exit_code, message.reason, message.message) == (137, "OOMKilled", "odd path \\udcff")
     assert (message.image.image, message.image_ref, message.image_id) == (
         "docker.io/library/busybox:latest",
-        IMAGE_ID,
+        IMAGE.repo_digests[0],
         IMAGE_ID,
     )
     assert dict(message.labels) == {"tier": "front"}

@@ -58,7 +58,7 @@ def container_row(view: ContainerView) -> pb.Container:
         pod_sandbox_id=view.sandbox_id,
         metadata=container_metadata(view.metadata),
         image=image_spec_message(view.image),
-        image_ref=view.image_id,
+        image_ref=view.image_ref,
         state=pb.ContainerState.ValueType(view.state),
         created_at=view.created_at,
         labels=view.config.labels,
@@ -68,7 +68,7 @@ def container_row(view: ContainerView) -> pb.Container:
 
 
 def container_status(view: ContainerView) -> pb.ContainerStatus:
-    """Return ContainerStatus; labels and annotations are the request's alone, never the image's."""
+    """Return ContainerStatus; labels, annotations and mounts are the request's alone, never the image's or resolved."""
     resources = None if view.resources is None else pb.ContainerResources(linux=resources_message(view.resources))
     return pb.ContainerStatus(
         id=view.id,
@@ -79,12 +79,12 @@ def container_status(view: ContainerView) -> pb.ContainerStatus:
         finished_at=view.finished_at,
         exit_code=view.exit_code,
         image=image_spec_message(view.image),
-        image_ref=view.image_id,
+        image_ref=view.image_ref,
         reason=view.reason,
         message=printable(view.message),
         labels=view.config.labels,
         annotations=view.config.annotations,
-        mounts=[mount_message(mount) for mount in view.mounts],
+        mounts=[mount_message(mount) for mount in view.config.mounts],
         log_path=view.log_path,
         resources=resources,
         image_id=view.image_id,
