@@ -202,14 +202,6 @@ def _files(facts: HostFacts, around: Surroundings, config: Config) -> Iterator[F
         "sockets and journals are then found by the boot id alone",
         "choose --state on a tmpfs (mount -t tmpfs tmpfs DIRECTORY)",
     )
-    yield _judge(
-        "directories",
-        not around.closed,
-        WARN,
-        "open for containers in user namespaces",
-        f"others may not enter {', '.join(around.closed)}: containers in user namespaces cannot start",
-        "chmod o+x on these",
-    )
 
 
 def _disk(name: str, path: str, free: int | None) -> Finding:

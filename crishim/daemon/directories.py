@@ -1,7 +1,8 @@
 """The instance's directories: made with the modes that their use needs, and refused where others could write.
 
-`root` and `state` and what containers reach through them are 0711: processes of user namespaces pass, nobody lists.
-Blobs are 0700. Directories above them are the host's: a missing o+x there is `crishim check`'s to report.
+All are 0700, those of an earlier version included: whoever is root in a container makes setuid programs and device
+nodes in its read/write layer, and no user of the host may reach them by a path. Containers need none: their first
+process gets at everything before it lowers its rights, and what it holds is a mount or an fd.
 Out of scope: what stands below them, and the mounts (engine).
 """
 
@@ -11,7 +12,6 @@ import stat
 from crishim.errors import FailedPreconditionError, KernelError
 from crishim.paths import Paths
 
-PASSABLE = 0o711
 PRIVATE = 0o700
 
 
@@ -25,18 +25,18 @@ def make(paths: Paths) -> None:
     for path in dict.fromkeys((paths.root, paths.state, paths.images or paths.root)):
         _make_all(path)
         _refuse_foreign(path)
-    for path, mode in (
-        (paths.root, PASSABLE),
-        (paths.state, PASSABLE),
-        (paths.images or paths.root, PASSABLE),
-        (paths.content, PRIVATE),
-        (paths.layers, PASSABLE),
-        (paths.containers, PASSABLE),
-        (paths.pods, PASSABLE),
-        (paths.namespaces, PASSABLE),
-        (paths.empty, PASSABLE),
+    for path in (
+        paths.root,
+        paths.state,
+        paths.images or paths.root,
+        paths.content,
+        paths.layers,
+        paths.containers,
+        paths.pods,
+        paths.namespaces,
+        paths.empty,
     ):
-        _ensure(path, mode)
+        _ensure(path)
 
 
 def _make_all(path: str) -> None:
@@ -45,14 +45,14 @@ def _make_all(path: str) -> None:
         return
     _make_all(os.path.dirname(path))
     _make(path)
-    os.chmod(path, 0o755)
+    os.chmod(path, 0o755)  # noqa: S103  what lies above is not ours alone
 
 
-def _ensure(path: str, mode: int) -> None:
+def _ensure(path: str) -> None:
     if not os.path.isdir(path):
         _make(path)
-    if stat.S_IMODE(os.stat(path).st_mode) != mode:
-        os.chmod(path, mode)
+    if stat.S_IMODE(os.stat(path).st_mode) != PRIVATE:
+        os.chmod(path, PRIVATE)
 
 
 def _make(path: str) -> None:

@@ -25,7 +25,6 @@ class Surroundings:
         images_free: free bytes there.
         barriers: firewall chains that drop forwarded packets by default.
         lacks: what the pods' network needs and the host has not; looked at if the network is enabled.
-        closed: directories above the state and the image path that others may not enter (o+x is missing).
     """
 
     root_fstype: str = ""
@@ -33,7 +32,6 @@ class Surroundings:
     state_fstype: str = ""
     barriers: tuple[Barrier, ...] | None = ()
     lacks: tuple[Lack, ...] | None = ()
-    closed: tuple[str, ...] = ()
     images_fstype: str = ""
     images_free: int | None = None
 
@@ -43,12 +41,11 @@ def look(config: Config) -> Surroundings:
     root, state = _existing(config.root), _existing(config.state)
     wanted = config.network.enabled
     barriers, lacks = (_barriers(config), _lacks(config)) if wanted else ((), ())
-    seen = Surroundings(_fstype(root), _free(root), _fstype(state), barriers, lacks, _closed(state))
+    seen = Surroundings(_fstype(root), _free(root), _fstype(state), barriers, lacks)
     if not config.images.path:
         return seen
     images = _existing(config.images.path)
-    closed = dict.fromkeys((*seen.closed, *_closed(images)))
-    return replace(seen, closed=tuple(closed), images_fstype=_fstype(images), images_free=_free(images))
+    return replace(seen, images_fstype=_fstype(images), images_free=_free(images))
 
 
 def _free(path: str) -> int | None:
@@ -80,19 +77,6 @@ def _fstype(path: str) -> str:
     except OSError:
         return ""
     return kind
-
-
-def _closed(path: str) -> tuple[str, ...]:
-    closed = []
-    while True:
-        try:
-            if not os.stat(path).st_mode & 0o001:
-                closed.append(path)
-        except OSError:
-            pass
-        if path == "/":
-            return tuple(reversed(closed))
-        path = os.path.dirname(path)
 
 
 def _barriers(config: Config) -> tuple[Barrier, ...] | None:

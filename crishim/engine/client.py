@@ -136,7 +136,7 @@ class Engine:
         keeper = Keeper(plan.pod_id, self._spares.popleft())
         asyncio.get_running_loop().call_later(_SPARE_DELAY if self._spares else 0, self._ask_for_spares)
         try:
-            os.makedirs(plan.directory, 0o711, exist_ok=True)
+            os.makedirs(plan.directory, 0o700, exist_ok=True)
             keeper.be(to_value(plan, full=True))
             await keeper.greeted(self._settings.greeting_deadline)
         except BaseException:
@@ -162,7 +162,7 @@ class Engine:
         return self._spawner is not None
 
     async def _start_keeper(self, plan: PodPlan) -> Keeper:
-        os.makedirs(plan.directory, 0o711, exist_ok=True)
+        os.makedirs(plan.directory, 0o700, exist_ok=True)
         ours, theirs = wire.pair()
         keeper = Keeper(plan.pod_id, ours)
         try:
@@ -221,7 +221,7 @@ class Engine:
     def _prepare_directories(self) -> None:
         paths = self._settings.paths
         for directory in (paths.state, paths.namespaces, paths.pods, paths.empty):
-            os.makedirs(directory, 0o711, exist_ok=True)
+            os.makedirs(directory, 0o700, exist_ok=True)
         if not is_mount_point(paths.namespaces):
             # pins must stay in this mount namespace: a shared parent would copy each of them to its peers
             calls.mount(paths.namespaces, paths.namespaces, "", calls.MS_BIND)

@@ -64,7 +64,7 @@ class Layers:
 
     def open(self) -> int:
         """Load the records and begin to remove what is not whole; return how many directories that is."""
-        os.makedirs(self.root, mode=0o711, exist_ok=True)
+        os.makedirs(self.root, mode=0o700, exist_ok=True)
         present = set(os.listdir(self.root))
         for key, document in self._store.layers.load().items():
             try:
@@ -102,7 +102,7 @@ class Layers:
         path = os.path.join(self.root, f"{_NEW}{os.urandom(6).hex()}")
         try:
             os.mkdir(path, 0o755)
-            os.chmod(path, 0o755)
+            os.chmod(path, 0o755)  # noqa: S103  the root of containers
         except OSError as error:
             raise disk_error(error, f"mkdir {path}") from None
         self._making.add(path)

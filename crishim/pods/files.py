@@ -35,7 +35,7 @@ def write(paths: Paths, spec: SandboxSpec, hostname: str, attachment: Attachment
     dns = spec.config.dns
     resolver = names.resolv_conf(dns, _host_file(HOST_RESOLV_CONF) if dns is None else "")
     try:
-        os.makedirs(directory, mode=0o711, exist_ok=True)
+        os.makedirs(directory, mode=0o700, exist_ok=True)
         _write(f"{directory}/hosts", hosts)
         _write(f"{directory}/hostname", names.hostname_file(name))
         _write(f"{directory}/resolv.conf", resolver)

@@ -35,7 +35,7 @@ class Layers:
 
     def start(self) -> None:
         """Make the directories; idempotent."""
-        os.makedirs(self._base, mode=0o711, exist_ok=True)
+        os.makedirs(self._base, mode=0o700, exist_ok=True)
         os.makedirs(self._gone, mode=0o700, exist_ok=True)
 
     def upper(self, container_id: str) -> str:
@@ -61,7 +61,7 @@ class Layers:
         """
         home = f"{self._base}/{container_id}"
         try:
-            os.mkdir(home, 0o711)
+            os.mkdir(home, 0o700)
             os.mkdir(f"{home}/work", 0o755)
             os.mkdir(f"{home}/upper", 0o755)
             mode, uid, gid = _root_of(top)

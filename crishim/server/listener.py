@@ -1,4 +1,4 @@
-"""The unix socket of the CRI: mode 0600 (umask 0177) in a directory of mode 0711, never bound over a living server.
+"""The unix socket of the CRI: mode 0600 (umask 0177) in a directory of mode 0700, never bound over a living server.
 
 grpc removes whatever stands at the path before it binds, so this looks first: a socket on which someone answers and a
 file that is no socket are errors, a socket on which no one answers is left over and goes. A path beyond the kernel's
@@ -19,8 +19,8 @@ from crishim.errors import AlreadyExistsError, FailedPreconditionError, KernelEr
 MAX_PATH = 107
 UMASK = 0o177
 MODE = 0o600
-DIRECTORY_MODE = 0o711
-"""Others may pass through (user namespaces need it), not look around."""
+DIRECTORY_MODE = 0o700
+"""Of a directory that is made here: only root may connect, so nobody else has anything to do in it."""
 
 
 class Listener:
@@ -100,8 +100,8 @@ def ensure_free(path: str, address: str) -> None:
 
 
 def _ensure_directory(path: str) -> None:
-    created = not os.path.isdir(path)
+    """Make the directory if it is missing; one that is there, like the state's own, keeps its mode."""
+    if os.path.isdir(path):
+        return
     os.makedirs(path, mode=0o755, exist_ok=True)
-    mode = os.stat(path).st_mode
-    if created or not mode & stat.S_IXOTH:
-        os.chmod(path, DIRECTORY_MODE if created else stat.S_IMODE(mode) | DIRECTORY_MODE)
+    os.chmod(path, DIRECTORY_MODE)

@@ -42,7 +42,7 @@ def rerun(instance: Instance, *more: str) -> "subprocess.CompletedProcess[str]":
 def test_what_a_started_daemon_is(instance: Instance) -> None:
     assert stat.S_IMODE(os.stat(instance.socket).st_mode) == 0o600
     for path in (instance.root, instance.state, f"{instance.state}/pods", f"{instance.state}/ns"):
-        assert stat.S_IMODE(os.stat(path).st_mode) == 0o711
+        assert stat.S_IMODE(os.stat(path).st_mode) == 0o700
     assert (
         resource.prlimit(instance.pid, resource.RLIMIT_NOFILE)
         == (resource.prlimit(instance.pid, resource.RLIMIT_NOFILE)[1],) * 2

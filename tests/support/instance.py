@@ -54,7 +54,7 @@ class Instance:
     def __init__(self, config: str = "") -> None:
         self.name = f"{run_id()}{next(_COUNT):02x}"
         self.base = tempfile.mkdtemp(prefix=f"ct{self.name}-")
-        os.chmod(self.base, 0o711)  # user namespaces and the CRI want each directory passable
+        os.chmod(self.base, 0o711)  # what the tests themselves do as other users passes here
         self.root = f"{self.base}/root"
         self.state = f"{self.base}/state"
         self.socket = f"{self.base}/cri.sock"

@@ -86,7 +86,6 @@ def test_what_a_host_lacks(name: str, level: str, facts: HostFacts) -> None:
         ("root directory", ERROR, replace(AROUND, root_fstype="fuse.sshfs")),
         ("disk", WARN, replace(AROUND, root_free=1 << 20)),
         ("state directory", WARN, replace(AROUND, state_fstype="ext4")),
-        ("directories", WARN, replace(AROUND, closed=("/srv",))),
         ("forwarding", WARN, replace(AROUND, barriers=(Barrier("chain ip filter FORWARD", "iptables …"),))),
         ("forwarding", WARN, replace(AROUND, barriers=None)),
         ("veth", ERROR, replace(AROUND, lacks=(Lack("veth", "create link: not supported", "modprobe veth"),))),

@@ -48,7 +48,8 @@ def test_lock_of_a_place_that_cannot_be(tmp_path: Path) -> None:
 
 
 def modes(paths: Paths) -> dict[str, int]:
-    every = (paths.root, paths.state, paths.content, paths.layers, paths.containers, paths.pods, paths.namespaces)
+    every = [paths.root, paths.state, paths.content, paths.layers, paths.containers]
+    every += [paths.pods, paths.namespaces, paths.empty]
     return {os.path.basename(path): os.stat(path).st_mode & 0o7777 for path in every}
 
 
@@ -59,10 +60,13 @@ def test_directories_and_their_modes_whatever_the_umask(tmp_path: Path) -> None:
         directories.make(paths)
     finally:
         os.umask(old)
-    expected = {"root": 0o711, "state": 0o711, "content": 0o700, "layers": 0o711, "containers": 0o711}
-    assert modes(paths) == {**expected, "pods": 0o711, "ns": 0o711}
+    private = dict.fromkeys(("root", "state", "content", "layers", "containers", "pods", "ns", "empty"), 0o700)
+    assert modes(paths) == private
     assert os.stat(tmp_path / "a/b").st_mode & 0o777 == 0o755
+    for path in (paths.root, paths.state, paths.layers, paths.containers, paths.pods):
+        os.chmod(path, 0o711)  # as an earlier version made them
     directories.make(paths)
+    assert modes(paths) == private
 
 
 def test_images_on_a_path_of_their_own(tmp_path: Path) -> None:
@@ -70,7 +74,7 @@ def test_images_on_a_path_of_their_own(tmp_path: Path) -> None:
     directories.make(paths)
     assert sorted(os.listdir(paths.images)) == ["content", "layers"]
     assert os.listdir(paths.root) == ["containers"]
-    assert os.stat(paths.images).st_mode & 0o777 == 0o711
+    assert os.stat(paths.images).st_mode & 0o777 == 0o700
     assert paths.image_lock == f"{paths.images}/images.lock"
     os.chmod(paths.images, 0o777)
     with pytest.raises(FailedPreconditionError, match="images can be written by other users"):

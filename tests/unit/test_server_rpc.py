@@ -99,7 +99,7 @@ async def test_socket_and_directory_modes(tmp_path: Path) -> None:
         mode = os.stat(world.path)
         assert stat.S_ISSOCK(mode.st_mode)
         assert stat.S_IMODE(mode.st_mode) == 0o600
-        assert stat.S_IMODE(os.stat(os.path.dirname(world.path)).st_mode) == 0o711
+        assert stat.S_IMODE(os.stat(os.path.dirname(world.path)).st_mode) == 0o700
     assert not os.path.exists(world.path)
 
 

@@ -53,8 +53,8 @@ async def test_a_path_beyond_the_kernels_limit(tmp_path: Path) -> None:
     assert not os.path.exists(world.path)
 
 
-async def test_the_directorys_other_bits_stay(tmp_path: Path) -> None:
+async def test_a_directory_that_is_there_keeps_its_mode(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir(mode=0o750)
     os.chmod(tmp_path / "run", 0o750)
     async with serving(tmp_path):
-        assert stat.S_IMODE(os.stat(tmp_path / "run").st_mode) == 0o751
+        assert stat.S_IMODE(os.stat(tmp_path / "run").st_mode) == 0o750

@@ -293,7 +293,7 @@ class LayerWriter:
             os.unlink(path)
         os.mkdir(path, 0o755)
         os.chown(path, 0, 0, follow_symlinks=False)
-        os.chmod(path, 0o755)
+        os.chmod(path, 0o755)  # noqa: S103  users of the container pass
         place = _below(parent, path.rpartition(b"/")[2])
         if found is not None and _is_whiteout(found):
             self._opaque.add(place)

@@ -93,7 +93,7 @@ def complete(plan: dict[str, Any]) -> None:
 
 def _pin(path: str) -> None:
     """Bind the network namespace, so that CNI plugins and nsenter find it (ip-netns(8))."""
-    os.makedirs(os.path.dirname(path), 0o711, exist_ok=True)
+    os.makedirs(os.path.dirname(path), 0o700, exist_ok=True)
     os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o444))
     calls.mount("/proc/self/ns/net", path, "", calls.MS_BIND)
 
@@ -138,7 +138,7 @@ def _shared_memory(size: int, directory: str) -> int | str:
     if directory and not can_clone(mount):
         # Linux before 6.15 clones only mounts that are attached somewhere
         place = f"{directory}/shm"
-        os.makedirs(place, 0o711, exist_ok=True)
+        os.makedirs(place, 0o700, exist_ok=True)
         calls.move_mount(mount, calls.AT_FDCWD, place, place)
         os.close(mount)
         return place

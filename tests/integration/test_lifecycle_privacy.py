@@ -1,0 +1,73 @@
+"""What containers make stays out of reach of the host's users: no path leads anyone but root to it."""
+
+import os
+import stat
+import subprocess
+from collections.abc import Iterator
+
+from tests.support.instance import Instance
+from tests.support.world import World
+
+STAY = "while :; do sleep 100; done"
+TRAPS = """
+cp /bin/sh /trap && chmod 4755 /trap
+mknod /null c 1 3 && chmod 666 /null
+chmod 4755 /etc/hostname /etc/hosts /etc/resolv.conf
+touch /ready
+"""
+
+
+def everything(top: str) -> Iterator[str]:
+    """Give a directory and all that is below it, mounts and links not followed."""
+    yield top
+    for directory, names, files in os.walk(top):
+        for name in (*names, *files):
+            yield f"{directory}/{name}"
+
+
+def reached(paths: list[str]) -> list[str]:
+    """Return the paths whose inode a user of the host finds, and the directories among them that he can enter."""
+    program = """
+import os, sys
+os.setgroups([]); os.setgid(1000); os.setuid(1000)
+for path in sys.stdin.buffer.read().split(b"\\0"):
+    for flags in (os.O_PATH | os.O_NOFOLLOW, os.O_RDONLY | os.O_NONBLOCK, os.O_WRONLY | os.O_NONBLOCK):
+        try:
+            os.close(os.open(path, flags))
+        except OSError as error:
+            if error.errno not in (13, 20, 40, 6, 1):
+                raise
+        else:
+            sys.stdout.buffer.write(path + b"\\0")
+            break
+"""
+    data = b"\0".join(map(os.fsencode, paths))
+    result = subprocess.run(["/usr/bin/env", "python3", "-Ic", program], input=data, capture_output=True, check=False)
+    assert result.returncode == 0, result.stderr
+    return [os.fsdecode(path) for path in result.stdout.split(b"\0") if path]
+
+
+async def test_no_user_of_the_host_gets_at_anything_below_root_and_state(world: World) -> None:
+    pod = await world.pod()
+    container = await world.run(pod, TRAPS + STAY)
+    while (await world.cri.exec(container, "test", "-e", "/ready")).exit_code:
+        pass
+    instance = world.instance
+    paths = [path for top in (instance.root, instance.state) for path in everything(top)]
+    trap = next(path for path in paths if path.endswith("/upper/trap"))
+    assert os.stat(trap).st_mode & stat.S_ISUID, "the trap is there"
+    assert any(stat.S_ISCHR(os.lstat(path).st_mode) for path in paths if path.endswith("/upper/null"))
+    # the two directories themselves are seen from the one above; nothing in them is
+    assert sorted(reached(paths)) == sorted([instance.root, instance.state])
+    for top in (instance.root, instance.state):
+        assert stat.S_IMODE(os.stat(top).st_mode) == 0o700
+
+
+def test_directories_of_an_earlier_version_are_closed_at_start(instance: Instance) -> None:
+    instance.stop()
+    tops = [instance.root, instance.state, f"{instance.root}/containers", f"{instance.root}/layers"]
+    for path in (*tops, f"{instance.state}/pods"):
+        os.chmod(path, 0o711)
+    instance.start()
+    for path in (*tops, f"{instance.state}/pods"):
+        assert stat.S_IMODE(os.stat(path).st_mode) == 0o700
