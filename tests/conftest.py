@@ -10,7 +10,7 @@ from collections.abc import Generator, Iterator
 import pytest
 from hypothesis import settings
 
-from tests.support import layout, leaks, orphans
+from tests.support import layout, leaks, orphans, surroundings
 from tests.support.abilities import need_containers, need_extraction
 from tests.support.busybox import plan
 from tests.support.instance import Instance
@@ -26,6 +26,7 @@ _PATIENCE = 240
 
 def pytest_configure(config: pytest.Config) -> None:
     """Give the run its id before any program starts; let properties be as slow as the machine is, and always alike."""
+    surroundings.settle()
     settings.register_profile("crishim", deadline=None, derandomize=True, database=None)
     settings.load_profile("crishim")
     SCOPE.words.add(f"crishim-test-{run_id()}")

@@ -60,9 +60,10 @@ def serve(config: Config, path: str | None = None, overrides: Mapping[str, Any] 
 
 
 def prepare(config: Config) -> None:
-    """Set up what belongs to the process: umask, log, limits, and grpc's own environment."""
+    """Set up what belongs to the process: umask, signals, log, limits, and grpc's own environment."""
     gc.disable()  # until the start is over: loading modules makes much that stays and no garbage
     limits.set_umask()
+    signals.settle()
     try:
         apply_log(config)
     except OSError as error:

@@ -263,7 +263,7 @@ def _processes(facts: HostFacts, config: Config) -> Iterator[Finding]:
 
 def _lowered_rlimits(facts: HostFacts, config: Config) -> tuple[str, ...]:
     try:
-        wanted = rlimits.container(config.runtime.default_rlimits)
+        wanted = rlimits.container(config.runtime.default_rlimits, facts.threads_max)
     except InvalidArgumentError as error:
         return (str(error),)
     return rlimits.clamp(wanted, facts.hard_rlimit, may_raise=facts.may_raise_rlimits)[1]

@@ -25,7 +25,7 @@ def plan_settings(config: Config, facts: HostFacts, observer: Observer) -> PlanS
     """
     if facts.layout is None:
         raise FailedPreconditionError("no control groups are mounted: see 'crishim check'")
-    wanted = rlimits.container(config.runtime.default_rlimits)
+    wanted = rlimits.container(config.runtime.default_rlimits, facts.threads_max)
     limits, lowered = rlimits.clamp(wanted, facts.hard_rlimit, may_raise=facts.may_raise_rlimits)
     if lowered:
         observer.degraded("rlimits")

@@ -1,6 +1,7 @@
 """The daemon's signals: SIGTERM and SIGINT end it, SIGHUP reloads, SIGUSR1 writes what it is doing to the log.
 
-They are handled between two callbacks of the event loop, never in the middle of one.
+They are handled between two callbacks of the event loop, never in the middle of one, whatever whoever started the
+daemon ignored or blocked.
 """
 
 import asyncio
@@ -9,6 +10,12 @@ import signal
 from collections.abc import Callable, Iterator
 
 ENDING = (signal.SIGTERM, signal.SIGINT)
+
+
+def settle() -> None:
+    """Let all signals through, and be told how programs end: not so where SIGCHLD is ignored (wait(2))."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
 @contextlib.contextmanager

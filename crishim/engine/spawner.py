@@ -29,7 +29,7 @@ from crishim.engine.forked import end_after
 from crishim.engine.keeper import births
 from crishim.engine.keeper import main as keeper
 from crishim.engine.rehearsal import rehearse
-from crishim.linux import calls
+from crishim.linux import calls, inheritance
 from crishim.linux.cgroups import apply as cgroups
 
 
@@ -46,6 +46,7 @@ def main(control_fd: int, group: list[str], version: int) -> None:
     calls.set_name("crishim-spawner")
     calls.set_title("crishim-spawner")
     calls.prctl(calls.PR_SET_DUMPABLE, 0)
+    inheritance.leave_starter()
     births.prepare()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     for number in (signal.SIGINT, signal.SIGHUP):

@@ -13,8 +13,10 @@ import os
 
 _MACHINE = os.uname().machine
 SYS = {  # calls below 424 differ between architectures
-    "x86_64": {"pivot_root": 155, "capget": 125, "capset": 126, "keyctl": 250, "seccomp": 317},
-    "aarch64": {"pivot_root": 41, "capget": 90, "capset": 91, "keyctl": 219, "seccomp": 277},
+    "x86_64": {"pivot_root": 155, "capget": 125, "capset": 126, "keyctl": 250, "seccomp": 317, "rt_sigaction": 13}
+    | {"set_mempolicy": 238, "ioprio_set": 251, "sched_setattr": 314},
+    "aarch64": {"pivot_root": 41, "capget": 90, "capset": 91, "keyctl": 219, "seccomp": 277, "rt_sigaction": 134}
+    | {"set_mempolicy": 237, "ioprio_set": 30, "sched_setattr": 274},
 }
 SYS_COMMON = {
     "open_tree": 428,
@@ -87,10 +89,16 @@ PR_SET_KEEPCAPS = 8
 PR_SET_NAME = 15
 PR_CAPBSET_READ = 23
 PR_CAPBSET_DROP = 24
+PR_SET_TSC = 26
 PR_SET_SECUREBITS = 28
+PR_SET_TIMERSLACK = 29
+PR_MCE_KILL = 33
 PR_SET_CHILD_SUBREAPER = 36
 PR_SET_NO_NEW_PRIVS = 38
+PR_SET_THP_DISABLE = 41
 PR_CAP_AMBIENT = 47
+PR_SET_IO_FLUSHER = 57
+PR_SET_MEMORY_MERGE = 67
 PR_CAP_AMBIENT_RAISE = 2
 PR_CAP_AMBIENT_CLEAR_ALL = 4
 

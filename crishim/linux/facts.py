@@ -51,6 +51,7 @@ class HostFacts:
         ipv6: switched on.
         nftables: the kernel answers to nf_tables requests.
         pid_max: highest process id.
+        threads_max: most threads at once.
         root_shared: the mount of `/` propagates to its peers.
         pressure: pressure stall information can be read.
         namespaces: kinds that the kernel has, as in /proc/self/ns.
@@ -79,6 +80,7 @@ class HostFacts:
     ipv6: bool = False
     nftables: bool = False
     pid_max: int = 32768
+    threads_max: int = 32768
     root_shared: bool = False
     pressure: bool = False
     namespaces: tuple[str, ...] = ()
@@ -146,6 +148,7 @@ def probe() -> HostFacts:
         hugepage_sizes=probes.attempt(probes.hugepage_sizes, ()),
         ipv6=os.path.exists("/proc/net/if_inet6") and probes.number("/proc/sys/net/ipv6/conf/all/disable_ipv6", 1) == 0,
         nftables=probes.attempt(probes.nftables, False),
+        threads_max=probes.number("/proc/sys/kernel/threads-max", 32768),
         pid_max=probes.number("/proc/sys/kernel/pid_max", 32768),
         root_shared=probes.attempt(probes.root_shared, False),
         pressure=bool(probes.text("/proc/pressure/cpu")),

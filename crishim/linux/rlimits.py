@@ -65,8 +65,10 @@ KERNEL = tuple(
         ("RTTIME", INFINITY, INFINITY),
     )
 )
-"""What the kernel gives its first process (INIT_RLIMITS in asm-generic/resource.h). NPROC and SIGPENDING depend on
-the machine's memory there, so they stay as the daemon has them."""
+"""What the kernel gives its first process (INIT_RLIMITS in asm-generic/resource.h), but for `_BY_THREADS`."""
+
+_BY_THREADS = ("NPROC", "SIGPENDING")
+"""Half of the threads that the machine may have: `set_max_threads`, `fork_init` in kernel/fork.c."""
 
 DEFAULT = ("nofile=1024:524288",)
 """The runtime's own default, in `parse`'s form: as systemd gives its services. A soft limit of a million instead lets
@@ -90,9 +92,14 @@ def parse(text: str) -> Rlimit:
     return limit
 
 
-def container(configured: Iterable[str]) -> tuple[Rlimit, ...]:
-    """Return all limits of a container, by number: the kernel's, with the configured ones in their place."""
+def container(configured: Iterable[str], threads_max: int) -> tuple[Rlimit, ...]:
+    """Return all limits of a container, by number: the kernel's, with the configured ones in their place.
+
+    `threads_max` is the most threads that the machine may have (kernel.threads-max).
+    """
     limits = {limit.kind: limit for limit in KERNEL}
+    half = threads_max // 2
+    limits.update({NUMBERS[name]: Rlimit(NUMBERS[name], half, half) for name in _BY_THREADS})
     limits.update({limit.kind: limit for limit in map(parse, configured)})
     return tuple(limits[kind] for kind in sorted(limits))
 

@@ -47,7 +47,9 @@ def make(settings: PlanSettings, layer: str) -> tuple[types.PodPlan, types.Conta
 def host_settings(paths: Paths, layout: Layout, parent: str) -> PlanSettings:
     """Return the settings with this host's facts, as the daemon would find them."""
     host = facts.probe()
-    limits, _ = rlimits.clamp(rlimits.container(rlimits.DEFAULT), host.hard_rlimit, may_raise=host.may_raise_rlimits)
+    limits, _ = rlimits.clamp(
+        rlimits.container(rlimits.DEFAULT, host.threads_max), host.hard_rlimit, may_raise=host.may_raise_rlimits
+    )
     return PlanSettings(
         paths=paths,
         layout=layout,

@@ -20,10 +20,11 @@ from tests.support import layout
 from tests.support.instance import Instance
 from tests.support.layout import Entry
 from tests.support.registry import PushedImage, Registry
+from tests.support.surroundings import ABSENT
 from tests.support.waiting import wait_for
 from tests.support.world import World
 
-ENVIRONMENT = {**os.environ, "DOCKER_CONFIG": "/nonexistent"}
+ENVIRONMENT = {**os.environ, "DOCKER_CONFIG": ABSENT}
 
 
 def crishim(

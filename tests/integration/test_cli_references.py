@@ -19,9 +19,10 @@ from tests.support.instance import Instance
 from tests.support.layout import Entry, tar
 from tests.support.ownership import SCOPE
 from tests.support.registry import PASSWORD, USER, Registry
+from tests.support.surroundings import ABSENT
 
 SMALL = tar([Entry("small", b"x")])
-ENVIRONMENT = {**os.environ, "DOCKER_CONFIG": "/nonexistent"}
+ENVIRONMENT = {**os.environ, "DOCKER_CONFIG": ABSENT}
 LOGIN = base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
 
 

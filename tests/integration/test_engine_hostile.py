@@ -13,6 +13,7 @@ import pytest
 from crishim.engine.client import StartError
 from crishim.engine.plan.request import Capabilities, ContainerSecurity, Mount, NamespaceOptions
 from tests.support.lab import OWN_PID, Lab, Pod, open_lab, scenario
+from tests.support.surroundings import ABSENT
 
 MASKED = (
     "/proc/kcore",
@@ -20,11 +21,11 @@ MASKED = (
     "/proc/timer_list",
     "/proc/acpi",
     "/sys/firmware",
-    "/no/such",
+    ABSENT,
     "/etc/passwd",
     "/etc",
 )
-READONLY = ("/proc/sys", "/proc/bus", "/proc/irq", "/no/such")
+READONLY = ("/proc/sys", "/proc/bus", "/proc/irq", ABSENT)
 
 
 @pytest.fixture(scope="module")
@@ -186,7 +187,7 @@ def trap(top: str) -> None:
     os.symlink("../../../../../../etc", f"{top}/dev/pts")
     os.symlink("/", f"{top}/dev/shm")
     os.makedirs(f"{top}/etc", exist_ok=True)
-    os.symlink("../../../../../../../../no/such/dir/file", f"{top}/etc/resolv.conf")
+    os.symlink(f"../../../../../../../..{ABSENT}/dir/file", f"{top}/etc/resolv.conf")
     os.symlink("/usr/share/zoneinfo/NONE", f"{top}/etc/localtime")
 
 
@@ -197,7 +198,8 @@ async def test_planted_links_lead_nowhere(lab: Lab) -> None:
     async with lab.pod() as pod:
         file = Path(lab.directory, "zone")
         file.write_text("zone", encoding="ascii")
-        script = "stat -c '%t:%T %F' /dev/null; stat -c %F /dev/console; cat /etc/localtime; ls /no/such/dir"
+        script = "stat -c '%t:%T %F' /dev/null; stat -c %F /dev/console; cat /etc/localtime; "
+        script += f"ls {ABSENT}/dir"
         mounts = (Mount("/etc/localtime", str(file)),)
         rights = security(masked_paths=("/proc/kcore", "/proc/keys"))
         container = await pod.run(script, upper=trap, tty=True, mounts=mounts, security=rights)
@@ -213,7 +215,7 @@ async def test_planted_links_lead_nowhere(lab: Lab) -> None:
             await pod.run("true", upper=settings)
     assert Path("/proc/sys/kernel/core_pattern").read_bytes() == pattern
     assert (sorted(os.listdir("/etc")), sorted(os.listdir("/"))) == host
-    assert not os.path.exists("/no")
+    assert not os.path.exists(ABSENT)
     assert not os.path.exists("/usr/share/zoneinfo/NONE")
 
 
@@ -266,9 +268,9 @@ umount /proc/sys || echo kept; umount /sys/firmware || echo kept
 mount -o remount,rw /proc/sys || echo kept
 /bin/sed; /proc/keys
 """
-    masked = ("/proc/keys", "/sys/firmware", "/no/such", "/bin/sed", "/etc")
+    masked = ("/proc/keys", "/sys/firmware", ABSENT, "/bin/sed", "/etc")
     async with lab.pod() as pod:
-        rights = security(masked_paths=masked, readonly_paths=("/proc/sys", "/no/such"))
+        rights = security(masked_paths=masked, readonly_paths=("/proc/sys", ABSENT))
         out, err, _ = await pod.complete(script, security=rights)
         assert out.split() == ["0", "0", "0", "0", "kept", "kept", "kept"]
         assert "core_pattern: Read-only file system" in err

@@ -18,6 +18,7 @@ from tests.fakes.registry_images import Service
 from tests.support.abilities import need_program
 from tests.support.layout import Entry, tar
 from tests.support.ports import free_port
+from tests.support.surroundings import ABSENT
 
 SMALL = tar([Entry("small", b"x")])
 
@@ -146,8 +147,8 @@ async def test_tls_with_an_own_authority(tmp_path: Path) -> None:
             configure("")
             with pytest.raises(UnavailableError, match=r"TLS.*hosts\.toml"):
                 await service.images.pull(f"{fake.host}/a:t")
-            configure('ca = "/no/such/file"')
-            with pytest.raises(CrishimError, match="/no/such/file"):
+            configure(f'ca = "{ABSENT}/file"')
+            with pytest.raises(CrishimError, match=f"{ABSENT}/file"):
                 await service.images.pull(f"{fake.host}/a:t")
             configure(f'ca = "{pem}.crt"')
             await service.images.pull(f"{fake.host}/a:t")

@@ -15,6 +15,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from typing import Any
 
 from tests.support import machine
@@ -49,9 +50,11 @@ class Instance:
 
     Args:
         config: text of a configuration file to serve with, or "".
+        launcher: argv of a program that becomes the daemon, whose argv is added to it.
     """
 
-    def __init__(self, config: str = "") -> None:
+    def __init__(self, config: str = "", launcher: Sequence[str] = ()) -> None:
+        self._launcher = list(launcher)
         self.name = f"{run_id()}{next(_COUNT):02x}"
         self.base = tempfile.mkdtemp(prefix=f"ct{self.name}-")
         os.chmod(self.base, 0o711)  # what the tests themselves do as other users passes here
@@ -99,7 +102,7 @@ class Instance:
         """Start the daemon and wait until its socket answers."""
         if self not in SCOPE.live:
             SCOPE.live.append(self)
-        self._program = Program(self.command(), f"{self.base}/daemon.log", {"PYTHONPATH": _ROOT})
+        self._program = Program([*self._launcher, *self.command()], f"{self.base}/daemon.log", {"PYTHONPATH": _ROOT})
         self._program.wait_until(self._answers)
 
     def _answers(self) -> bool:

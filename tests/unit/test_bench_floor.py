@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from scripts.benchlib import floor
+from tests.support.surroundings import ABSENT
 
 PLAIN = (
     "[make]\nmkdir\t{dir}\t448\nclone3\t0\n"
@@ -37,18 +38,19 @@ def test_it_prints_one_time_a_turn_and_leaves_nothing(program: str, tmp_path: Pa
 
 
 def test_a_loop_of_none_makes_no_call(program: str, tmp_path: Path) -> None:
-    done = run(program, tmp_path / "calls", PLAIN.format(dir="/no/such/place", command="true"), "--loop", "0")
+    done = run(program, tmp_path / "calls", PLAIN.format(dir=f"{ABSENT}/place", command="true"), "--loop", "0")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def test_a_failed_call_is_named_with_its_line(program: str, tmp_path: Path) -> None:
-    done = run(program, tmp_path / "calls", PLAIN.format(dir="/no/such/place", command="true"))
+    done = run(program, tmp_path / "calls", PLAIN.format(dir=f"{ABSENT}/place", command="true"))
     assert done.returncode == 125
     assert done.stderr == f"{tmp_path / 'calls'}:2: mkdir: No such file or directory\n"
 
 
 def test_an_optional_call_may_fail(program: str, tmp_path: Path) -> None:
-    text = PLAIN.format(dir=tmp_path / "made", command="true").replace("[child]\n", "[child]\n?rmdir\t/no/such/place\n")
+    text = PLAIN.format(dir=tmp_path / "made", command="true")
+    text = text.replace("[child]\n", f"[child]\n?rmdir\t{ABSENT}/place\n")
     assert run(program, tmp_path / "calls", text).returncode == 0
 
 

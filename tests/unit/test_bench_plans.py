@@ -34,7 +34,7 @@ def plans(tmp_path: Path) -> Plans:
         cgroup_parent="/bench",
         kernel=KERNEL,
         bounding=capabilities.ALL,
-        rlimits=rlimits.container(rlimits.DEFAULT),
+        rlimits=rlimits.container(rlimits.DEFAULT, 9000),
         pids_limit=1024,
         seccomp=default_profile(),
     )

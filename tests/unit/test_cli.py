@@ -14,6 +14,7 @@ from crishim.cli.plan import plan_of
 from crishim.config.load import OPTIONS
 from crishim.errors import NotFoundError
 from crishim.version import VERSION
+from tests.support.surroundings import ABSENT
 
 
 def crishim(*words: str) -> "subprocess.CompletedProcess[str]":
@@ -32,10 +33,10 @@ def crishim(*words: str) -> "subprocess.CompletedProcess[str]":
         (["serve", "--log-level", "x"], 2, "crishim: --log-level: must be one of debug, info, warning, error, is 'x'"),
         (["config"], 2, "crishim config: the following arguments are required: default|show|check "),
         (["config", "frob"], 2, "crishim config: argument default|show|check: invalid choice: 'frob' "),
-        (["config", "check", "/nonexistent"], 2, "crishim: /nonexistent: cannot be read: No such file or directory"),
-        (["serve", "--config", "/nonexistent"], 2, "crishim: /nonexistent: cannot be read: No such file or directory"),
+        (["config", "check", ABSENT], 2, f"crishim: {ABSENT}: cannot be read: No such file or directory"),
+        (["serve", "--config", ABSENT], 2, f"crishim: {ABSENT}: cannot be read: No such file or directory"),
         (["plan"], 2, "crishim plan: the following arguments are required: ID (see 'crishim plan --help')"),
-        (["plan", "--socket", "/nonexistent/s", "x"], 1, "crishim: no daemon serves on /nonexistent/s: start "),
+        (["plan", "--socket", f"{ABSENT}/s", "x"], 1, f"crishim: no daemon serves on {ABSENT}/s: start "),
     ],
 )
 def test_errors_are_one_line_and_a_status(words: list[str], status: int, text: str) -> None:

@@ -11,13 +11,14 @@ import pytest
 from crishim._proto.crishim.v1.images_pb2 import Credentials
 from crishim.cli import credentials
 from crishim.errors import FailedPreconditionError, InvalidArgumentError
+from tests.support.surroundings import ABSENT
 
 AUTH = base64.b64encode(b"u:p").decode()
 
 
 def write(directory: Path, document: Any) -> dict[str, str]:
     (directory / "config.json").write_text(document if isinstance(document, str) else json.dumps(document))
-    return {"DOCKER_CONFIG": str(directory), "HOME": "/nonexistent"}
+    return {"DOCKER_CONFIG": str(directory), "HOME": ABSENT}
 
 
 def helper(directory: Path, monkeypatch: pytest.MonkeyPatch, script: str, name: str = "stub") -> None:
@@ -80,8 +81,8 @@ def test_where_the_file_is(tmp_path: Path) -> None:
     assert credentials.config_path({"HOME": "/home/x", "DOCKER_CONFIG": "/d"}) == "/d/config.json"
     assert credentials.config_path({"DOCKER_CONFIG": "/d", "REGISTRY_AUTH_FILE": "/a.json"}) == "/a.json"
     assert credentials.of("r.io/a", None, {"HOME": str(tmp_path)}) is None
-    with pytest.raises(InvalidArgumentError, match=r"REGISTRY_AUTH_FILE: /nonexistent/a.json does not exist"):
-        credentials.of("r.io/a", None, {"REGISTRY_AUTH_FILE": "/nonexistent/a.json"})
+    with pytest.raises(InvalidArgumentError, match=rf"REGISTRY_AUTH_FILE: {ABSENT}/a.json does not exist"):
+        credentials.of("r.io/a", None, {"REGISTRY_AUTH_FILE": f"{ABSENT}/a.json"})
 
 
 def test_the_flag_counts_alone(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from crishim.config.load import OPTIONS, changes, load, load_file, value
 from crishim.config.model import Config
 from crishim.config.render import default_text, render
 from crishim.errors import InvalidArgumentError
+from tests.support.surroundings import ABSENT
 
 
 def refused(text: str, **overrides: object) -> list[str]:
@@ -120,8 +121,8 @@ def test_a_flag_is_named_by_its_flag() -> None:
 
 
 def test_unreadable_files() -> None:
-    with pytest.raises(InvalidArgumentError, match=r"/nonexistent/c.toml: cannot be read: No such file"):
-        load_file("/nonexistent/c.toml")
+    with pytest.raises(InvalidArgumentError, match=rf"{ABSENT}/c.toml: cannot be read: No such file"):
+        load_file(f"{ABSENT}/c.toml")
     with pytest.raises(InvalidArgumentError, match="cannot be read: Is a directory"):
         load_file("/")
 

@@ -17,6 +17,7 @@ from crishim.daemon.dump import dump
 from crishim.daemon.lock import acquire
 from crishim.errors import FailedPreconditionError, KernelError
 from crishim.paths import Paths
+from tests.support.surroundings import ABSENT
 
 
 def test_lock_is_held_by_one(tmp_path: Path) -> None:
@@ -129,7 +130,7 @@ def test_notify(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, abstract: bool)
 def test_notify_without_a_listener(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
     assert not notify.notify("READY=1")
-    monkeypatch.setenv("NOTIFY_SOCKET", "/nonexistent/n")
+    monkeypatch.setenv("NOTIFY_SOCKET", f"{ABSENT}/n")
     assert not notify.notify("READY=1")
     monkeypatch.setenv("NOTIFY_SOCKET", "relative")
     assert not notify.notify("READY=1")

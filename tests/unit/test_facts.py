@@ -10,6 +10,7 @@ import pytest
 from crishim import codec
 from crishim.linux import calls, facts, probes
 from crishim.linux.facts import HostFacts, parse_version
+from tests.support.surroundings import ABSENT
 
 
 @pytest.mark.parametrize(
@@ -65,5 +66,5 @@ def test_what_cannot_be_found_out_counts_as_absent() -> None:
         raise OSError(1, "no")
 
     assert probes.attempt(fails, False) is False
-    assert probes.text("/does/not/exist") == ""
-    assert probes.number("/does/not/exist", 7) == 7
+    assert probes.text(ABSENT) == ""
+    assert probes.number(ABSENT, 7) == 7

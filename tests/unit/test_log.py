@@ -134,7 +134,7 @@ import os
 os.rename({path!r}, {path + ".1"!r}); log.info("two")
 configure("info", "console", {path!r}); log.info("three")
 try:
-    configure("debug", "console", "/nonexistent/x.log")
+    configure("debug", "console", "/proc/none/x.log")
 except FileNotFoundError:
     log.debug("not written"); log.info("four")
 """)

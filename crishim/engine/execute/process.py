@@ -4,8 +4,9 @@ Runs in the finished root (of the container itself or of the one that an exec jo
 hangs on, and is this: bounding set → groups, gid, uid → no_new_privs → working directory → program found and all
 arguments built → seccomp → capabilities → exec. Without no_new_privs the filter needs CAP_SYS_ADMIN, so it goes in
 just before the capabilities drop; with it, after them. Python ignores SIGPIPE and SIGXFSZ, the keeper some more, and
-exec keeps that, so these signals are put back first (field case E8). The process may share the keeper's memory until
-it execs (`linux.vfork` says what it must not do then).
+exec keeps that, so these signals are put back first; what whoever started the daemon ignored, the spawner has put back
+(`linux.inheritance`). The process may share the keeper's memory until it execs (`linux.vfork` says what it must not do
+then).
 """
 
 import _signal  # type: ignore[import-not-found]  # typeshed describes only what wraps it
@@ -19,7 +20,7 @@ from typing import Any, NoReturn
 
 from crishim.engine.execute import paths, terminal, user
 from crishim.engine.execute.report import Report, Reporter, StepError
-from crishim.linux import calls
+from crishim.linux import calls, inheritance
 from crishim.linux.vfork import STATUS, Program
 
 _LAST_CAPABILITY = 63
@@ -30,7 +31,8 @@ _IGNORED = (_signal.SIGPIPE, _signal.SIGXFSZ, _signal.SIGINT, _signal.SIGTERM, _
 
 
 def prepare(plan: dict[str, Any]) -> None:
-    """Leave what must not be inherited; runs while the host's /proc is still in sight."""
+    """Leave what must not be inherited; runs in the container's group while the host's /proc is still in sight."""
+    inheritance.leave_keeper()
     adjustment = plan["oom_score_adj"]
     if adjustment is not None:
         fd = os.open("/proc/self/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC)
