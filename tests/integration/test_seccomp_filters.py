@@ -82,6 +82,8 @@ def call(name: str | int, *args: int) -> Callable[[], int]:
         ("clone", (0x10000000 | 17, 0, 0, 0, 0), errno.EPERM),
         ("clone3", (0, 0), errno.ENOSYS),
         ("socket", (40, 1, 0), errno.EAFNOSUPPORT),
+        ("socket", (38, 5, 0), errno.EAFNOSUPPORT),
+        ("socket", (38 | 1 << 32, 5, 0), errno.EAFNOSUPPORT),
         ("socket", (2, 1, 0), 0),
         ("personality", (0xFFFFFFFF,), 0),
         ("personality", (0x40000,), errno.EPERM),
@@ -99,11 +101,12 @@ def test_capabilities_open_their_calls() -> None:
     assert under(admin, call("clone3", 0, 0)) in {errno.EFAULT, errno.EINVAL}
 
 
-def int80(number: int) -> Callable[[], int]:
-    """Return work that makes a 32-bit call by machine code: mov eax, number; int 0x80; ret."""
+def int80(number: int, first: int = 0, second: int = 0) -> Callable[[], int]:
+    """Return work that makes a 32-bit call by machine code: mov eax, ebx, ecx; xor edx; int 0x80; ret."""
 
     def work() -> int:
-        code = b"\x53\xb8" + number.to_bytes(4, "little") + b"\x31\xdb\xcd\x80\x5b\xc3"
+        code = b"\x53\xb8" + number.to_bytes(4, "little") + b"\xbb" + first.to_bytes(4, "little")
+        code += b"\xb9" + second.to_bytes(4, "little") + b"\x31\xd2\xcd\x80\x5b\xc3"
         page = mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
         page.write(code)
         function = ctypes.CFUNCTYPE(ctypes.c_int)(ctypes.addressof(ctypes.c_char.from_buffer(page)))
@@ -126,6 +129,26 @@ def test_default_profile_for_32_bit_programs(name: str, error: int) -> None:
         pytest.skip("lacks 32-bit system calls (CONFIG_IA32_EMULATION)")
     number = int(name) if name.isdigit() else tables.numbers("i386")[name]
     assert under(program(default_profile()), int80(number)) == error
+
+
+def low_words(*words: int) -> int:
+    """Return the address of 32-bit words where a 32-bit call can reach them."""
+    map_32bit, anonymous, private = 0x40, 0x20, 0x02
+    libc.mmap.restype = ctypes.c_void_p
+    address = libc.mmap(None, ctypes.c_size_t(4096), 3, private | anonymous | map_32bit, -1, ctypes.c_long(0))
+    ctypes.memmove(address, b"".join(word.to_bytes(4, "little") for word in words), 4 * len(words))
+    return int(address)
+
+
+def test_sockets_of_32_bit_programs() -> None:
+    """socketcall(2) is how old ones make every socket; socket(2) of newer ones is filtered by its family."""
+    if not can_call_32_bit():
+        pytest.skip("lacks 32-bit system calls (CONFIG_IA32_EMULATION)")
+    default, numbers = program(default_profile()), tables.numbers("i386")
+    sys_socket = 1
+    assert under(default, int80(numbers["socketcall"], sys_socket, low_words(2, 1, 0))) == 0
+    assert under(default, int80(numbers["socket"], 2, 1)) == 0
+    assert under(default, int80(numbers["socket"], 38, 5)) == errno.EAFNOSUPPORT
 
 
 def test_an_architecture_that_is_not_listed_ends_the_process() -> None:

@@ -7,6 +7,7 @@ environment names proxies, a locale or a login, on a host that has any file. `se
 import os
 import secrets
 import signal
+import time
 from types import FrameType
 
 from tests.support.ownership import run_id
@@ -24,6 +25,7 @@ def settle() -> None:
     for name in list(os.environ):
         if name not in _KEPT and not name.startswith(_KEPT_PREFIXES):
             del os.environ[name]
+    time.tzset()
     for number in signal.valid_signals() - {signal.SIGPIPE, signal.SIGXFSZ}:  # Python's own, which it gives back
         if signal.getsignal(number) is signal.SIG_IGN:
             # handled, it does as little to this process, and is not passed on to programs (execve(2))

@@ -123,6 +123,17 @@ def test_numbers_outside_of_the_table(number: int) -> None:
 
 
 @pytest.mark.parametrize(("native", "arch"), FAMILY)
+def test_families_of_the_host_and_of_the_kernels_ciphers_are_refused(native: str, arch: str) -> None:
+    program = default(native)
+    for family in (38, 40):
+        assert decide(program, arch, "socket", family, 5, 0) == 0x50000 | errno.EAFNOSUPPORT
+        assert decide(program, arch, "socket", family | 1 << 32, 5, 0) == 0x50000 | errno.EAFNOSUPPORT
+    assert {decide(program, arch, "socket", family, 1, 0) for family in (1, 2, 10, 16, 17, 37, 39, 41)} == {ALLOW}
+    if "socketcall" in tables.numbers(arch):
+        assert decide(program, arch, "socketcall", 1, 0x1000) == ALLOW
+
+
+@pytest.mark.parametrize(("native", "arch"), FAMILY)
 def test_clone_makes_threads_but_no_namespaces(native: str, arch: str) -> None:
     program = default(native)
     threads = 0x3D0F00

@@ -94,6 +94,7 @@ _BY_CAPABILITY = {
     "CAP_SYS_TTY_CONFIG": "vhangup",
 }
 
+_AF_ALG = 38
 _AF_VSOCK = 40
 _CLONE_NAMESPACES = 0x7E020000  # NEWNS NEWCGROUP NEWUTS NEWIPC NEWUSER NEWPID NEWNET; NEWTIME only exists for clone3
 _PERSONALITIES = (0x0, 0x8, 0x20000, 0x20008, 0xFFFFFFFF)  # PER_LINUX, PER_LINUX32, each with UNAME26; and a query
@@ -110,9 +111,14 @@ def default_profile() -> Profile:
         Rule(tuple(allowed), _ALLOW),
         # Tracing a process of one's own lets a filter be evaded before Linux 4.8 (seccomp(2), SECCOMP_RET_TRACE).
         Rule(tuple(_OTHER_PROCESSES.split()), _ALLOW, includes=Condition(min_kernel=(4, 8))),
-        # A VM's host is no container's business. `domain` is an int: only its 32 bits are looked at, so that bits
-        # above them, which the kernel drops, cannot hide the family.
-        Rule(("socket",), _ERRNO | errno.EAFNOSUPPORT, (Arg(0, _LOW, _AF_VSOCK, "SCMP_CMP_MASKED_EQ"),)),
+        # A VM's host is no container's business, nor are the kernel's ciphers (AF_ALG), in which holes are found, and
+        # which programs can do without. `domain` is an int: only its 32 bits are looked at, so that bits above them,
+        # which the kernel drops, cannot hide the family. socketcall stays as it is: its arguments are in memory, where
+        # no filter can look, and old 32-bit programs have no other way to a socket.
+        *(
+            Rule(("socket",), _ERRNO | errno.EAFNOSUPPORT, (Arg(0, _LOW, family, "SCMP_CMP_MASKED_EQ"),))
+            for family in (_AF_ALG, _AF_VSOCK)
+        ),
         Rule(("socket",), _ALLOW),
         *(Rule(("personality",), _ALLOW, (Arg(0, _LOW, value, "SCMP_CMP_MASKED_EQ"),)) for value in _PERSONALITIES),
         # Threads and processes, but no namespaces. clone3's flags are in memory, where no filter can look.
