@@ -168,32 +168,56 @@ def test_bars_on_a_terminal(bare: Instance, busybox: PushedImage) -> None:
     assert re.search("layer [0-9a-f]{12} ━+ .*B done", plain), plain
 
 
+class Stuck:
+    """A blob that its registry does not go on with: `waiting` once somebody wants it, until `ended`."""
+
+    def __init__(self, fake: FakeRegistry) -> None:
+        image = fake.image("t", [layout.tar([Entry("f", b"x" * 100_000)])])
+        self.id = image["id"]
+        self.waiting, self.ended = threading.Event(), threading.Event()
+        self._layer = image["layers"][0]
+        fake.rules.append(self._hold)
+
+    def _hold(self, handler: Handler) -> bool:
+        if self.ended.is_set() or handler.command != "GET" or not handler.path.endswith(self._layer["digest"]):
+            return False
+        handler.break_off(b"", self._layer["size"])
+        self.waiting.set()
+        self.ended.wait(60)
+        return True
+
+
 def test_ctrl_c_cancels_the_pull(bare: Instance, fake: FakeRegistry) -> None:
-    image = fake.image("t", [layout.tar([Entry("f", b"x" * 100_000)])])
-    layer = image["layers"][0]
-    waiting, ended = threading.Event(), threading.Event()
-
-    def stuck(handler: Handler) -> bool:
-        if handler.command == "GET" and handler.path.endswith(layer["digest"]):
-            handler.break_off(b"", layer["size"])
-            waiting.set()
-            ended.wait(60)
-            return True
-        return False
-
-    fake.rules.append(stuck)
+    stuck = Stuck(fake)
     argv = [sys.executable, "-m", "crishim", "pull", "--socket", bare.socket, f"{fake.host}/a:t"]
     pull = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
     try:
-        assert waiting.wait(60)
+        assert stuck.waiting.wait(60)
         pull.send_signal(signal.SIGINT)
         out, err = pull.communicate(timeout=60)
         wait_for(lambda: "caller left" in bare.log())
     finally:
-        ended.set()
+        stuck.ended.set()
         pull.kill()
     assert (pull.returncode, out, err) == (130, "", "")
     assert fine(bare, "images", "-q") == ""
+
+
+def test_ctrl_c_is_nothing_to_a_pull_in_the_background(bare: Instance, fake: FakeRegistry) -> None:
+    """A script's `crishim pull … &` starts with SIGINT ignored, and a Ctrl-C is for what is in the foreground."""
+    stuck = Stuck(fake)
+    argv = [sys.executable, "-m", "crishim", "pull", "-q", "--socket", bare.socket, f"{fake.host}/a:t"]
+    argv = ["/bin/sh", "-c", 'trap "" INT; exec "$@"', "sh", *argv]
+    pull = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT)
+    try:
+        assert stuck.waiting.wait(60)
+        pull.send_signal(signal.SIGINT)
+        stuck.ended.set()
+        out, err = pull.communicate(timeout=120)
+    finally:
+        stuck.ended.set()
+        pull.kill()
+    assert (pull.returncode, out, err) == (0, f"{stuck.id}\n", "")
 
 
 def test_push_to_another_instance_gives_the_same_digest(

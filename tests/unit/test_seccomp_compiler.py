@@ -162,13 +162,6 @@ def test_a_capability_brings_its_calls(cap: str, name: str) -> None:
     assert decide(default("x86_64", 1 << capabilities.NUMBERS[cap]), "x86_64", name) == ALLOW
 
 
-def test_vsock_is_refused_whatever_stands_above_its_32_bits() -> None:
-    program = default("x86_64")
-    assert decide(program, "x86_64", "socket", 2, 1, 0) == ALLOW
-    assert decide(program, "x86_64", "socket", 40) == 0x50000 | errno.EAFNOSUPPORT
-    assert decide(program, "x86_64", "socket", 0x1_0000_0028) == 0x50000 | errno.EAFNOSUPPORT
-
-
 def test_personality() -> None:
     program = default("x86_64")
     assert decide(program, "x86_64", "personality", 0xFFFFFFFF) == ALLOW
