@@ -12,7 +12,7 @@ import pytest
 
 from crishim.engine.client import StartError
 from crishim.engine.plan.request import Capabilities, ContainerSecurity, Mount, NamespaceOptions
-from tests.support.lab import OWN_PID, Lab, Pod, open_lab, scenario
+from tests.support.lab import OWN_PID, Lab, Pod, open_lab, scenario, until
 from tests.support.surroundings import ABSENT
 
 MASKED = (
@@ -315,3 +315,38 @@ async def test_readonly_root(lab: Lab) -> None:
     async with lab.pod() as pod:
         assert await root_is_readonly(pod) == "shm\n"
         assert (await pod.complete("echo x > /file; cat /file"))[0] == "x\n"
+
+
+# --- inodes of the host (what has an fd can be changed by it) --------------------------------------
+
+NULLS = "stat -Lc '%d:%i %t:%T' /proc/self/fd/0 /dev/null"
+
+
+@pytest.mark.parametrize("user", [None, 1000])
+@scenario
+async def test_stdin_is_the_containers_own_null_device(lab: Lab, user: int | None) -> None:
+    host = os.stat("/dev/null")
+    rights = security(run_as_user=user, masked_paths=("/etc/passwd",))
+    async with lab.pod() as pod:
+        container = await pod.run(f"{NULLS} /etc/passwd; exec sleep 600", security=rights)
+        again, _, _ = await pod.exec(container, f"{NULLS} /etc/passwd")
+        await until(lambda: container.output().count(b"\n") == 3)
+        for text in (container.output(), again):
+            first, *others = text.decode().splitlines()
+            assert others == [first, first]
+            assert first.endswith(" 1:3")
+            assert not first.startswith(f"{host.st_dev}:{host.st_ino} ")
+        for number in range(3):
+            found = os.stat(f"/proc/{container.started.pid}/fd/{number}")
+            assert (found.st_dev, found.st_ino) != (host.st_dev, host.st_ino)
+
+
+@pytest.mark.parametrize(
+    "instead", ["true", "mkfifo /dev/null", "ln -s /etc/passwd /dev/null", "mknod /dev/null c 1 5", "mkdir /dev/null"]
+)
+@scenario
+async def test_exec_reads_nothing_whatever_became_of_dev_null(lab: Lab, instead: str) -> None:
+    async with lab.pod() as pod:
+        container = await pod.run("/bin/sleep", "600")
+        assert (await pod.exec(container, f"rm /dev/null; {instead}"))[2] == 0
+        assert await pod.exec(container, "cat; echo end") == (b"end\n", b"", 0)

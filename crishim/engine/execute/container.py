@@ -29,7 +29,7 @@ def run(
     Args:
         plan: the JSON form of a ContainerPlan.
         report: tells the keeper; a `Reporter` where there is a `screen`.
-        stdio: fds for 0, 1 and 2; ignored where the plan has a terminal.
+        stdio: fds for 0, 1 and 2, -1 for the container's own null device; ignored where the plan has a terminal.
         shm: the pod's shared memory: an fd of a detached mount, or the path of an attached one.
         place: an empty directory on which the root is attached in this mount namespace.
         born_unified: the child was made in its v2 control group.
@@ -60,7 +60,8 @@ def run(
             report.terminal(context.master)
             stdio = (context.slave, context.slave, context.slave)
         report.step = "stdio"
-        process.wire_stdio(*stdio, report)
+        stdin, stdout, stderr = stdio
+        process.wire_stdio(context.null if stdin < 0 else stdin, stdout, stderr, report)
         if isinstance(report, Reporter) and screen >= 0:
             process.step_inside(report)
         return process.lower(plan["process"], report, own_terminal=context.slave >= 0)

@@ -5,9 +5,10 @@ the container's first process, then ends like that one did: `process.lower`. It 
 container can look into it or reopen its executable before it execs (CVE-2019-5736, CVE-2016-9962).
 """
 
+import os
 from typing import Any
 
-from crishim.engine.execute import process
+from crishim.engine.execute import null, process
 from crishim.engine.execute.report import Reporter
 from crishim.linux import calls
 from crishim.linux.cgroups import apply as cgroups
@@ -26,7 +27,8 @@ def run(
 ) -> Program | None:
     """Carry out an ExecPlan in the child; return the program to exec, or None when a step failed and was reported.
 
-    `init` is the pidfd of the container's first process.
+    `init` is the pidfd of the container's first process. A null device in `stdio` is the caller's way to say that there
+    is no input; the container's own takes its place.
 
     `screened`: the child is not in the container's PID namespace; a second process joins it in the end.
     """
@@ -43,7 +45,10 @@ def run(
         flags = calls.CLONE_NEWNS | (calls.CLONE_NEWCGROUP if own_cgroup_namespace else 0)
         calls.setns(init, flags, "the container's namespaces")
         reporter.step = "stdio"
-        process.wire_stdio(*stdio, reporter)
+        stdin, stdout, stderr = stdio
+        if null.is_null(os.fstat(stdin)):
+            stdin = null.of_this_root()
+        process.wire_stdio(stdin, stdout, stderr, reporter)
         if screened:
             process.step_inside(reporter)
         return process.lower(plan["process"], reporter, own_terminal=False)

@@ -13,17 +13,17 @@ from collections.abc import Callable
 from typing import Any
 
 from crishim.engine.execute import paths
+from crishim.engine.execute.null import is_null
 from crishim.engine.execute.report import StepError
 from crishim.engine.execute.terminal import open_terminal
 from crishim.linux import calls
-
-_NULL = os.makedev(1, 3)
 
 
 class Context:
     """What operations share: the root's fd, the pod's shared memory, and what earlier operations left.
 
-    `own` are the top directories of the file systems mounted new here, by target.
+    `own` are the top directories of the file systems mounted new here, by target; `null` is the container's own
+    /dev/null, open for reading and writing.
     """
 
     __slots__ = ("empty", "master", "null", "own", "root", "shm", "slave")
@@ -132,11 +132,9 @@ def _make_node(node: dict[str, Any], directory: int) -> None:
 
 def _checked_null(directory: int) -> int:
     """Return an fd of our own /dev/null; verified, since files are masked with it (CVE-2025-31133)."""
-    fd = os.open("null", os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
-    status = os.fstat(fd)
-    if not stat.S_ISCHR(status.st_mode) or status.st_rdev != _NULL:
+    if not is_null(os.stat("null", dir_fd=directory, follow_symlinks=False)):
         raise StepError("/dev/null is not the null device", errno.EINVAL, "/dev/null")
-    return fd
+    return os.open("null", os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
 
 
 def _cgroup_view(operation: dict[str, Any], context: Context) -> None:

@@ -18,7 +18,7 @@ import os
 import resource
 from typing import Any, NoReturn
 
-from crishim.engine.execute import paths, terminal, user
+from crishim.engine.execute import null, paths, terminal, user
 from crishim.engine.execute.report import Report, Reporter, StepError
 from crishim.linux import calls, inheritance
 from crishim.linux.vfork import STATUS, Program
@@ -167,7 +167,7 @@ def _own_stdio(identity: user.Identity) -> None:
         return
     for fd in (0, 1, 2):
         status = os.fstat(fd)
-        if status.st_rdev == os.makedev(1, 3) or status.st_uid == identity.uid:
+        if null.is_null(status) or status.st_uid == identity.uid:
             continue
         with contextlib.suppress(OSError):
             os.fchown(fd, identity.uid, -1)

@@ -172,7 +172,7 @@ class Containers:
             wire.close_all([fd for _, fd in outer])
             raise
         finally:
-            wire.close_all(sorted(set(inner)))
+            wire.close_all([fd for fd in inner if fd >= 0])
         container.child = self._children.add(birth.pid, birth.pidfd, lambda status: self._ended(container, status))
         for name, fd in outer:
             if name == "stdin":
@@ -204,14 +204,12 @@ class Containers:
 
     @staticmethod
     def _stdio(plan: dict[str, Any]) -> tuple[list[int], list[tuple[str, int]]]:
-        """Return the child's three fds and the keeper's ends by name. A terminal is made by the child itself."""
-        null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+        """Return the child's three fds and the keeper's ends by name; -1 is what the child opens or makes itself."""
         if plan["terminal"]:
-            return [null, null, null], []
-        inner, outer = [null], []
+            return [-1, -1, -1], []
+        inner, outer = [-1], []
         if plan["stdin"]:
             reading, writing = os.pipe2(os.O_CLOEXEC)
-            os.close(null)
             inner = [reading]
             outer.append(("stdin", writing))
         for name in ("stdout", "stderr"):
