@@ -24,6 +24,7 @@ _REFERENCE = re.compile(
     r"(?:[A-Za-z0-9.-]+(?::\d+)?/)?[a-z0-9]+(?:[._/-]+[a-z0-9]+)*(?::[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?"
     r"(?:@sha(?:256:[0-9a-f]{64}|512:[0-9a-f]{128}))?"
 )
+_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 _HOST = re.compile(r"[A-Za-z0-9_.-]+")
 
 
@@ -102,6 +103,13 @@ def subnet(value: str) -> str:
     if network.num_addresses < 4:
         return f"has no room for a gateway and a pod, use at most /{network.max_prefixlen - 2}, is {value!r}"
     return ""
+
+
+def handler(value: str) -> str:
+    """Check the name of a runtime handler: what a RuntimeClass may name (RFC 1123, a label in lower case)."""
+    if _LABEL.fullmatch(value):
+        return ""
+    return f"must be 1 to 63 lower-case letters, digits and '-', neither first nor last a '-', is {value!r}"
 
 
 def mtu(value: int) -> str:

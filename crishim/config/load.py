@@ -6,16 +6,19 @@ at once, one a line: `FILE:LINE: KEY: what is wrong and what would be right`. Fl
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from crishim.config import lines as toml_lines
 from crishim.config.model import DEFAULT_FILE, Config, normal
-from crishim.config.options import Option, problem, sections, walk
+from crishim.config.options import Option, entry_problem, problem, sections, walk
 from crishim.errors import InvalidArgumentError
 
 LARGEST_FILE = 1 << 20
 """A configuration is a page of text; anything above a MiB is another file given by mistake."""
+
+Wrong = tuple[tuple[str, ...], str]
+"""Path of a key and what is wrong with it; "" where no option has its name."""
 
 OPTIONS: Mapping[str, Option] = {item.path: item for item in walk(Config)}
 """Every option by its dotted path, in the order of the default file."""
@@ -41,10 +44,10 @@ def load(text: str, source: str, overrides: Mapping[str, Any] | None = None) -> 
     """Return the configuration that TOML text and overrides describe; `source` names the text in errors."""
     document = _parse(text, source) if text else {}
     given: dict[str, Any] = {}
-    unknown: list[tuple[str, ...]] = []
-    _flatten(document, (), given, unknown)
+    wrong: list[Wrong] = []
+    _flatten(document, (), given, wrong)
     where = _Where(text, source, given, overrides or {})
-    problems = [where.unknown(path) for path in unknown]
+    problems = [where.key(path, found) for path, found in wrong]
     given |= overrides or {}
     for path, value in given.items():
         found = problem(OPTIONS[path], value)
@@ -83,16 +86,30 @@ def _parse(text: str, source: str) -> dict[str, Any]:
         raise InvalidArgumentError(f"{source}:{at[1]}" if at else source, f"not TOML: {error}") from None
 
 
-def _flatten(table: Mapping[str, Any], path: tuple[str, ...], given: dict[str, Any], unknown: list[Any]) -> None:
+def _flatten(table: Mapping[str, Any], path: tuple[str, ...], given: dict[str, Any], wrong: list[Wrong]) -> None:
     names = sections(Config)
     for key, value in table.items():
         inner = (*path, key)
+        item = OPTIONS.get(".".join(inner)) if "." not in key else None
         if not path and key in names and isinstance(value, dict):
-            _flatten(value, inner, given, unknown)
-        elif ".".join(inner) in OPTIONS and "." not in key:
-            given[".".join(inner)] = value
+            _flatten(value, inner, given, wrong)
+        elif item is None:
+            wrong.append((inner, ""))
+        elif item.spec.table and isinstance(value, dict):
+            given[item.path] = tuple(value)
+            wrong += _wrong_entries(item, inner, value)
         else:
-            unknown.append(inner)
+            given[item.path] = value
+
+
+def _wrong_entries(item: Option, path: tuple[str, ...], table: Mapping[str, Any]) -> Iterator[Wrong]:
+    """Yield what is wrong in a table of names, each with the path of the line that it stands on."""
+    for name, entry in table.items():
+        found = entry_problem(item, name, entry)
+        if found:
+            yield (*path, name), found
+        elif entry:
+            yield from (((*path, name, key), f"unknown key, [{item.path}.{name}] has none yet") for key in entry)
 
 
 def _build(kind: type[Any], prefix: str, given: Mapping[str, Any]) -> Any:
@@ -122,8 +139,11 @@ class _Where:
             return 0, f"{path}: {found}"
         return self._at(tuple(path.split(".")), f"{path}: {found}")
 
-    def unknown(self, path: tuple[str, ...]) -> tuple[int, str]:
+    def key(self, path: tuple[str, ...], found: str) -> tuple[int, str]:
+        """A problem of a place in the file that is no option; "" means that there is no such key."""
         name = ".".join(path)
+        if found:
+            return self._at(path, f"{name}: {found}")
         if len(path) == 1 and name in sections(Config):
             return self._at(path, f"{name}: is a section, write [{name}] and its keys below it")
         return self._at(path, f"{name}: unknown key{_hint(name)}")

@@ -199,6 +199,15 @@ class RuntimeConfig:
             maximum=MESSAGE_BYTES - 64 * 1024,
         ),
     )
+    handlers: tuple[str, ...] = option(
+        (),
+        Spec(
+            help="Named runtime handlers, for Kubernetes' RuntimeClass: each behaves as the default one, and its pods"
+            " show its name. The default one, which has no name, is always there.",
+            check=checks.handler,
+            table=True,
+        ),
+    )
     keeper_seconds: int = option(
         30,
         Spec(

@@ -30,7 +30,9 @@ class Spec:
         minimum: least number allowed.
         maximum: greatest number allowed.
         reload: whether SIGHUP applies a change at once; other options need a restart.
-        check: a check of each value (of each item, in a list).
+        check: a check of each value (of each item, in a list; of each name, in a table).
+        table: the value is a table of names, and each of them a table of its own, which has no keys yet: TOML
+            `[path.NAME]`. The configuration holds the names.
     """
 
     help: str
@@ -40,6 +42,7 @@ class Spec:
     maximum: int | None = None
     reload: bool = False
     check: Check | None = None
+    table: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -79,6 +82,13 @@ def walk(kind: type[Any], prefix: str = "") -> Iterator[Option]:
         yield from walk(inner, f"{prefix}{name}.")
 
 
+def entry_problem(item: Option, name: str, value: Any) -> str:
+    """Return what is wrong with one name of a table and what stands below it, but for its keys."""
+    if not isinstance(value, dict):
+        return f"must be a table, write [{item.path}.{name}]"
+    return _constraint(item.spec, name)
+
+
 def describe(kind: Any) -> str:
     """Return the name of an option's type for an error, like `a list of strings`."""
     names = {str: "a string", int: "an integer", bool: "true or false", float: "a number"}
@@ -86,7 +96,9 @@ def describe(kind: Any) -> str:
 
 
 def problem(item: Option, value: Any) -> str:
-    """Return what is wrong with a value of an option, or "" if nothing is."""
+    """Return what is wrong with a value of an option, or "" if nothing is; the names of a table have been checked."""
+    if item.spec.table:
+        return "" if isinstance(value, tuple) else f"must be a table of names, write [{item.path}.NAME]"
     if item.is_list:
         if not isinstance(value, list | tuple) or not all(isinstance(v, str) for v in value):
             return f"must be a list of strings, is {value!r}"

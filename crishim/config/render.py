@@ -18,8 +18,9 @@ def render(config: Config) -> str:
     """Return TOML with each option's documentation above it; the sections follow the options without one."""
     blocks = [_option(config, item) for item in OPTIONS.values() if "." not in item.path]
     for name, (_, text) in sections(Config).items():
-        inner = [_option(config, item) for item in OPTIONS.values() if item.path.startswith(f"{name}.")]
-        blocks.append("\n\n".join((f"# {text}\n[{name}]", *inner)))
+        inner = [item for item in OPTIONS.values() if item.path.startswith(f"{name}.")]
+        inner.sort(key=lambda item: item.spec.table)  # a table's header ends its section
+        blocks.append("\n\n".join((f"# {text}\n[{name}]", *(_option(config, item) for item in inner))))
     return "\n\n".join(blocks) + "\n"
 
 
@@ -41,8 +42,14 @@ def _option(config: Config, item: Option) -> str:
     notes = [f"Flag: {spec.flag}."] if spec.flag else []
     notes += ["[reload]"] if spec.reload else []
     comment = textwrap.wrap(" ".join((text, *notes)), _WIDTH, break_long_words=False, break_on_hyphens=False)
-    name = item.path.rpartition(".")[2]
-    return "\n".join([*(f"# {line}" for line in comment), f"{name} = {_toml(value(config, item.path))}"])
+    name, given = item.path.rpartition(".")[2], value(config, item.path)
+    lines = _headers(item, given) if spec.table else [f"{name} = {_toml(given)}"]
+    return "\n".join([*(f"# {line}" for line in comment), *lines])
+
+
+def _headers(item: Option, names: tuple[str, ...]) -> list[str]:
+    """Return a table of names: a header for each, or how one would look where there is none."""
+    return [f"[{item.path}.{name}]" for name in names] or [f"# [{item.path}.NAME]"]
 
 
 def _toml(item: Any) -> str:

@@ -49,6 +49,9 @@ class RuntimeApi(Protocol):
     def verbose_status(self) -> Mapping[str, str]:
         """Return Status(verbose)'s info: key → JSON text (`config`, with `stateDir`, and `host`)."""
 
+    def handlers(self) -> Sequence[str]:
+        """Return the names of the runtime handlers, the default one's ("") first."""
+
     def cgroup_driver(self) -> str:
         """Return `cgroupfs` or `systemd`."""
 

@@ -8,7 +8,7 @@ Out of scope: protobuf (server), how things are done (the modules beside this on
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from crishim import clock
@@ -128,7 +128,7 @@ class Runtime:
             layers=layers,
             stats=Stats(Readers(planner.layout), planner, network, Usage(layers.upper)),
             bus=Bus(observer),
-            abilities=abilities or Abilities(),
+            abilities=replace(abilities or Abilities(), handlers=config.runtime.handlers),
             boot_id=boot_id or clock.boot_id(),
         )
 
@@ -184,6 +184,10 @@ class Runtime:
     def verbose_status(self) -> Mapping[str, str]:
         """Return Status(verbose)'s info."""
         return info.runtime_info(self._context.config, self._host)
+
+    def handlers(self) -> Sequence[str]:
+        """Return the names of the runtime handlers, the default one's ("") first."""
+        return ("", *self._context.abilities.handlers)
 
     def cgroup_driver(self) -> str:
         """Return `cgroupfs` or `systemd`."""

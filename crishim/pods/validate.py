@@ -10,6 +10,7 @@ Out of scope: what only the planner can know (capabilities' names, seccomp profi
 and whether the objects exist.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from crishim.engine.plan.request import (
@@ -32,10 +33,11 @@ SECURITY = "config.linux.security_context"
 
 @dataclass(frozen=True, slots=True)
 class Abilities:
-    """What of the host decides over requests: its security modules."""
+    """What else decides over requests: the host's security modules, and the runtime handlers that have a name."""
 
     apparmor: bool = False
     selinux: bool = False
+    handlers: tuple[str, ...] = ()
 
 
 class Problems:
@@ -70,8 +72,8 @@ def check_sandbox(config: SandboxConfig, handler: str, abilities: Abilities) -> 
     problems = Problems()
     if not config.metadata.name:
         problems.bad("config.metadata.name", "is empty; a sandbox needs a name")
-    if handler:
-        problems.bad("runtime_handler", f"{handler!r} is not configured; only the default handler, an empty name, is")
+    if handler and handler not in abilities.handlers:
+        problems.bad("runtime_handler", unknown_handler(handler, abilities.handlers))
     _names(problems, config)
     if config.log_directory and not config.log_directory.startswith("/"):
         problems.bad("config.log_directory", f"must be an absolute path, is {config.log_directory!r}")
@@ -83,6 +85,15 @@ def check_sandbox(config: SandboxConfig, handler: str, abilities: Abilities) -> 
     problems.found.extend(sysctls.problems(config))
     _labels(problems, config.security, abilities)
     problems.check()
+
+
+def unknown_handler(name: str, known: Sequence[str]) -> str:
+    """Return what is wrong with the name of a runtime handler that is not configured."""
+    others = f" beside {', '.join(known)}" if known else ""
+    return (
+        f"{name!r} is not configured: give an empty name for the default handler, or put [runtime.handlers.NAME] into"
+        f" the configuration{others}"
+    )
 
 
 def check_container(config: ContainerConfig, sandbox: SandboxConfig, abilities: Abilities) -> None:

@@ -32,8 +32,9 @@ class ImageService:
         return pb.ImageStatusResponse(image=image.row(found), info=info)
 
     async def pull_image(self, request: pb.PullImageRequest) -> pb.PullImageResponse:
-        """The reference in the answer is the image's id, as CreateContainer takes it."""
+        """The reference in the answer is the image's id, as CreateContainer takes it; all handlers share the images."""
         wanted = image.reference(request)
+        image.check_handler(request.image, self._runtime.handlers())
         return pb.PullImageResponse(image_ref=await self._api.pull(wanted, image.credentials(request)))
 
     async def remove_image(self, request: pb.RemoveImageRequest) -> pb.RemoveImageResponse:

@@ -28,7 +28,8 @@ class RuntimeService:
 
     async def status(self, request: pb.StatusRequest) -> pb.StatusResponse:
         """Kubelet asks every few seconds."""
-        return runtime.status(self._api.conditions(), self._api.verbose_status() if request.verbose else {})
+        info = self._api.verbose_status() if request.verbose else {}
+        return runtime.status(self._api.conditions(), self._api.handlers(), info)
 
     async def runtime_config(self, _request: pb.RuntimeConfigRequest) -> pb.RuntimeConfigResponse:
         """Kubelet takes its cgroup driver from here."""
@@ -42,7 +43,6 @@ class RuntimeService:
     # --- sandboxes ----------------------------------------------------------------------------
     async def run_pod_sandbox(self, request: pb.RunPodSandboxRequest) -> pb.RunPodSandboxResponse:
         """Answers only when the sandbox is READY."""
-        runtime.check_handler(request.runtime_handler)
         config = sandbox.config(required(request, "config"))
         return pb.RunPodSandboxResponse(pod_sandbox_id=await self._api.run_sandbox(config, request.runtime_handler))
 

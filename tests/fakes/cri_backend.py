@@ -144,6 +144,9 @@ class FakeRuntime:
     def verbose_status(self) -> Mapping[str, str]:
         return {"config": '{"stateDir": "/run/crishim"}'}
 
+    def handlers(self) -> Sequence[str]:
+        return ("", "test-handler")
+
     def cgroup_driver(self) -> str:
         return "cgroupfs"
 

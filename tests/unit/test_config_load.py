@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from crishim.config.checks import handler
 from crishim.config.load import OPTIONS, changes, load, load_file, value
 from crishim.config.model import Config
 from crishim.config.render import default_text, render
@@ -25,7 +26,7 @@ def test_default_file_parses_back_to_the_defaults() -> None:
 def test_default_file_documents_every_option() -> None:
     text = default_text()
     for item in OPTIONS.values():
-        assert f"\n{item.path.rpartition('.')[2]} = " in text
+        assert (f"[{item.path}." if item.spec.table else f"\n{item.path.rpartition('.')[2]} = ") in text
         assert item.spec.help.endswith(".")
         assert len(item.spec.help) > 20
 
@@ -114,6 +115,47 @@ def test_all_problems_are_reported_in_the_order_of_lines() -> None:
 )
 def test_refused(text: str, start: str) -> None:
     assert refused(text)[0].startswith(start)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[runtime.handlers.test-handler]\n[runtime.handlers.b]\n[runtime]\npids_limit = 7\n[limits]\n",
+        "[runtime.handlers]\ntest-handler = {}\nb = {}\n[runtime]\npids_limit = 7\n",
+        "runtime = { handlers = { test-handler = {}, b = {} }, pids_limit = 7 }\n",
+        "runtime.handlers.test-handler = {}\nruntime.handlers.b = {}\nruntime.pids_limit = 7\n",
+    ],
+)
+def test_a_table_of_names(text: str) -> None:
+    config = load(text, "c.toml")
+    assert (config.runtime.handlers, config.runtime.pids_limit) == (("test-handler", "b"), 7)
+    written = render(config)
+    assert "\n[runtime.handlers.test-handler]\n[runtime.handlers.b]\n" in written
+    assert load(written, "c.toml") == config
+    assert changes(config, load("runtime.pids_limit = 7", "")) == ((), ("runtime.handlers",))
+    assert load("[runtime.handlers]\n", "").runtime.handlers == ()
+
+
+def test_what_is_wrong_in_a_table_is_named_by_its_line() -> None:
+    text = (
+        "[runtime]\npids_limit = 7\n\n[runtime.handlers.good]\n\n[runtime.handlers.test]\n# why\nshim = 'x'\n"
+        "seccomp_profile = '/y'\n[runtime.handlers.UP]\n[[runtime.handlers.list]]\n"
+    )
+    assert refused(text) == [
+        "c.toml:8: runtime.handlers.test.shim: unknown key, [runtime.handlers.test] has none yet",
+        "c.toml:9: runtime.handlers.test.seccomp_profile: unknown key, [runtime.handlers.test] has none yet",
+        f"c.toml:10: runtime.handlers.UP: {handler('UP')}",
+        "c.toml:11: runtime.handlers.list: must be a table, write [runtime.handlers.list]",
+    ]
+    for given in ("['test']", "'test'", "3"):
+        assert refused(f"[runtime]\nhandlers = {given}\n") == [
+            "c.toml:2: runtime.handlers: must be a table of names, write [runtime.handlers.NAME]"
+        ]
+    for name in ("", "-a", "a-", "a.b", "a_b", "a" * 64, "Kata"):
+        assert refused(f"\n[runtime.handlers]\n'{name}' = {{}}\n")[0].startswith(
+            f"c.toml:3: runtime.handlers.{name}: must be"
+        )
+    assert refused("[handlers.test]\n") == ["c.toml:1: handlers: unknown key, did you mean 'runtime.handlers'?"]
 
 
 def test_a_flag_is_named_by_its_flag() -> None:

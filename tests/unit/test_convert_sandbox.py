@@ -23,7 +23,7 @@ from crishim.engine.plan.request import (
 )
 from crishim.errors import InvalidArgumentError
 from crishim.pods.views import SandboxFilter, SandboxState
-from crishim.server.convert import runtime, sandbox
+from crishim.server.convert import sandbox
 
 Change = Callable[[pb.PodSandboxConfig], object]
 
@@ -223,9 +223,3 @@ def test_filters() -> None:
     message.state.state = 9  # type: ignore[assignment]
     with pytest.raises(InvalidArgumentError, match=r"filter\.state\.state: must be READY or NOTREADY, is 9"):
         sandbox.wanted(message)
-
-
-def test_unknown_handler_is_refused() -> None:
-    runtime.check_handler("")
-    with pytest.raises(InvalidArgumentError, match="runtime_handler: 'kata' is not known"):
-        runtime.check_handler("kata")

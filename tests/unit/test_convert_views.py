@@ -251,11 +251,11 @@ def test_runtime() -> None:
     assert len(version.runtime_version.split(".")) == 3
     assert runtime.runtime_config("cgroupfs").linux.cgroup_driver == pb.CGROUPFS
     assert runtime.runtime_config("systemd").linux.cgroup_driver == pb.SYSTEMD
-    message = runtime.status([FakeCondition("RuntimeReady", True, "R", "m")], {"config": "{}"})
+    message = runtime.status([FakeCondition("RuntimeReady", True, "R", "m")], ["", "x"], {"config": "{}"})
     assert (message.status.conditions[0].type, message.status.conditions[0].status) == ("RuntimeReady", True)
     assert dict(message.info) == {"config": "{}"}
-    assert [handler.name for handler in message.runtime_handlers] == [""]
-    assert message.runtime_handlers[0].HasField("features")
+    assert [handler.name for handler in message.runtime_handlers] == ["", "x"]
+    assert all(handler.HasField("features") for handler in message.runtime_handlers)
     assert message.features.supplemental_groups_policy
     assert not message.features.mount_options
 

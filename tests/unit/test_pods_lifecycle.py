@@ -459,8 +459,9 @@ async def test_missing_image_leaves_nothing(tmp_path: Path) -> None:
 async def test_refused_requests(tmp_path: Path) -> None:
     async with running(tmp_path) as daemon:
         runtime = daemon.runtime
-        with pytest.raises(InvalidArgumentError, match="runtime_handler: 'kata' is not configured"):
-            await runtime.run_sandbox(pod(), "kata")
+        with pytest.raises(InvalidArgumentError, match="runtime_handler: 'kata' is not configured") as caught:
+            await runtime.run_sandbox(pod(hostname="-"), "kata")
+        assert "config.hostname" in str(caught.value)
         pod_id = await runtime.run_sandbox(pod(log_directory=str(tmp_path)), "")
         with pytest.raises(InvalidArgumentError, match="needs a privileged sandbox"):
             await runtime.create_container(pod_id, app(security=ContainerSecurity(privileged=True)), None)

@@ -3,16 +3,12 @@
 from collections.abc import Mapping, Sequence
 
 from crishim._proto.runtime.v1 import api_pb2 as pb
-from crishim.errors import InvalidArgumentError
 from crishim.pods.api import Condition
 from crishim.server.errors import printable
 from crishim.version import CRI_VERSION, RUNTIME_NAME, VERSION
 
 KUBELET_API_VERSION = "0.1.0"
 """kubelet accepts no other value in VersionResponse.version."""
-
-HANDLERS = ("",)
-"""Names that RunPodSandboxRequest.runtime_handler may have: the default only."""
 
 
 def version() -> pb.VersionResponse:
@@ -25,25 +21,13 @@ def version() -> pb.VersionResponse:
     )
 
 
-def check_handler(name: str) -> None:
-    """Refuse a handler that Status does not list.
-
-    Raises:
-        InvalidArgumentError: there is no such handler.
-    """
-    if name not in HANDLERS:
-        raise InvalidArgumentError(
-            "runtime_handler", f"{name!r} is not known; there is the default handler only, named by an empty text"
-        )
-
-
-def status(conditions: Sequence[Condition], info: Mapping[str, str]) -> pb.StatusResponse:
-    """Return Status; features say what this version really has."""
+def status(conditions: Sequence[Condition], handlers: Sequence[str], info: Mapping[str, str]) -> pb.StatusResponse:
+    """Return Status; features say what this version really has, and every handler has the same."""
     features = pb.RuntimeHandlerFeatures(recursive_read_only_mounts=False, user_namespaces=False)
     return pb.StatusResponse(
         status=pb.RuntimeStatus(conditions=[_condition(item) for item in conditions]),
         info=info,
-        runtime_handlers=[pb.RuntimeHandler(name=name, features=features) for name in HANDLERS],
+        runtime_handlers=[pb.RuntimeHandler(name=name, features=features) for name in handlers],
         features=pb.RuntimeFeatures(
             supplemental_groups_policy=True, user_namespaces_host_network=False, mount_options=False
         ),
