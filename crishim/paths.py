@@ -67,7 +67,7 @@ class Paths:
         return f"{self.state}/pods"
 
     def pod(self, pod_id: str) -> str:
-        """Runtime directory of one pod: keeper.sock, journal, shm, hosts, hostname, resolv.conf."""
+        """Runtime directory of one pod: keeper.sock, journal, and on old kernels shm."""
         return f"{self.state}/pods/{pod_id}"
 
     def journal(self, pod_id: str) -> str:
@@ -75,7 +75,7 @@ class Paths:
         return f"{self.pod(pod_id)}/journal"
 
     def shm(self, pod_id: str) -> str:
-        """The pod's /dev/shm, one tmpfs for all its containers."""
+        """Where the pod's own tmpfs is attached on kernels that clone no detached one."""
         return f"{self.pod(pod_id)}/shm"
 
     @property

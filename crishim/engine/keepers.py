@@ -69,7 +69,8 @@ class Keeper:
     Attributes:
         running: containers that run, by id, as the keeper said when it was met.
         exits: journal entries that it had when it was met.
-        netns_fd, netlink_fd: handed over once, by a keeper that was just started, else -1; the owner closes them.
+        files_fd, netns_fd, netlink_fd: handed over once, by a keeper that was just started, else -1; the owner closes
+            them.
         on_exit: gets each further Exit.
         on_lost: called once when the keeper is gone without having been told to stop.
     """
@@ -80,6 +81,7 @@ class Keeper:
         self.pidfd = -1
         self.start_time = 0
         self.version = 0
+        self.files_fd = -1
         self.netns_fd = -1
         self.netlink_fd = -1
         self.running: dict[str, Started] = {}
@@ -279,7 +281,7 @@ class Keeper:
         self.start_time = _process_start(self.pid)
         asyncio.get_running_loop().add_reader(self.pidfd, self._on_death)
         if fds:
-            self.netns_fd, self.netlink_fd = fds
+            self.files_fd, self.netns_fd, self.netlink_fd = (*fds, -1, -1)[:3]
         self.running = {c["id"]: _started(c) for c in message["containers"]}
         self.exits = [_exit(entry) for entry in message["exits"]]
         if not self._greeted.done():

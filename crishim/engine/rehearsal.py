@@ -71,6 +71,8 @@ class _Driver:
 
     def __init__(self, pod: dict[str, Any], container: dict[str, Any], rounds: int) -> None:
         held = pods.prepare((), pod["shm_size"], pod["directory"])
+        for name in ("hosts", "hostname", "resolv.conf"):
+            os.close(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644, dir_fd=held.files))
         pods.complete(pod)
         self._keeper = Keeper(held)
         self._keeper.take(pod)
@@ -119,8 +121,7 @@ def _make_root(directory: str, root: dict[str, Any], program: str) -> None:
         os.makedirs(layer + path, 0o755, exist_ok=True)
     for path in (root["upper"], root["work"]):
         os.makedirs(path, 0o755, exist_ok=True)
-    for name in ("hosts", "hostname", "resolv.conf", f"{root['lower'][0]}/etc/passwd"):
-        _write(f"{directory}/{name}", b"root:x:0:0:root:/:/bin/sh\n", 0o644)
+    _write(f"{layer}/etc/passwd", b"root:x:0:0:root:/:/bin/sh\n", 0o644)
     _write(layer + program, _executable(), 0o755)
 
 

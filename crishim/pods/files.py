@@ -1,7 +1,8 @@
 """The files that a pod's containers see as /etc/hosts, /etc/hostname and /etc/resolv.conf.
 
-They are written to `<state>/pods/<id>/` once the pod has its addresses; the content is `crishim.network.names`'s.
-Each is written whole before anything can mount it. Out of scope: mounting them (planner), and their end (engine).
+They are written into the pod's own tmpfs, through the directory that the keeper handed over, once the pod has its
+addresses; the content is `crishim.network.names`'s. Each is written whole before anything can mount it. Out of scope:
+that tmpfs, which bounds what containers write into them, and their end (both the keeper's), and mounting (planner).
 """
 
 import errno
@@ -10,18 +11,17 @@ import os
 from crishim.errors import KernelError
 from crishim.network import names
 from crishim.network.model import Attachment
-from crishim.paths import Paths
 from crishim.pods.records import SandboxSpec
 
 HOST_HOSTS = "/etc/hosts"
 HOST_RESOLV_CONF = "/etc/resolv.conf"
 
 
-def write(paths: Paths, spec: SandboxSpec, hostname: str, attachment: Attachment | None) -> None:
+def write(directory: int, spec: SandboxSpec, hostname: str, attachment: Attachment | None) -> None:
     """Write the three files of a pod.
 
     Args:
-        paths: of the instance.
+        directory: fd of where they go.
         spec: of the sandbox.
         hostname: the pod's, "" for the host's.
         attachment: its addresses; None for a pod of the host's network.
@@ -29,18 +29,16 @@ def write(paths: Paths, spec: SandboxSpec, hostname: str, attachment: Attachment
     Raises:
         KernelError: a file cannot be written.
     """
-    directory = paths.pod(spec.id)
     name = hostname or os.uname().nodename
     hosts = _host_file(HOST_HOSTS) if attachment is None else names.hosts_file(name, attachment.ips)
     dns = spec.config.dns
     resolver = names.resolv_conf(dns, _host_file(HOST_RESOLV_CONF) if dns is None else "")
     try:
-        os.makedirs(directory, mode=0o700, exist_ok=True)
-        _write(f"{directory}/hosts", hosts)
-        _write(f"{directory}/hostname", names.hostname_file(name))
-        _write(f"{directory}/resolv.conf", resolver)
+        _write(directory, "hosts", hosts)
+        _write(directory, "hostname", names.hostname_file(name))
+        _write(directory, "resolv.conf", resolver)
     except OSError as error:
-        raise KernelError(f"write the files of pod {spec.id} in {directory}", error.errno or errno.EIO) from None
+        raise KernelError(f"write the files of pod {spec.id}", error.errno or errno.EIO) from None
 
 
 def _host_file(path: str) -> str:
@@ -52,8 +50,9 @@ def _host_file(path: str) -> str:
         return ""
 
 
-def _write(path: str, content: str) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
+def _write(directory: int, name: str, content: str) -> None:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+    fd = os.open(name, flags, 0o644, dir_fd=directory)
     with open(fd, "wb", buffering=0) as file:
         os.fchmod(fd, 0o644)
         file.write(content.encode("utf-8", "surrogateescape"))

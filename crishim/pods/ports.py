@@ -70,6 +70,7 @@ class Keeper(Protocol):
 
     pid: int
     start_time: int
+    files_fd: int
     netns_fd: int
     netlink_fd: int
     on_exit: Callable[[Any], object] | None  # Any: the engine's own Exit class satisfies Exit

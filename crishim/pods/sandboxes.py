@@ -51,11 +51,14 @@ async def run(context: Context, config: SandboxConfig, handler: str) -> str:
         keepers.listen(context, sandbox, keeper)
         began = _phase(context, "keeper", began)
         attachment = None
-        if own_network(config):
-            undo.push("release the network", lambda: context.network.detach(spec.id, None))
-            attachment = await _attach(context, sandbox, keeper)
-            began = _phase(context, "network", began)
-        files.write(context.paths, spec, plan.hostname, attachment)
+        try:
+            if own_network(config):
+                undo.push("release the network", lambda: context.network.detach(spec.id, None))
+                attachment = await _attach(context, sandbox, keeper)
+                began = _phase(context, "network", began)
+            files.write(keeper.files_fd, spec, plan.hostname, attachment)
+        finally:
+            _close_fds(keeper)
         if sandbox.keeper is None:
             raise UnavailableError(f"sandbox {spec.id}: its keeper ended while it was made")
         ready = dataclasses.replace(
@@ -135,10 +138,7 @@ async def _attach(context: Context, sandbox: Sandbox, keeper: Keeper) -> Attachm
     request = AttachRequest(
         sandbox.id, meta.name, meta.namespace, meta.uid, ports, config.annotations, dns, config.cgroup_parent
     )
-    try:
-        return await context.network.attach(netns, request)
-    finally:
-        _close_fds(keeper)
+    return await context.network.attach(netns, request)
 
 
 async def _kill_containers(context: Context, sandbox: Sandbox) -> None:
@@ -197,8 +197,9 @@ def _forget(context: Context, sandbox: Sandbox, undo: Undo) -> None:
 
 
 def _close_fds(keeper: Keeper) -> None:
-    """Close what the keeper handed over for attach; a namespace is free to go only when no one holds it."""
-    fds, keeper.netns_fd, keeper.netlink_fd = (keeper.netns_fd, keeper.netlink_fd), -1, -1
+    """Close what the keeper handed over; a namespace is free to go only when no one holds it."""
+    fds = keeper.files_fd, keeper.netns_fd, keeper.netlink_fd
+    keeper.files_fd = keeper.netns_fd = keeper.netlink_fd = -1
     for fd in fds:
         if fd >= 0:
             os.close(fd)

@@ -84,8 +84,8 @@ class CrishimEngine:
         keeper = await engine.start_pod(self.pod)
         exited: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
         keeper.on_exit = exited.set_result
-        os.close(keeper.netns_fd)
-        os.close(keeper.netlink_fd)
+        for fd in (keeper.files_fd, keeper.netns_fd, keeper.netlink_fd):
+            os.close(fd)
         await keeper.start_container(self._frozen)
         ended = await asyncio.wait_for(exited, DEADLINE)
         await keeper.ack(ended.seq)

@@ -113,8 +113,8 @@ def _with_files(plan: types.ContainerPlan, directory: str) -> types.ContainerPla
         with open(os.path.join(directory, name), "w", encoding="ascii") as file:
             file.write("127.0.0.1 localhost\n")
     mounts = tuple(
-        replace(mount, source=os.path.join(directory, os.path.basename(mount.source)))
-        if isinstance(mount, types.Bind) and os.path.basename(mount.source) in SHARED
+        types.Bind(os.path.join(directory, mount.name), mount.target, directory=False, recursive=False)
+        if isinstance(mount, types.PodFile)
         else mount
         for mount in plan.mounts
     )

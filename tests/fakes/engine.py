@@ -5,6 +5,8 @@ and what ended, and reports its own death once. What would be left in the kernel
 """
 
 import json
+import os
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -81,12 +83,13 @@ class Process:
 class FakeKeeper:
     """A daemon's handle of one keeper."""
 
-    def __init__(self, engine: "FakeEngine", process: Process) -> None:
+    def __init__(self, engine: "FakeEngine", process: Process, files: int = -1) -> None:
         self._engine = engine
         self._faults = engine.faults
         self.process = process
         self.pid = 4711
         self.start_time = 1  # no process of this machine began in its first tick, so none is taken for it
+        self.files_fd = files
         self.netns_fd = -1
         self.netlink_fd = -1
         self.running = dict(process.running)
@@ -159,12 +162,15 @@ class FakeEngine:
         self.program = Program()
         self.processes: dict[str, Process] = {}
         self.kernel: set[str] = set()
+        self._directories: dict[str, str] = {}
 
     async def start_pod(self, plan: PodPlan) -> FakeKeeper:
         await self.faults.wait("engine.start_pod")
         process = self.processes[plan.pod_id] = Process(plan.pod_id)
         self.kernel.add(plan.pod_id)
-        return FakeKeeper(self, process)
+        self._directories[plan.pod_id] = plan.directory
+        os.makedirs(plan.directory, exist_ok=True)
+        return FakeKeeper(self, process, os.open(plan.directory, os.O_RDONLY | os.O_DIRECTORY))
 
     async def adopt(self, pod_id: str) -> FakeKeeper | None:
         await self.faults.wait("engine.adopt")
@@ -179,4 +185,5 @@ class FakeEngine:
         assert group.endswith(pod_id)
         self.faults.step("engine.remove_pod")
         self.kernel.discard(pod_id)
+        shutil.rmtree(self._directories.pop(pod_id, ""), ignore_errors=True)
         self.processes.pop(pod_id, None)

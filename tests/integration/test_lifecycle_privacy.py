@@ -5,6 +5,8 @@ import stat
 import subprocess
 from collections.abc import Iterator
 
+import pytest
+
 from tests.support.instance import Instance
 from tests.support.world import World
 
@@ -61,6 +63,38 @@ async def test_no_user_of_the_host_gets_at_anything_below_root_and_state(world: 
     assert sorted(reached(paths)) == sorted([instance.root, instance.state])
     for top in (instance.root, instance.state):
         assert stat.S_IMODE(os.stat(top).st_mode) == 0o700
+
+
+async def test_a_pods_files_run_nobodys_rights(world: World) -> None:
+    outcome = await world.once("grep -E ' /etc/(hosts|hostname|resolv.conf) ' /proc/self/mountinfo")
+    options = [set(line.split()[5].split(",")) for line in outcome.stdout.splitlines()]
+    assert len(options) == 3
+    assert all({"nosuid", "nodev"} <= found for found in options)
+
+
+@pytest.mark.parametrize("ipc", ["POD", "NODE"])
+async def test_a_pods_files_hold_no_more_than_the_pods_own_memory(world: World, ipc: str) -> None:
+    security = {"namespace_options": {"ipc": ipc, "pid": "CONTAINER"}}
+    pod = await world.pod(security=security)
+    fill = "for f in hosts hostname resolv.conf; do dd if=/dev/zero of=/etc/$f bs=1048576 count=100; done"
+    script = f"{fill}; stat -c %s /etc/hosts"
+    outcome = await world.once(script, pod=pod, security=security)
+    assert outcome.stderr.count("No space left on device") == 3
+    assert int(outcome.stdout) <= 64 << 20
+    sizes = [os.lstat(path).st_blocks * 512 for path in everything(world.instance.state)]
+    assert sum(sizes) < 1 << 20
+    await world.run(await world.pod(), STAY)
+
+
+async def test_a_pods_files_outlive_the_daemon(own_world: World) -> None:
+    pod = await own_world.pod(hostname="steady")
+    one = await own_world.run(pod, "echo 192.0.2.1 mine >>/etc/hosts; " + STAY)
+    own_world.instance.restart()
+    await own_world.reconnect()
+    two = await own_world.run(pod, STAY)
+    for container in (one, two):
+        assert await own_world.cri.output(container, "cat", "/etc/hostname") == "steady\n"
+        assert (await own_world.cri.output(container, "tail", "-n", "1", "/etc/hosts")) == "192.0.2.1 mine\n"
 
 
 def test_directories_of_an_earlier_version_are_closed_at_start(instance: Instance) -> None:

@@ -6,9 +6,11 @@ The servers run in the pods' own pinned namespaces; what answers tells the addre
 import asyncio
 import errno
 import json
+import os
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -19,6 +21,7 @@ from tests.integration.network_topology import Namespace, Service, World, ask, n
 from tests.support.abilities import need_containers, need_program
 from tests.support.configs import Config, pod_config
 from tests.support.cri import Cri, refused
+from tests.support.instance import Instance
 from tests.support.walled import Walled
 
 TCP, UDP = socket.SOCK_STREAM, socket.SOCK_DGRAM
@@ -94,6 +97,16 @@ def lab(test_leaks: None) -> Iterator[Lab]:
     made.close()
 
 
+def hosts_of(instance: Instance, pod: str) -> list[str]:
+    """Return the lines of a pod's /etc/hosts, which lies on a mount that only its keeper holds."""
+    keeper = instance.json("inspectp", pod)["info"]["pid"]
+    held = [f"/proc/{keeper}/fd/{fd}/files/hosts" for fd in os.listdir(f"/proc/{keeper}/fd")]
+    for path in (*held, f"{instance.state}/pods/{pod}/shm/files/hosts"):
+        if os.path.exists(path):
+            return Path(path).read_text(encoding="utf-8").splitlines()
+    raise AssertionError("the pod has no hosts file")
+
+
 def mapping(host_port: int, protocol: str = "TCP", host_ip: str = "") -> Config:
     number = api.Protocol.Value(protocol)  # crictl reads no names
     return {"protocol": number, "container_port": 80, "host_port": host_port, "host_ip": host_ip}
@@ -112,8 +125,7 @@ def test_two_instances_on_one_host(lab: Lab) -> None:
     web = lab.pod(one, "web", mapping(8080), mapping(8080, "UDP"))
     peer = lab.pod(one, "peer")
     far = lab.pod(two, "far", mapping(8081), mapping(8081, "UDP"))
-    with open(f"{one.state}/pods/{web.id}/hosts", encoding="utf-8") as file:
-        assert [line.split()[0] for line in file][-2:] == list(web.ips)
+    assert [line.split()[0] for line in hosts_of(one, web.id)][-2:] == list(web.ips)
     world = lab.world
     out = [Service(world.outside, kind, 99, "out", family).__enter__() for kind, family in KINDS]
     try:

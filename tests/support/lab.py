@@ -114,10 +114,10 @@ class Pod:
             self.exits[entry.container_id] = entry
         keeper.on_exit = self._on_exit
         keeper.on_lost = self.lost.set
-        for fd in (keeper.netns_fd, keeper.netlink_fd):
+        for fd in (keeper.files_fd, keeper.netns_fd, keeper.netlink_fd):
             if fd >= 0:
                 os.close(fd)
-        keeper.netns_fd = keeper.netlink_fd = -1
+        keeper.files_fd = keeper.netns_fd = keeper.netlink_fd = -1
 
     def _on_exit(self, entry: Exit) -> None:
         self.exits[entry.container_id] = entry
@@ -264,9 +264,10 @@ class Lab:
         pod_id = secrets.token_hex(32)
         plan = self.planner.pod(pod_id, config)
         keeper = await self.engine.start_pod(plan)
+        for name, text in (("hosts", b"127.0.0.1 localhost\n"), ("hostname", b"pod\n"), ("resolv.conf", b"")):
+            with open(os.open(name, os.O_WRONLY | os.O_CREAT, 0o644, dir_fd=keeper.files_fd), "wb") as file:
+                file.write(text)
         pod = Pod(self, pod_id, config, keeper)
-        for name, text in (("hosts", "127.0.0.1 localhost\n"), ("hostname", "pod\n"), ("resolv.conf", "")):
-            Path(plan.directory, name).write_text(text, encoding="utf-8")
         try:
             yield pod
         finally:

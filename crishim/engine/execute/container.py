@@ -18,7 +18,7 @@ def run(
     plan: dict[str, Any],
     report: Report,
     stdio: tuple[int, int, int],
-    shm: int | str,
+    pod: int | str,
     place: str,
     *,
     born_unified: bool = False,
@@ -30,7 +30,7 @@ def run(
         plan: the JSON form of a ContainerPlan.
         report: tells the keeper; a `Reporter` where there is a `screen`.
         stdio: fds for 0, 1 and 2, -1 for the container's own null device; ignored where the plan has a terminal.
-        shm: the pod's shared memory: an fd of a detached mount, or the path of an attached one.
+        pod: the pod's own tmpfs: an fd of a detached mount, or the path of an attached one.
         place: an empty directory on which the root is attached in this mount namespace.
         born_unified: the child was made in its v2 control group.
         screen: pidfd of the process whose PID namespace is joined by a second process in the end; -1: the child is
@@ -51,7 +51,7 @@ def run(
         calls.mount("", "/", "", calls.MS_REC | calls.MS_SLAVE)
         top = root.attach(root.mount_overlay(plan["root"]), place, attached=not plan["root"]["append"])
         report.step = "mounts"
-        context = mounts.Context(top, shm)
+        context = mounts.Context(top, pod)
         mounts.apply(plan["mounts"], context)
         report.step = "root"
         root.pivot(top, readonly=plan["root"]["readonly"])

@@ -18,19 +18,22 @@ from crishim.engine.execute.report import StepError
 from crishim.engine.execute.terminal import open_terminal
 from crishim.linux import calls
 
+SHM, FILES = "shm", "files"
+"""The two parts of a pod's own tmpfs: what containers see at /dev/shm, and the files that they share."""
+
 
 class Context:
-    """What operations share: the root's fd, the pod's shared memory, and what earlier operations left.
+    """What operations share: the root's fd, the pod's own tmpfs, and what earlier operations left.
 
     `own` are the top directories of the file systems mounted new here, by target; `null` is the container's own
     /dev/null, open for reading and writing.
     """
 
-    __slots__ = ("empty", "master", "null", "own", "root", "shm", "slave")
+    __slots__ = ("empty", "master", "null", "own", "pod", "root", "slave")
 
-    def __init__(self, root: int, shm: int | str) -> None:
+    def __init__(self, root: int, pod: int | str) -> None:
         self.root = root
-        self.shm = shm
+        self.pod = pod
         self.null = -1
         self.empty = -1
         self.master = -1
@@ -90,7 +93,12 @@ def _bind(operation: dict[str, Any], context: Context) -> None:
     calls.mount_setattr(tree, "", attributes, 0, calls.MS_PRIVATE, recursive=bool(recursive))
     if operation["readonly"] and not attributes & calls.MOUNT_ATTR_RDONLY:
         calls.mount_setattr(tree, "", calls.MOUNT_ATTR_RDONLY)
-    target = paths.ensure(context.root, path, directory=operation["directory"])
+    _attach(tree, path, context, directory=operation["directory"])
+
+
+def _attach(tree: int, path: str, context: Context, *, directory: bool) -> None:
+    """Attach a tree at a path of the image's, which may lead anywhere inside."""
+    target = paths.ensure(context.root, path, directory=directory)
     proc = context.own.get("/proc")
     if proc is not None and os.fstat(target).st_dev == os.fstat(proc).st_dev:
         # the image may lead there by a link; what is mounted over procfs would hide what protects the host
@@ -99,11 +107,22 @@ def _bind(operation: dict[str, Any], context: Context) -> None:
 
 
 def _pod_shm(operation: dict[str, Any], context: Context) -> None:
-    if isinstance(context.shm, str):
-        tree = calls.open_tree(calls.AT_FDCWD, context.shm, calls.OPEN_TREE_CLONE)
-    else:
-        tree = calls.open_tree(context.shm, "", calls.OPEN_TREE_CLONE | calls.AT_EMPTY_PATH)
-    _attach_own(tree, operation["target"], context)
+    _attach_own(_pod_tree(context, SHM), operation["target"], context)
+
+
+def _pod_file(operation: dict[str, Any], context: Context) -> None:
+    tree = _pod_tree(context, f"{FILES}/{operation['name']}")
+    attributes = calls.MOUNT_ATTR_NOSUID | calls.MOUNT_ATTR_NODEV
+    attributes |= calls.MOUNT_ATTR_RDONLY if operation["readonly"] else 0
+    calls.mount_setattr(tree, "", attributes, 0, calls.MS_PRIVATE)
+    _attach(tree, operation["target"], context, directory=False)
+
+
+def _pod_tree(context: Context, name: str) -> int:
+    """Clone a part of the pod's own tmpfs: of its mount's fd, or of its place in this mount namespace."""
+    if isinstance(context.pod, str):
+        return calls.open_tree(calls.AT_FDCWD, f"{context.pod}/{name}", calls.OPEN_TREE_CLONE)
+    return calls.open_tree(context.pod, name, calls.OPEN_TREE_CLONE)
 
 
 def _devices(operation: dict[str, Any], context: Context) -> None:
@@ -220,6 +239,7 @@ OPERATIONS: dict[str, Callable[[dict[str, Any], Context], None]] = {
     "MountFs": _mount_fs,
     "Bind": _bind,
     "PodShm": _pod_shm,
+    "PodFile": _pod_file,
     "Devices": _devices,
     "CgroupView": _cgroup_view,
     "Terminal": _terminal,

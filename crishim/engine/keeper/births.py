@@ -57,7 +57,7 @@ def can_share(plan: dict[str, Any]) -> bool:
     return bool(_place) and plan["shared"]
 
 
-def share(plan: dict[str, Any], flags: int, stdio: tuple[int, int, int], shm: int | str, place: str) -> Birth:
+def share(plan: dict[str, Any], flags: int, stdio: tuple[int, int, int], pod: int | str, place: str) -> Birth:
     """Make the child by `vfork`; returns when it runs its program or has failed."""
     report = Report()
 
@@ -68,7 +68,7 @@ def share(plan: dict[str, Any], flags: int, stdio: tuple[int, int, int], shm: in
 
     def body() -> vfork.Program | None:
         nonlocal program
-        program = executor.run(plan, report, stdio, shm, place)
+        program = executor.run(plan, report, stdio, pod, place)
         return program
 
     pid, pidfd = _place[0].start(flags, body, refused)
@@ -79,7 +79,7 @@ def copy(
     plan: dict[str, Any],
     flags: int,
     stdio: tuple[int, int, int],
-    shm: int | str,
+    pod: int | str,
     place: str,
     *,
     born_in: int,
@@ -91,7 +91,7 @@ def copy(
         pid, pidfd = calls.clone3(flags, born_in)
         if pid == 0:
             reporter = Reporter(theirs)
-            program = executor.run(plan, reporter, stdio, shm, place, born_unified=born_in >= 0, screen=screen)
+            program = executor.run(plan, reporter, stdio, pod, place, born_unified=born_in >= 0, screen=screen)
             process.become(program, reporter)
     except BaseException:
         ours.close()

@@ -96,13 +96,13 @@ class Containers:
         self,
         loop: Loop,
         children: Children,
-        shm: int | str,
+        pod: int | str,
         on_exit: Callable[[dict[str, Any]], None],
         on_gone: Callable[[], None],
     ) -> None:
         self._loop = loop
         self._children = children
-        self._shm = shm
+        self._pod = pod
         self.place = ""
         self._on_exit = on_exit
         self._reaper: Child | None = None
@@ -184,7 +184,7 @@ class Containers:
     def _birth(self, plan: dict[str, Any], container: Container, stdio: tuple[int, int, int]) -> births.Birth:
         mode = plan["pid"]
         if mode == "new" and births.can_share(plan):
-            return births.share(plan, calls.CLONE_NEWNS | calls.CLONE_NEWPID, stdio, self._shm, self.place)
+            return births.share(plan, calls.CLONE_NEWNS | calls.CLONE_NEWPID, stdio, self._pod, self.place)
         namespace = screen = born_in = -1
         flags = calls.CLONE_NEWNS
         try:
@@ -195,7 +195,7 @@ class Containers:
             elif mode != "host":
                 namespace = join_pid_namespace(self._pid_target(mode))
             born_in = unified(container.group)
-            return births.copy(plan, flags, stdio, self._shm, self.place, born_in=born_in, screen=screen)
+            return births.copy(plan, flags, stdio, self._pod, self.place, born_in=born_in, screen=screen)
         finally:
             if namespace >= 0:
                 leave_pid_namespace(namespace)

@@ -59,7 +59,7 @@ def wait_as_spare(control: _socket.socket) -> None:
     calls.set_title("crishim-keeper (spare)")
     become()
     pod = pods.prepare(spare.NAMESPACES, spare.SHM_SIZE, "")
-    if not pods.can_clone(pod.shm):
+    if not pods.can_clone(pod.tree):
         return
     keeper = Keeper(pod)
     try:
@@ -102,7 +102,7 @@ class Keeper:
         self.loop = Loop()
         self._journal: Journal
         children = Children(self.loop)
-        self._containers = Containers(self.loop, children, pod.shm, self._on_exit, self._leave)
+        self._containers = Containers(self.loop, children, pod.tree, self._on_exit, self._leave)
         self._execs = Execs(self.loop, children, self._containers)
         self._connections: list[Connection] = []
         self._stopping: list[tuple[Connection, wire.Message]] = []
@@ -121,7 +121,7 @@ class Keeper:
         """Greet the first connection and run."""
         connection = self._connect(control)
         self._greet(connection, fds=tuple(self._pod.hand_over()))
-        self._pod.close_network()
+        self._pod.let_go()
         self.loop.run()
 
     def close(self) -> None:

@@ -2,7 +2,9 @@
 
 The keeper itself moves into the new network, IPC and UTS namespaces and stays there: its containers are born in
 them, so none has to join anything. In the host's mount namespace it leaves one mount, the network namespace's pin.
-The pod's /dev/shm is a detached tmpfs that only the keeper's fd keeps alive, cloned into each container.
+The pod's own tmpfs, with its /dev/shm and the files that its containers share, is detached: only the keeper's fd keeps
+it alive, and its parts are cloned into each container. What containers write there is bounded by its size, and nothing
+of it has a path on the host.
 
 On failure nothing is taken back here: the daemon, which asked for it, undoes a half-made pod by the same code with
 which it removes a whole one (`engine.pods.remove_pod`).
@@ -13,11 +15,13 @@ import os
 import stat
 from typing import Any
 
+from crishim.engine.execute.mounts import FILES, SHM
 from crishim.engine.execute.report import StepError
 from crishim.linux import calls
 from crishim.linux.cgroups import apply as cgroups
 
 _NAMESPACES = {"net": calls.CLONE_NEWNET, "ipc": calls.CLONE_NEWIPC, "uts": calls.CLONE_NEWUTS}
+_FILES_SIZE = 1 << 20
 _NETLINK_ROUTE = 0
 _AF_NETLINK = 16
 
@@ -25,25 +29,33 @@ _AF_NETLINK = 16
 class Pod:
     """The pod's kernel objects that the keeper holds."""
 
-    __slots__ = ("netlink", "netns", "shm")
+    __slots__ = ("files", "netlink", "netns", "tree")
 
     def __init__(self) -> None:
         self.netns = -1
         self.netlink: _socket.socket | None = None
-        self.shm: int | str = -1
+        self.tree: int | str = -1
+        self.files = -1
 
     def hand_over(self) -> list[int]:
-        """Return the fds for the network set-up: the namespace, and a route socket made inside it."""
-        return [self.netns, self.netlink.fileno()] if self.netlink is not None else []
+        """Return the fds that the daemon completes the pod by.
+
+        They are the directory of the shared files, and where it has a network of its own the namespace and a route
+        socket made inside it.
+        """
+        return [self.files, self.netns, self.netlink.fileno()] if self.netlink is not None else [self.files]
 
     def close(self) -> None:
         """Let go of all of them."""
-        self.close_network()
-        if isinstance(self.shm, int):
-            os.close(self.shm)
+        self.let_go()
+        if isinstance(self.tree, int):
+            os.close(self.tree)
 
-    def close_network(self) -> None:
+    def let_go(self) -> None:
         """Close what was handed over: only the pin and the processes hold the namespace from then on."""
+        if self.files >= 0:
+            os.close(self.files)
+            self.files = -1
         if self.netlink is not None:
             self.netlink.close()
             os.close(self.netns)
@@ -70,7 +82,9 @@ def prepare(namespaces: tuple[str, ...], shm_size: int, directory: str) -> Pod:
     if "net" in namespaces:
         pod.netns = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         pod.netlink = _socket.socket(_AF_NETLINK, _socket.SOCK_RAW | _socket.SOCK_CLOEXEC, _NETLINK_ROUTE)
-    pod.shm = _shared_memory(shm_size, directory)
+    pod.tree = _own_tree(shm_size, directory)
+    place = {"path": f"{pod.tree}/{FILES}"} if isinstance(pod.tree, str) else {"path": FILES, "dir_fd": pod.tree}
+    pod.files = os.open(flags=os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, **place)
     return pod
 
 
@@ -119,22 +133,23 @@ def _set_sysctl(key: str, value: str) -> None:
         os.close(fd)
 
 
-def _shared_memory(size: int, directory: str) -> int | str:
-    """Return the mount behind the containers' /dev/shm: the pod's own tmpfs, or the host's for a host IPC pod.
+def _own_tree(size: int, directory: str) -> int | str:
+    """Return the pod's own tmpfs, `size` bytes large; a pod that has the host's /dev/shm needs it for its files alone.
 
     A detached mount is an fd. An attached one is a path, which each container resolves in its own mount namespace: a
     mount, or a clone of one, belongs to the namespace that it came from, and is not cloned in another one (EINVAL;
     `may_copy_tree` in the kernel's fs/namespace.c).
     """
-    if not size:
-        return "/dev/shm"
     context = calls.fsopen("tmpfs")
-    calls.fsconfig(context, "mode", "1777")
-    calls.fsconfig(context, "size", str(size))
-    calls.fscreate(context, "/dev/shm")
+    calls.fsconfig(context, "mode", "700")
+    calls.fsconfig(context, "size", str(size or _FILES_SIZE))
+    calls.fscreate(context, "the pod's tmpfs")
     attributes = calls.MOUNT_ATTR_NOSUID | calls.MOUNT_ATTR_NODEV | calls.MOUNT_ATTR_NOEXEC
-    mount = calls.fsmount(context, attributes, "/dev/shm")
+    mount = calls.fsmount(context, attributes, "the pod's tmpfs")
     os.close(context)
+    for name, mode in ((SHM, 0o1777), (FILES, 0o755)):
+        os.mkdir(name, dir_fd=mount)
+        os.chmod(name, mode, dir_fd=mount)
     if directory and not can_clone(mount):
         # Linux before 6.15 clones only mounts that are attached somewhere
         place = f"{directory}/shm"

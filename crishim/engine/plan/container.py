@@ -92,7 +92,7 @@ def plan_container(
         cgroup_namespace=True,
         cgroup=cgroup.plan_cgroup(group, limits, settings),
         root=_root(wanted, settings),
-        mounts=mounts.plan_mounts(config, wanted.mounts, directories, wanted.sandbox_id, group, nodes, settings),
+        mounts=mounts.plan_mounts(config, wanted.mounts, directories, group, nodes, settings),
         process=program,
         stdio=StdioPlan(wanted.log_path, config.stdin, config.stdin_once, config.tty),
         shared=local and _shareable(config, settings),

@@ -18,6 +18,7 @@ from crishim.engine.plan.types import (
     MaskPaths,
     MountFs,
     MountOperation,
+    PodFile,
     PodShm,
     ReadonlyPaths,
     Terminal,
@@ -50,7 +51,6 @@ def plan_mounts(
     config: ContainerConfig,
     mounts: Sequence[Mount],
     directories: frozenset[str],
-    pod_id: str,
     group: str,
     nodes: Sequence[DeviceNode],
     settings: PlanSettings,
@@ -61,7 +61,6 @@ def plan_mounts(
         config: the request.
         mounts: its mounts with host paths resolved.
         directories: those of the host paths that are directories (the rest are files, sockets, devices).
-        pod_id: whose files and shared memory it gets.
         group: its control group, shown at /sys/fs/cgroup.
         nodes: device nodes besides the default ones.
         settings: of the instance.
@@ -74,9 +73,8 @@ def plan_mounts(
         operations.append(_cgroup_view(group, settings, readonly=not privileged))
     if config.tty:
         operations.append(Terminal())
-    pod = settings.paths.pod(pod_id)
     operations += [
-        Bind(f"{pod}/{name}", target, directory=False, recursive=False, readonly=config.security.readonly_rootfs)
+        PodFile(name, target, readonly=config.security.readonly_rootfs)
         for name, target in _POD_FILES
         if target not in taken
     ]

@@ -67,9 +67,19 @@ class Bind:
 @tagged
 @dataclass(frozen=True, slots=True)
 class PodShm:
-    """Attach the pod's shared memory tmpfs (held by the keeper)."""
+    """Attach the shared memory of the pod's own tmpfs (held by the keeper)."""
 
     target: str
+
+
+@tagged
+@dataclass(frozen=True, slots=True)
+class PodFile:
+    """Attach the file `name` of the pod's own tmpfs, as a file that gives nobody rights."""
+
+    name: str
+    target: str
+    readonly: bool = False
 
 
 @tagged
@@ -133,7 +143,7 @@ class ReadonlyPaths:
     paths: tuple[str, ...]
 
 
-MountOperation = MountFs | Bind | PodShm | Devices | CgroupView | Terminal | MaskPaths | ReadonlyPaths
+MountOperation = MountFs | Bind | PodShm | PodFile | Devices | CgroupView | Terminal | MaskPaths | ReadonlyPaths
 
 
 @dataclass(frozen=True, slots=True)
