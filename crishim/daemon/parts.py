@@ -191,8 +191,8 @@ class Parts:
         planner: "Planner",
         metrics: "Metrics",
     ) -> "Runtime":
+        from crishim.pods.admission.abilities import Abilities
         from crishim.pods.runtime import Runtime
-        from crishim.pods.validate import Abilities
 
         abilities = Abilities(apparmor=facts.apparmor, selinux=facts.selinux)
         return Runtime(

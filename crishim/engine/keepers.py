@@ -18,10 +18,10 @@ from crishim.codec import to_value
 from crishim.engine import wire
 from crishim.engine.capture import Capture
 from crishim.engine.channel import Channel
-from crishim.engine.plan.request import ResolvedUser
 from crishim.engine.plan.types import ExecPlan
 from crishim.errors import DeadlineExceededError, FailedPreconditionError, InternalError, UnavailableError
 from crishim.log import get_logger
+from crishim.request import ResolvedUser
 
 log = get_logger("crishim.engine")
 

@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from crishim.engine.plan.request import ImageConfig
 from crishim.errors import DataLossError, NotFoundError, UnimplementedError
 from crishim.images.platform import Platform, rank
 from crishim.images.reference import is_digest
+from crishim.request import ImageConfig
 
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"

@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from crishim.engine.plan.request import ImageConfig
 from crishim.images.archive.api import ArchivesApi
 from crishim.images.progress import Report
+from crishim.request import ImageConfig
 
 
 @dataclass(frozen=True, slots=True)

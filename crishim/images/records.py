@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from crishim.engine.plan.request import ImageConfig
+from crishim.request import ImageConfig
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,6 @@ goes away (they run shielded in a task of their own); a retry with the same requ
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from crishim.engine.plan.request import ContainerConfig, Resources, SandboxConfig
 from crishim.pods.views import (
     ContainerFilter,
     ContainerStats,
@@ -18,6 +17,8 @@ from crishim.pods.views import (
     SandboxStats,
     SandboxView,
 )
+from crishim.problems import Problems
+from crishim.request import ContainerConfig, Metadata, Resources, SandboxConfig
 
 
 class Condition(Protocol):
@@ -58,7 +59,7 @@ class RuntimeApi(Protocol):
     async def update_pod_cidr(self, text: str) -> None:
         """Give new pods addresses of this range (two with a comma in dual stack), also after a restart; "" is fine."""
 
-    async def run_sandbox(self, config: SandboxConfig, handler: str) -> str:
+    async def run_sandbox(self, config: SandboxConfig, handler: str, problems: Problems) -> str:
         """Create and start a sandbox; return its id."""
 
     async def stop_sandbox(self, sandbox_id: str) -> None:
@@ -76,8 +77,10 @@ class RuntimeApi(Protocol):
     def sandboxes(self, wanted: SandboxFilter) -> list[SandboxView]:
         """Return the sandboxes that match, newest first."""
 
-    async def create_container(self, sandbox_id: str, config: ContainerConfig, sandbox: SandboxConfig | None) -> str:
-        """Create a container; return its id."""
+    async def create_container(
+        self, sandbox_id: str, config: ContainerConfig, sandbox: Metadata | None, problems: Problems
+    ) -> str:
+        """Create a container; return its id. `sandbox` is whose the request says it is."""
 
     async def start_container(self, container_id: str) -> None:
         """Start a created container."""

@@ -14,7 +14,6 @@ import dataclasses
 
 from crishim import clock, codec
 from crishim.engine.plan.cgroup import limits_of
-from crishim.engine.plan.request import ContainerConfig, ImageConfig, Mount
 from crishim.errors import CrishimError, DeadlineExceededError, FailedPreconditionError, KernelError, NotFoundError
 from crishim.ids import new_id
 from crishim.pods import exits, keepers, logs, mounts, signals, stopping
@@ -27,25 +26,34 @@ from crishim.pods.ports import Keeper, Started
 from crishim.pods.records import ContainerSpec, ContainerStatus, container_name
 from crishim.pods.updates import check_host
 from crishim.pods.views import ContainerState
+from crishim.problems import Problems
+from crishim.request import ContainerConfig, ImageConfig, Mount
 from crishim.undo import Undo
 
 MOUNT_SECONDS = 30.0
 """Seconds for looking at all host paths of a request; a file server that hangs must not hold the daemon."""
 
 
-async def create(context: Context, sandbox: Sandbox, config: ContainerConfig) -> str:
-    """Make a container of a validated request; return its id.
+async def create(context: Context, sandbox: Sandbox, config: ContainerConfig, problems: Problems) -> str:
+    """Make a container; return its id.
+
+    Args:
+        context: of the runtime.
+        sandbox: its pod.
+        config: the request, admitted.
+        problems: of the request so far.
 
     Raises:
+        InvalidArgumentError: the request has problems; nothing is left.
         NotFoundError: the image is not there; nothing was made.
         AlreadyExistsError: the name is taken.
-        InvalidArgumentError: the plan has a problem; nothing is left.
     """
     with sandbox.use():
         name = container_name(sandbox.id, config)
         context.registry.containers.reserve(name)
         image = context.images.find(config.image.image)
         if image is None:
+            problems.check()
             raise NotFoundError(f"image {config.image.image!r} does not exist here: pull it first")
         log_path = logs.log_file(sandbox.spec.config.log_directory, config.log_path)
         stop_signal = _stop_signal(config, image.config)
@@ -70,8 +78,9 @@ async def create(context: Context, sandbox: Sandbox, config: ContainerConfig) ->
                 image_ref=image_reference(image, config.image),
             )
             container = context.registry.new_container(sandbox, spec, ContainerStatus(resources=config.resources))
-            container.plan = recompute(context, container)
-            check_host(context, container, limits_of(config.resources), "config.linux.resources")
+            container.plan = recompute(context, container, problems)
+            check_host(problems, context, container, limits_of(config.resources), "config.linux.resources")
+            problems.check()
             container.frozen = codec.frozen(container.plan)
             context.registry.insert_container(container)
         context.observer.start_phase("create", clock.monotonic() - began)
@@ -194,9 +203,6 @@ async def _resolve(requested: tuple[Mount, ...]) -> tuple[Mount, ...]:
 def _stop_signal(config: ContainerConfig, image: ImageConfig) -> str:
     """Return the CRI's name of the stop signal: the request's, else the image's, else "".
 
-    The request's must be a signal; an image's that is none is passed over, as it must not stop a pod from starting.
+    An image's that is none is passed over, as it must not stop a pod from starting.
     """
-    if config.stop_signal:
-        signals.number(config.stop_signal, "config.stop_signal")
-        return signals.cri_name(config.stop_signal)
-    return signals.cri_name(image.stop_signal) if image.stop_signal else ""
+    return signals.cri_name(config.stop_signal or image.stop_signal)

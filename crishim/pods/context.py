@@ -13,6 +13,7 @@ from crishim.images.model import ImagesApi
 from crishim.log import get_logger
 from crishim.observe import Observer
 from crishim.paths import Paths
+from crishim.pods.admission.abilities import Abilities
 from crishim.pods.events import Bus, Event, EventType
 from crishim.pods.flight import Flights
 from crishim.pods.layers import Layers
@@ -20,7 +21,6 @@ from crishim.pods.objects import Container, Sandbox
 from crishim.pods.ports import Engine, Network, Planner
 from crishim.pods.registry import Registry
 from crishim.pods.stats import Stats
-from crishim.pods.validate import Abilities
 
 log = get_logger("crishim.pods")
 

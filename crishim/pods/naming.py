@@ -7,10 +7,10 @@ whatever happens to the image's names afterwards. Pure.
 
 import dataclasses
 
-from crishim.engine.plan.request import ImageSpec
 from crishim.errors import InvalidArgumentError
 from crishim.images.model import Image
 from crishim.images.reference import parse
+from crishim.request import ImageSpec
 
 
 def shown_image(spec: ImageSpec) -> ImageSpec:

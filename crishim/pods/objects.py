@@ -52,7 +52,7 @@ class Sandbox:
 
     def __init__(self, rows: Rows, spec: SandboxSpec, status: SandboxStatus) -> None:
         self.id = spec.id
-        self.name = sandbox_name(spec.config)
+        self.name = sandbox_name(spec.config.metadata)
         self.spec = spec
         self.status = status
         self.containers: dict[str, Container] = {}

@@ -7,11 +7,12 @@ older one wrote. Out of scope: computing (`crishim.engine.plan`).
 
 from crishim import codec
 from crishim.engine.plan.container import ContainerInput
-from crishim.engine.plan.request import Resources
 from crishim.engine.plan.types import ContainerPlan
 from crishim.errors import NotFoundError
 from crishim.pods.context import Context
 from crishim.pods.objects import Container
+from crishim.problems import Problems
+from crishim.request import Resources
 
 
 def container_plan(context: Context, container: Container) -> ContainerPlan:
@@ -34,17 +35,28 @@ def stored_plan(context: Context, container: Container) -> ContainerPlan | None:
         return None
 
 
-def recompute(context: Context, container: Container, resources: Resources | None = None) -> ContainerPlan:
+def recompute(
+    context: Context, container: Container, problems: Problems | None = None, resources: Resources | None = None
+) -> ContainerPlan:
     """Compute a container's plan from its record, with other limits if they are given.
+
+    Args:
+        context: of the runtime.
+        container: which one.
+        problems: where those of the request go; None: they are an error.
+        resources: the limits to plan with instead of those that hold.
 
     Raises:
         NotFoundError: its image is gone.
+        InvalidArgumentError: the host has changed so that it cannot be planned any more.
     """
+    found = Problems() if problems is None else problems
     spec = container.spec
     image = context.images.find(spec.image_id)
     if image is None:
         raise NotFoundError(f"container {container.id}: its image {spec.image_id} does not exist any more")
-    return context.planner.container(
+    plan = context.planner.container(
+        found,
         ContainerInput(
             id=spec.id,
             sandbox_id=spec.sandbox_id,
@@ -57,5 +69,8 @@ def recompute(context: Context, container: Container, resources: Resources | Non
             resources=resources or container.status.resources or spec.config.resources,
             upper=context.layers.upper(spec.id),
             work=context.layers.work(spec.id),
-        )
+        ),
     )
+    if problems is None:
+        found.check()
+    return plan

@@ -8,13 +8,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from crishim.engine.plan.container import ContainerInput
-from crishim.engine.plan.request import (
-    ResolvedUser,
-    SandboxConfig,
-)
 from crishim.engine.plan.types import ContainerPlan, ExecPlan, PodPlan
 from crishim.linux.cgroups.layout import Layout
 from crishim.network.model import NetworkApi
+from crishim.problems import Problems
+from crishim.request import (
+    ResolvedUser,
+    SandboxConfig,
+)
 
 
 class Started(Protocol):
@@ -179,10 +180,10 @@ class Planner(Protocol):
         """Return the name of a container's control group; `config` is its sandbox's."""
 
     def pod(self, pod_id: str, config: SandboxConfig) -> PodPlan:
-        """Return the pod's plan; InvalidArgumentError names every problem."""
+        """Return the pod's plan."""
 
-    def container(self, wanted: ContainerInput) -> ContainerPlan:
-        """Return the container's plan; InvalidArgumentError names every problem."""
+    def container(self, problems: Problems, wanted: ContainerInput) -> ContainerPlan:
+        """Return the container's plan; with a problem noted it must not be used."""
 
     def exec(self, plan: ContainerPlan, command: Sequence[str]) -> ExecPlan:
         """Return the plan of an exec in the container of `plan`, without a terminal."""

@@ -10,11 +10,11 @@ Invariant: nothing that a row owns is touched. A part that resists is logged and
 import asyncio
 import os
 
-from crishim.engine.plan.request import Metadata, SandboxConfig
 from crishim.errors import CrishimError
 from crishim.ids import is_id
 from crishim.pods.context import Context, log
 from crishim.pods.states import Stage
+from crishim.request import Metadata, SandboxConfig
 
 NOBODY = SandboxConfig(Metadata(""))
 """The configuration of a pod without a record: its control group is looked for below the instance's parent."""

@@ -11,10 +11,10 @@ Times are nanoseconds since the epoch; 0 means "has not happened".
 from dataclasses import dataclass
 
 from crishim import codec
-from crishim.engine.plan.request import ContainerConfig, Mount, ResolvedUser, Resources, SandboxConfig
 from crishim.network.model import Attachment
 from crishim.pods.states import Stage
 from crishim.pods.views import ContainerState
+from crishim.request import ContainerConfig, Metadata, Mount, ResolvedUser, Resources, SandboxConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,10 +104,9 @@ def join(spec: bytes, status: SandboxStatus | ContainerStatus) -> bytes:
     return b'{"spec":' + spec + b',"status":' + codec.dumps(status) + b"}"
 
 
-def sandbox_name(config: SandboxConfig) -> str:
+def sandbox_name(metadata: Metadata) -> str:
     """Return the name that is unique among sandboxes: metadata and attempt, as kubelet counts them."""
-    meta = config.metadata
-    return f"{meta.name}_{meta.namespace}_{meta.uid}_{meta.attempt}"
+    return f"{metadata.name}_{metadata.namespace}_{metadata.uid}_{metadata.attempt}"
 
 
 def container_name(sandbox_id: str, config: ContainerConfig) -> str:

@@ -13,13 +13,14 @@ from typing import Any, Protocol
 
 from crishim import clock
 from crishim.config.model import Config
-from crishim.engine.plan.request import ContainerConfig, Resources, SandboxConfig
 from crishim.errors import FailedPreconditionError
 from crishim.images.model import ImagesApi
 from crishim.linux.cgroups.stats import Readers
 from crishim.network.plan import plan_pod_cidr
 from crishim.observe import Observer
-from crishim.pods import containers, execs, info, reconcile, recover, sandboxes, stopping, updates, validate
+from crishim.pods import containers, execs, info, reconcile, recover, sandboxes, stopping, updates
+from crishim.pods.admission.abilities import Abilities
+from crishim.pods.admission.admission import admit_container, admit_exec, admit_sandbox, admit_stop
 from crishim.pods.context import Context
 from crishim.pods.events import Bus, Subscription
 from crishim.pods.layers import Layers
@@ -31,7 +32,6 @@ from crishim.pods.registry import Registry, matches
 from crishim.pods.states import Stage
 from crishim.pods.stats import Stats
 from crishim.pods.usage import Usage
-from crishim.pods.validate import Abilities
 from crishim.pods.views import (
     ContainerFilter,
     ContainerState,
@@ -43,6 +43,8 @@ from crishim.pods.views import (
     SandboxStats,
     SandboxView,
 )
+from crishim.problems import Problems
+from crishim.request import ContainerConfig, Metadata, Resources, SandboxConfig
 
 POD_CIDR_KEY = "network.pod_cidr"
 """The store's value with the subnets of the last pod CIDR, a list of texts."""
@@ -207,11 +209,13 @@ class Runtime:
 
     # --- sandboxes ----------------------------------------------------------------------------
 
-    async def run_sandbox(self, config: SandboxConfig, handler: str) -> str:
+    async def run_sandbox(self, config: SandboxConfig, handler: str, problems: Problems | None = None) -> str:
         """Create and start a sandbox; return its id."""
         context = self._context
-        validate.check_sandbox(config, handler, context.abilities)
-        name = sandbox_name(config)
+        found = Problems() if problems is None else problems
+        admit_sandbox(found, config, handler, context.abilities)
+        found.check()
+        name = sandbox_name(config.metadata)
         return await context.makes.run(name, (config, handler), lambda: sandboxes.run(context, config, handler))
 
     async def stop_sandbox(self, sandbox_id: str) -> None:
@@ -254,7 +258,13 @@ class Runtime:
 
     # --- containers ---------------------------------------------------------------------------
 
-    async def create_container(self, sandbox_id: str, config: ContainerConfig, sandbox: SandboxConfig | None) -> str:
+    async def create_container(
+        self,
+        sandbox_id: str,
+        config: ContainerConfig,
+        sandbox: Metadata | None = None,
+        problems: Problems | None = None,
+    ) -> str:
         """Create a container; return its id.
 
         The sandbox's configuration in the request repeats what RunPodSandbox was told; what was told then counts.
@@ -265,9 +275,10 @@ class Runtime:
             raise FailedPreconditionError(
                 f"sandbox_config: is that of {sandbox_name(sandbox)}, but sandbox {home.id} is {home.name}"
             )
-        validate.check_container(config, home.spec.config, context.abilities)
+        found = Problems() if problems is None else problems
+        admit_container(found, config, home.spec.config, context.abilities)
         name = container_name(home.id, config)
-        return await context.makes.run(name, config, lambda: containers.create(context, home, config))
+        return await context.makes.run(name, config, lambda: containers.create(context, home, config, found))
 
     async def start_container(self, container_id: str) -> None:
         """Start a created container."""
@@ -283,6 +294,9 @@ class Runtime:
     async def stop_container(self, container_id: str, timeout: int) -> None:  # noqa: ASYNC109  the CRI's grace period
         """Stop with a grace period in seconds; unknown ids succeed."""
         context = self._context
+        problems = Problems()
+        admit_stop(problems, timeout)
+        problems.check()
         container = context.registry.containers.find(container_id)
         if container is None:
             return
@@ -344,6 +358,9 @@ class Runtime:
 
     async def exec_sync(self, container_id: str, command: Sequence[str], timeout: int) -> ExecResult:  # noqa: ASYNC109
         """Run a command in the container; timeout in seconds, 0 for none."""
+        problems = Problems()
+        admit_exec(problems, command, timeout)
+        problems.check()
         container = self._context.registry.containers.get(container_id)
         return await execs.exec_sync(self._context, container, command, timeout)
 

@@ -15,7 +15,6 @@ import dataclasses
 import os
 
 from crishim import clock
-from crishim.engine.plan.request import NamespaceMode, SandboxConfig
 from crishim.errors import KernelError, UnavailableError
 from crishim.ids import new_id
 from crishim.network.model import Attachment, AttachRequest, Dns, HostPort, PodNetns
@@ -26,6 +25,7 @@ from crishim.pods.objects import Sandbox
 from crishim.pods.ports import Keeper
 from crishim.pods.records import SandboxSpec, sandbox_name
 from crishim.pods.states import Stage
+from crishim.request import NamespaceMode, SandboxConfig
 from crishim.undo import Undo
 
 STOPPED = "Stopped"
@@ -40,7 +40,7 @@ async def run(context: Context, config: SandboxConfig, handler: str) -> str:
         CrishimError: a step failed; nothing is left but what could not be taken back.
     """
     spec = SandboxSpec(new_id(), config, clock.now(), context.boot_id, handler)
-    context.registry.sandboxes.reserve(sandbox_name(config))
+    context.registry.sandboxes.reserve(sandbox_name(config.metadata))
     plan = context.planner.pod(spec.id, config)
     sandbox = context.registry.new_sandbox(spec)
     async with Undo(f"sandbox {spec.id}") as undo:

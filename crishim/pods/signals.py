@@ -8,11 +8,12 @@ Source: CRI `Signal` enum; OCI image-spec config.md, `StopSignal`.
 import re
 import signal
 
-from crishim.errors import InvalidArgumentError
+from crishim.problems import Problems
 
 RTMIN = 34
 RTMAX = 64
 DEFAULT = "SIGTERM"
+TERM = int(signal.SIGTERM)
 
 _NAMES: dict[str, int] = {
     name: int(value) for name, value in signal.Signals.__members__.items() if not name.startswith("SIGRT")
@@ -20,41 +21,14 @@ _NAMES: dict[str, int] = {
 _REALTIME = re.compile(r"SIGRT(MIN|MAX)(?:(?:PLUS|MINUS|[+-])(\d{1,2}))?")
 
 
-def number(name: str, field: str) -> int:
-    """Return the number of a signal name or of a decimal number.
-
-    Raises:
-        InvalidArgumentError: no such signal; `field` is named.
-    """
-    found = _parse(name)
-    if found is None:
-        raise InvalidArgumentError(
-            field, f"{name!r} is no signal; a name like SIGTERM or a number from 1 to 64 is wanted"
-        )
-    return found
+def check(problems: Problems, field: str, name: str) -> None:
+    """Note a name that is no signal."""
+    if parse(name) is None:
+        problems.add(field, f"must be a signal's name like SIGTERM or a number from 1 to 64, is {name!r}")
 
 
-def cri_name(name: str) -> str:
-    """Return the CRI enum's name for any accepted spelling, "" if there is none (for ContainerStatus).
-
-    A name that the enum has is returned as it came, aliases like SIGPOLL too.
-    """
-    if name in _NAMES:
-        return name
-    found = _parse(name)
-    if found is None:
-        return ""
-    if found >= RTMIN:
-        if found == RTMIN:
-            return "SIGRTMIN"
-        if found == RTMAX:
-            return "SIGRTMAX"
-        middle = RTMIN + 15
-        return f"SIGRTMINPLUS{found - RTMIN}" if found <= middle else f"SIGRTMAXMINUS{RTMAX - found}"
-    return signal.Signals(found).name if found in _NAMES.values() else ""
-
-
-def _parse(name: str) -> int | None:
+def parse(name: str) -> int | None:
+    """Return the number of a signal's name or of a decimal number; None if there is no such signal."""
     text = name.strip().upper()
     if text.isdecimal():
         value = int(text)
@@ -69,3 +43,23 @@ def _parse(name: str) -> int | None:
     offset = int(match[2] or 0)
     value = RTMIN + offset if match[1] == "MIN" else RTMAX - offset
     return value if RTMIN <= value <= RTMAX else None
+
+
+def cri_name(name: str) -> str:
+    """Return the CRI enum's name for any accepted spelling, "" if there is none (for ContainerStatus).
+
+    A name that the enum has is returned as it came, aliases like SIGPOLL too.
+    """
+    if name in _NAMES:
+        return name
+    found = parse(name)
+    if found is None:
+        return ""
+    if found >= RTMIN:
+        if found == RTMIN:
+            return "SIGRTMIN"
+        if found == RTMAX:
+            return "SIGRTMAX"
+        middle = RTMIN + 15
+        return f"SIGRTMINPLUS{found - RTMIN}" if found <= middle else f"SIGRTMAXMINUS{RTMAX - found}"
+    return signal.Signals(found).name if found in _NAMES.values() else ""

@@ -74,7 +74,7 @@ class Stopping:
         """Send the stop signal; a container that just ended does not mind."""
         name = self._container.spec.stop_signal or signals.DEFAULT
         try:
-            await keeper.signal(self._container.id, signals.number(name, "stop_signal"))
+            await keeper.signal(self._container.id, signals.parse(name) or signals.TERM)
         except CrishimError:
             if self._container.running:
                 self._deadline = self._loop.time()  # it cannot be asked, so it is told

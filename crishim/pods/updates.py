@@ -14,16 +14,18 @@ import errno
 from collections.abc import Sequence
 
 from crishim.engine.plan.cgroup import limits_of
-from crishim.engine.plan.request import Resources
 from crishim.errors import CrishimError, FailedPreconditionError, InvalidArgumentError, KernelError
 from crishim.linux.cgroups import room
-from crishim.linux.cgroups.settings import DEFAULT_PERIOD, Limits, Write, validate
+from crishim.linux.cgroups.limits import lacking
+from crishim.linux.cgroups.settings import DEFAULT_PERIOD, Limits, Write
 from crishim.linux.cgroups.update import RefusedError, change, field_of, plan_update, read_current, take_back
+from crishim.pods.admission.admission import admit_update
 from crishim.pods.context import Context, log
 from crishim.pods.objects import Container
 from crishim.pods.plans import recompute
-from crishim.pods.validate import Problems
 from crishim.pods.views import ContainerState
+from crishim.problems import Problems
+from crishim.request import Resources
 
 _SCALARS = (
     "cpu_period",
@@ -68,12 +70,13 @@ async def update(context: Context, container: Container, resources: Resources) -
             merged = dataclasses.replace(merged, memory_swap_limit_in_bytes=merged.memory_limit_in_bytes)
         limits = limits_of(merged)
         problems = Problems()
-        problems.found.extend((f"linux.{field}", text) for field, text in validate(limits, layout))
-        problems.check()
+        admit_update(problems, merged)
+        problems.extend(lacking(limits, layout), "linux.")
         group = context.planner.container_group(container.id, container.sandbox.id, container.sandbox.spec.config)
-        check_host(context, container, limits, "linux", read_current(layout, group).cpu_period)
+        check_host(problems, context, container, limits, "linux", read_current(layout, group).cpu_period)
+        problems.check()
         if state is ContainerState.CREATED:
-            plan = recompute(context, container, merged)
+            plan = recompute(context, container, resources=merged)
             container.change(dataclasses.replace(container.status, resources=merged))
             container.plan, container.frozen = plan, b""
             return
@@ -86,20 +89,20 @@ async def update(context: Context, container: Container, resources: Resources) -
 
 
 def check_host(
-    context: Context, container: Container, limits: Limits, where: str, period: int = DEFAULT_PERIOD
+    problems: Problems, context: Context, container: Container, limits: Limits, where: str, period: int = DEFAULT_PERIOD
 ) -> None:
-    """Compare limits, valid in form, with what the host and the pod's group have.
+    """Compare limits with what the host and the pod's group have; those that are wrong already are not judged again.
 
     Args:
+        problems: of the request so far.
         context: of the runtime.
         container: whose limits they are.
         limits: of the request.
         where: the field's path that their names stand below.
         period: µs of the bandwidth period where they give none.
-
-    Raises:
-        InvalidArgumentError: names every problem.
     """
+    if problems:
+        return
     planner, sandbox = context.planner, container.sandbox
     parent = planner.pod_group(sandbox.id, sandbox.spec.config)
     found = room.host_problems(limits, planner.layout, parent, period)
@@ -109,9 +112,7 @@ def check_host(
             found = room.refused_keys(limits, planner.layout, group)
         except OSError as error:
             raise KernelError(f"try unified limits in {group}: {error.strerror}", error.errno or errno.EIO) from None
-    problems = Problems()
-    problems.found.extend((f"{where}.{field}", text) for field, text in found)
-    problems.check()
+    problems.extend(found, f"{where}.")
 
 
 def _write(writes: tuple[Write, ...], limits: Limits) -> list[Write]:

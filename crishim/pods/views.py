@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 
-from crishim.engine.plan.request import (
+from crishim.request import (
     ContainerConfig,
     ContainerMetadata,
     ImageSpec,

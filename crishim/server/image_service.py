@@ -4,7 +4,9 @@ import os
 
 from crishim._proto.runtime.v1 import api_pb2 as pb
 from crishim.images.model import ImagesApi
+from crishim.pods.admission import handlers
 from crishim.pods.api import RuntimeApi
+from crishim.problems import Problems
 from crishim.server.convert import image
 from crishim.server.convert.rows import Rows
 from crishim.server.convert.stats import filesystem
@@ -34,7 +36,9 @@ class ImageService:
     async def pull_image(self, request: pb.PullImageRequest) -> pb.PullImageResponse:
         """The reference in the answer is the image's id, as CreateContainer takes it; all handlers share the images."""
         wanted = image.reference(request)
-        image.check_handler(request.image, self._runtime.handlers())
+        problems = Problems()
+        handlers.judge(problems, "image.runtime_handler", request.image.runtime_handler, self._runtime.handlers())
+        problems.check()
         return pb.PullImageResponse(image_ref=await self._api.pull(wanted, image.credentials(request)))
 
     async def remove_image(self, request: pb.RemoveImageRequest) -> pb.RemoveImageResponse:

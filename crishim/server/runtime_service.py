@@ -7,8 +7,9 @@ RPC by RPC.
 from crishim._proto.runtime.v1 import api_pb2 as pb
 from crishim.pods.api import RuntimeApi
 from crishim.pods.views import ContainerFilter, SandboxFilter
+from crishim.problems import Problems
 from crishim.server.convert import container, resources, runtime, sandbox, stats, status
-from crishim.server.convert.fields import required, seconds
+from crishim.server.convert.fields import required
 from crishim.server.convert.rows import Rows
 
 
@@ -43,8 +44,10 @@ class RuntimeService:
     # --- sandboxes ----------------------------------------------------------------------------
     async def run_pod_sandbox(self, request: pb.RunPodSandboxRequest) -> pb.RunPodSandboxResponse:
         """Answers only when the sandbox is READY."""
-        config = sandbox.config(required(request, "config"))
-        return pb.RunPodSandboxResponse(pod_sandbox_id=await self._api.run_sandbox(config, request.runtime_handler))
+        problems = Problems()
+        config = sandbox.config(problems, required(request, "config"))
+        made = await self._api.run_sandbox(config, request.runtime_handler, problems)
+        return pb.RunPodSandboxResponse(pod_sandbox_id=made)
 
     async def stop_pod_sandbox(self, request: pb.StopPodSandboxRequest) -> pb.StopPodSandboxResponse:
         """Unknown ids succeed."""
@@ -69,11 +72,13 @@ class RuntimeService:
 
     # --- containers ---------------------------------------------------------------------------
     async def create_container(self, request: pb.CreateContainerRequest) -> pb.CreateContainerResponse:
-        """The sandbox's configuration comes along for runtimes that keep no state; here it is checked, if given."""
+        """The sandbox's configuration comes along for runtimes that keep no state; here only whose it is counts."""
         pod = required(request, "pod_sandbox_id")
-        config = container.config(required(request, "config"))
-        given = sandbox.config(request.sandbox_config, "sandbox_config") if request.HasField("sandbox_config") else None
-        return pb.CreateContainerResponse(container_id=await self._api.create_container(pod, config, given))
+        problems = Problems()
+        config = container.config(problems, required(request, "config"))
+        given = sandbox.metadata(request.sandbox_config.metadata) if request.HasField("sandbox_config") else None
+        made = await self._api.create_container(pod, config, given, problems)
+        return pb.CreateContainerResponse(container_id=made)
 
     async def start_container(self, request: pb.StartContainerRequest) -> pb.StartContainerResponse:
         """The log file exists when this returns."""
@@ -82,7 +87,7 @@ class RuntimeService:
 
     async def stop_container(self, request: pb.StopContainerRequest) -> pb.StopContainerResponse:
         """Unknown ids succeed."""
-        await self._api.stop_container(required(request, "container_id"), seconds(request, "timeout"))
+        await self._api.stop_container(required(request, "container_id"), request.timeout)
         return pb.StopContainerResponse()
 
     async def remove_container(self, request: pb.RemoveContainerRequest) -> pb.RemoveContainerResponse:
@@ -116,9 +121,8 @@ class RuntimeService:
 
     async def exec_sync(self, request: pb.ExecSyncRequest) -> pb.ExecSyncResponse:
         """DeadlineExceeded is kubelet's probe timeout; a non-zero exit is an answer."""
-        command = container.command(request.cmd)
-        limit = seconds(request, "timeout")
-        result = await self._api.exec_sync(required(request, "container_id"), command, limit)
+        wanted = required(request, "container_id"), tuple(request.cmd), request.timeout
+        result = await self._api.exec_sync(*wanted)
         return container.exec_answer(result)
 
     # --- usage --------------------------------------------------------------------------------

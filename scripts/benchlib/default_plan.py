@@ -8,7 +8,8 @@ The files that a pod shares (/etc/hosts and so on) are the same for all turns.
 import os
 from dataclasses import replace
 
-from crishim.engine.plan import request, types
+from crishim import request
+from crishim.engine.plan import types
 from crishim.engine.plan.container import ContainerInput
 from crishim.engine.plan.planner import Planner
 from crishim.engine.plan.settings import PlanSettings
@@ -16,6 +17,7 @@ from crishim.linux import facts, rlimits
 from crishim.linux.cgroups.layout import Layout
 from crishim.linux.seccomp.default import default_profile
 from crishim.paths import Paths
+from crishim.problems import Problems
 from scripts.benchlib.cri import MASKED, READONLY
 
 POD = "b" * 64
@@ -38,7 +40,7 @@ def make(settings: PlanSettings, layer: str) -> tuple[types.PodPlan, types.Conta
         security=request.SandboxSecurity(namespaces=namespaces, seccomp=request.SecurityProfile()),
     )
     pod = planner.pod(POD, sandbox)
-    plan = planner.container(_input(settings.paths, sandbox, layer))
+    plan = planner.container(Problems(), _input(settings.paths, sandbox, layer))
     pod = replace(pod, pin="", cgroup=types.CgroupPlan(settings.layout.version, ()))
     plan = _in_group(plan, settings.layout, f"{settings.cgroup_parent}/{CONTAINER}")
     return pod, _with_files(plan, settings.paths.root)

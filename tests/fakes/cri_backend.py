@@ -4,15 +4,6 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from crishim.engine.plan.request import (
-    ContainerConfig,
-    ContainerMetadata,
-    ImageConfig,
-    ImageSpec,
-    Metadata,
-    Resources,
-    SandboxConfig,
-)
 from crishim.errors import NotFoundError
 from crishim.images.model import (
     Credentials,
@@ -27,6 +18,8 @@ from crishim.images.model import (
     Removed,
 )
 from crishim.images.progress import Item, Report, State
+from crishim.pods.admission.abilities import Abilities
+from crishim.pods.admission.admission import admit_exec, admit_sandbox, admit_stop
 from crishim.pods.views import (
     ContainerFilter,
     ContainerState,
@@ -41,6 +34,16 @@ from crishim.pods.views import (
     SandboxState,
     SandboxStats,
     SandboxView,
+)
+from crishim.problems import Problems
+from crishim.request import (
+    ContainerConfig,
+    ContainerMetadata,
+    ImageConfig,
+    ImageSpec,
+    Metadata,
+    Resources,
+    SandboxConfig,
 )
 from tests.fakes.archives import FakeArchives
 
@@ -153,7 +156,9 @@ class FakeRuntime:
     async def update_pod_cidr(self, text: str) -> None:
         self._note("update_pod_cidr", text)
 
-    async def run_sandbox(self, config: SandboxConfig, handler: str) -> str:
+    async def run_sandbox(self, config: SandboxConfig, handler: str, problems: Problems) -> str:
+        admit_sandbox(problems, config, handler, Abilities(handlers=("test-handler",)))
+        problems.check()
         self._note("run_sandbox", config, handler)
         if self.gate is not None:
             try:
@@ -183,7 +188,10 @@ class FakeRuntime:
         self._note("sandboxes", wanted)
         return [view for view in self.pods if wanted.state in {None, view.state}]
 
-    async def create_container(self, sandbox_id: str, config: ContainerConfig, sandbox: SandboxConfig | None) -> str:
+    async def create_container(
+        self, sandbox_id: str, config: ContainerConfig, sandbox: Metadata | None, problems: Problems
+    ) -> str:
+        problems.check()
         self._note("create_container", sandbox_id, config, sandbox)
         return "e" * 64
 
@@ -191,6 +199,9 @@ class FakeRuntime:
         self._note("start_container", container_id)
 
     async def stop_container(self, container_id: str, timeout: int) -> None:
+        problems = Problems()
+        admit_stop(problems, timeout)
+        problems.check()
         self._note("stop_container", container_id, timeout)
 
     async def remove_container(self, container_id: str) -> None:
@@ -217,6 +228,9 @@ class FakeRuntime:
         self._note("reopen_log", container_id)
 
     async def exec_sync(self, container_id: str, command: Sequence[str], timeout: int) -> ExecResult:
+        problems = Problems()
+        admit_exec(problems, command, timeout)
+        problems.check()
         self._note("exec_sync", container_id, command, timeout)
         return ExecResult(b"out", b"err", 3)
 

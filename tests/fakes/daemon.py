@@ -6,16 +6,16 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from crishim.config.model import Config
-from crishim.engine.plan.request import (
+from crishim.observe import NullObserver
+from crishim.pods.runtime import Runtime
+from crishim.pods.views import ContainerFilter, SandboxFilter
+from crishim.request import (
     ContainerConfig,
     ContainerMetadata,
     ImageSpec,
     Metadata,
     SandboxConfig,
 )
-from crishim.observe import NullObserver
-from crishim.pods.runtime import Runtime
-from crishim.pods.views import ContainerFilter, SandboxFilter
 from crishim.store.store import Store
 from tests.fakes.engine import FakeEngine, Process
 from tests.fakes.faults import Faults

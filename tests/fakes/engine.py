@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from crishim import clock
-from crishim.engine.plan.request import ResolvedUser
 from crishim.engine.plan.types import ExecPlan, PodPlan
 from crishim.errors import UnavailableError
+from crishim.request import ResolvedUser
 from tests.fakes.faults import Faults
 
 SIGTERM = 15

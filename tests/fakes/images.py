@@ -3,9 +3,9 @@
 import builtins
 from collections.abc import Mapping
 
-from crishim.engine.plan.request import ImageConfig
 from crishim.errors import NotFoundError
 from crishim.images.model import Credentials, FsUsage, Image
+from crishim.request import ImageConfig
 from tests.fakes.faults import Faults
 
 NAME = "example.org/app:1"

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 from crishim.engine.plan.container import ContainerInput
-from crishim.engine.plan.request import SandboxConfig
 from crishim.engine.plan.types import (
     CapabilityPlan,
     CgroupPlan,
@@ -17,6 +16,8 @@ from crishim.engine.plan.types import (
 )
 from crishim.linux.cgroups.layout import Hierarchy, Layout
 from crishim.paths import Paths
+from crishim.problems import Problems
+from crishim.request import SandboxConfig
 from tests.fakes.faults import Faults
 
 
@@ -41,7 +42,7 @@ class FakePlanner:
         pin = self._paths.pinned_netns(pod_id)
         return PodPlan(pod_id, self._paths.pod(pod_id), self._paths.empty, ("net",), pin, config.hostname, group)
 
-    def container(self, wanted: ContainerInput) -> ContainerPlan:
+    def container(self, problems: Problems, wanted: ContainerInput) -> ContainerPlan:
         self.faults.step("planner.container")
         group = self.container_group(wanted.id, wanted.sandbox_id, wanted.sandbox)
         argv = (*wanted.config.command, *wanted.config.args) or wanted.image.cmd

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from crishim.engine.client import SPARES, StartError
-from crishim.engine.plan.request import Capabilities, ContainerSecurity, ImageConfig
 from crishim.errors import CrishimError, DeadlineExceededError
 from crishim.linux import calls
 from crishim.linux.cgroups import apply
+from crishim.request import Capabilities, ContainerSecurity, ImageConfig
 from tests.support.lab import OWN_PID, Container, Lab, Pod, lives, open_lab, scenario, until
 
 

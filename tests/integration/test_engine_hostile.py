@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from crishim.engine.client import StartError
-from crishim.engine.plan.request import Capabilities, ContainerSecurity, Mount, NamespaceOptions
+from crishim.request import Capabilities, ContainerSecurity, Mount, NamespaceOptions
 from tests.support.lab import OWN_PID, Lab, Pod, open_lab, scenario, until
 from tests.support.surroundings import ABSENT
 

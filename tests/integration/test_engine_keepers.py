@@ -12,9 +12,9 @@ import pytest
 
 from crishim.engine import wire
 from crishim.engine.client import Engine
-from crishim.engine.plan.request import ContainerSecurity, NamespaceMode, NamespaceOptions, SandboxSecurity
 from crishim.errors import CrishimError, UnavailableError
 from crishim.linux.cgroups import apply
+from crishim.request import ContainerSecurity, NamespaceMode, NamespaceOptions, SandboxSecurity
 from tests.support.lab import Lab, Pod, lives, open_lab, scenario, until
 
 

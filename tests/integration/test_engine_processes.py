@@ -10,7 +10,10 @@ from pathlib import Path
 import pytest
 
 from crishim.engine.client import StartError
-from crishim.engine.plan.request import (
+from crishim.engine.plan.types import ContainerPlan
+from crishim.linux import capabilities
+from crishim.linux.rlimits import NUMBERS
+from crishim.request import (
     Capabilities,
     ContainerSecurity,
     GroupsPolicy,
@@ -19,9 +22,6 @@ from crishim.engine.plan.request import (
     NamespaceOptions,
     Resources,
 )
-from crishim.engine.plan.types import ContainerPlan
-from crishim.linux import capabilities
-from crishim.linux.rlimits import NUMBERS
 from tests.support.lab import IMAGE, OWN_PID, Lab, Pod, lives, open_lab, scenario, until
 
 MIB = 1 << 20

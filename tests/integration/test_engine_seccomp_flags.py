@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from crishim.engine.plan.request import ContainerSecurity, ProfileType, SecurityProfile
+from crishim.request import ContainerSecurity, ProfileType, SecurityProfile
 from tests.support.lab import OWN_PID, Lab, open_lab, scenario
 
 PTRACE_SEIZE, PTRACE_INTERRUPT, PTRACE_DETACH, PTRACE_SECCOMP_GET_METADATA = 0x4206, 0x4207, 17, 0x420D

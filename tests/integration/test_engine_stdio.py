@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from crishim.engine.client import StartError
-from crishim.engine.plan.request import ContainerSecurity, Mount
 from crishim.linux import calls
+from crishim.request import ContainerSecurity, Mount
 from tests.support.lab import Lab, joined, open_lab, records, scenario, until
 
 

@@ -24,7 +24,15 @@ from crishim.engine import keepers, wire
 from crishim.engine.client import Engine, EngineSettings
 from crishim.engine.plan.planner import Planner
 from crishim.engine.plan.rehearsal import plan_rehearsal
-from crishim.engine.plan.request import (
+from crishim.errors import CrishimError, FailedPreconditionError
+from crishim.images.model import Image
+from crishim.linux.cgroups import apply
+from crishim.linux.facts import probe
+from crishim.network.embedded import EmbeddedNetwork
+from crishim.network.settings import NetworkSettings
+from crishim.pods.runtime import Runtime
+from crishim.pods.views import ContainerFilter, ContainerState, ContainerView, SandboxFilter, SandboxState
+from crishim.request import (
     ContainerConfig,
     ContainerMetadata,
     ContainerSecurity,
@@ -38,14 +46,6 @@ from crishim.engine.plan.request import (
     Resources,
     SandboxConfig,
 )
-from crishim.errors import CrishimError, FailedPreconditionError
-from crishim.images.model import Image
-from crishim.linux.cgroups import apply
-from crishim.linux.facts import probe
-from crishim.network.embedded import EmbeddedNetwork
-from crishim.network.settings import NetworkSettings
-from crishim.pods.runtime import Runtime
-from crishim.pods.views import ContainerFilter, ContainerState, ContainerView, SandboxFilter, SandboxState
 from crishim.store.store import Store
 from tests.fakes.daemon import Counting
 from tests.fakes.faults import Faults

@@ -25,7 +25,11 @@ from crishim.engine.client import Engine, EngineSettings, Exit, Keeper, Started
 from crishim.engine.plan.container import ContainerInput
 from crishim.engine.plan.planner import Planner
 from crishim.engine.plan.rehearsal import plan_rehearsal
-from crishim.engine.plan.request import (
+from crishim.engine.plan.types import ContainerPlan
+from crishim.linux.cgroups import apply
+from crishim.linux.facts import probe
+from crishim.problems import Problems
+from crishim.request import (
     ContainerConfig,
     ContainerMetadata,
     ContainerSecurity,
@@ -35,9 +39,6 @@ from crishim.engine.plan.request import (
     NamespaceOptions,
     SandboxConfig,
 )
-from crishim.engine.plan.types import ContainerPlan
-from crishim.linux.cgroups import apply
-from crishim.linux.facts import probe
 from tests.fakes.daemon import Counting
 from tests.support.abilities import need_containers
 from tests.support.busybox import base_entries
@@ -158,6 +159,7 @@ class Pod:
             **fields,
         )
         return self.lab.planner.container(
+            Problems(),
             ContainerInput(
                 container_id,
                 self.id,
@@ -170,7 +172,7 @@ class Pod:
                 config.resources,
                 f"{directory}/upper",
                 f"{directory}/work",
-            )
+            ),
         )
 
     async def run(self, *argv: str, **fields: Any) -> Container:

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crishim import codec
+from crishim import codec, request
 from crishim.codec import CodecError, tagged
-from crishim.engine.plan import request, types
+from crishim.engine.plan import types
 
 
 class Colour(enum.Enum):

@@ -5,7 +5,9 @@ import dataclasses
 import pytest
 
 from crishim._proto.runtime.v1 import api_pb2 as pb
-from crishim.engine.plan.request import (
+from crishim.images.model import Credentials, FsUsage, Image
+from crishim.pods.views import ContainerState, ContainerStats, IoStats, Pressure, Psi, SwapStats
+from crishim.request import (
     IdMapping,
     ImageConfig,
     ImageSpec,
@@ -17,8 +19,6 @@ from crishim.engine.plan.request import (
     Resources,
     UserNamespace,
 )
-from crishim.images.model import Credentials, FsUsage, Image
-from crishim.pods.views import ContainerState, ContainerStats, IoStats, Pressure, Psi, SwapStats
 from crishim.server.convert import image, runtime, stats, status
 from crishim.server.convert.rows import MAX_KEPT, Rows, varint
 from tests.fakes.cri_backend import (

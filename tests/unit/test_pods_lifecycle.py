@@ -7,14 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from crishim.engine.plan.request import (
-    ContainerSecurity,
-    ImageSpec,
-    NamespaceMode,
-    NamespaceOptions,
-    PortMapping,
-    SandboxSecurity,
-)
 from crishim.errors import (
     AlreadyExistsError,
     DeadlineExceededError,
@@ -26,6 +18,14 @@ from crishim.errors import (
 from crishim.pods import keepers, stopping
 from crishim.pods.api import RuntimeApi
 from crishim.pods.views import ContainerFilter, ContainerState, SandboxFilter, SandboxState
+from crishim.request import (
+    ContainerSecurity,
+    ImageSpec,
+    NamespaceMode,
+    NamespaceOptions,
+    PortMapping,
+    SandboxSecurity,
+)
 from tests.fakes.daemon import NOTHING, Daemon, app, pod, running
 from tests.fakes.engine import Program
 from tests.fakes.images import IMAGE
@@ -45,7 +45,10 @@ async def test_whole_life(tmp_path: Path) -> None:
         runtime = daemon.runtime
         events = runtime.events()
         request = pod(
-            labels={"app": "web"}, annotations={"a": "1"}, attempt=2, port_mappings=(PortMapping(host_port=80),)
+            labels={"app": "web"},
+            annotations={"a": "1"},
+            attempt=2,
+            port_mappings=(PortMapping(container_port=80, host_port=80),),
         )
         pod_id = await runtime.run_sandbox(request, "")
         view = runtime.sandbox(pod_id)
@@ -54,7 +57,7 @@ async def test_whole_life(tmp_path: Path) -> None:
         assert [(p.protocol, p.host_port) for p in daemon.network.attached[pod_id].ports] == [("tcp", 80)]
         assert Path(daemon.paths.pod(pod_id), "hosts").read_text().endswith(f"10.0.0.3\t{os.uname().nodename}\n")
 
-        container_id = await runtime.create_container(pod_id, app(labels={"tier": "x"}), request)
+        container_id = await runtime.create_container(pod_id, app(labels={"tier": "x"}), request.metadata)
         view2 = runtime.container(container_id)
         assert (view2.state, view2.image_id, view2.stop_signal) == (CREATED, IMAGE.id, "SIGQUIT")
         assert view2.config.labels == {"tier": "x"}  # never the image's (C7)
@@ -439,7 +442,7 @@ async def test_exec_update_and_log(tmp_path: Path) -> None:
         pod_id, container_id = await _started(daemon)
         result = await runtime.exec_sync(container_id, ["echo", "x"], 7)
         assert (result.stdout, result.stderr, result.exit_code) == (b"echo x", b"7", 3)
-        with pytest.raises(InvalidArgumentError, match="cmd: is empty"):
+        with pytest.raises(InvalidArgumentError, match="cmd: is missing"):
             await runtime.exec_sync(container_id, [], 0)
         with pytest.raises(InvalidArgumentError, match="timeout"):
             await runtime.exec_sync(container_id, ["a"], -1)
@@ -470,5 +473,5 @@ async def test_refused_requests(tmp_path: Path) -> None:
         with pytest.raises(InvalidArgumentError, match="stop_signal"):
             await runtime.create_container(pod_id, app(stop_signal="SIGNOPE"), None)
         with pytest.raises(FailedPreconditionError, match="sandbox_config"):
-            await runtime.create_container(pod_id, app(), pod("other"))
+            await runtime.create_container(pod_id, app(), pod("other").metadata)
         assert daemon.left()["containers"] == []

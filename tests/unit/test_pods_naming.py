@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from crishim.engine.plan.request import ContainerConfig, ImageConfig, ImageSpec
 from crishim.images.model import Image
 from crishim.pods.naming import image_reference, shown_image
 from crishim.pods.views import ContainerFilter
+from crishim.request import ContainerConfig, ImageConfig, ImageSpec
 from tests.fakes.daemon import app, pod, running
 from tests.fakes.images import IMAGE, NAME
 

@@ -19,8 +19,8 @@ from structlog.contextvars import get_contextvars
 from crishim import errors
 from crishim._proto.runtime.v1 import api_pb2 as pb
 from crishim._proto.runtime.v1 import api_pb2_grpc as rpc
-from crishim.engine.plan.request import Resources
 from crishim.images.model import Credentials
+from crishim.request import Metadata, Resources
 from crishim.server.calls import Call
 from crishim.server.errors import Refusal
 from crishim.server.image_service import ImageService
@@ -172,7 +172,7 @@ async def test_life_of_a_pod(tmp_path: Path) -> None:
             "stop_sandbox",
             "remove_sandbox",
         ]
-        assert calls[1][3] == calls[0][1]
+        assert calls[1][3] == Metadata("a", "u", "n")
         assert calls[4] == ("update_container", "c", Resources(cpu_shares=9), {"a": "b"})
         assert calls[5] == ("exec_sync", "c", ("a", "b"), 3)
         assert calls[6] == ("stop_container", "c", 5)
@@ -239,6 +239,13 @@ async def test_images(tmp_path: Path) -> None:
 
 BAD_REQUESTS: list[tuple[str, Any, str]] = [
     ("RunPodSandbox", pb.RunPodSandboxRequest(), "config: is missing"),
+    (
+        "RunPodSandbox",
+        pb.RunPodSandboxRequest(
+            config=pb.PodSandboxConfig(metadata=pb.PodSandboxMetadata(name="a")), runtime_handler="kata"
+        ),
+        "runtime_handler: 'kata' is not configured",
+    ),
     ("StopPodSandbox", pb.StopPodSandboxRequest(), "pod_sandbox_id: is missing"),
     ("RemovePodSandbox", pb.RemovePodSandboxRequest(), "pod_sandbox_id: is missing"),
     ("PodSandboxStatus", pb.PodSandboxStatusRequest(), "pod_sandbox_id: is missing"),

@@ -13,9 +13,11 @@ from google.protobuf import json_format
 
 from crishim._proto.runtime.v1 import api_pb2 as pb
 from crishim._proto.runtime.v1 import api_pb2_grpc as rpc
-from crishim.engine.plan.request import SandboxSecurity, SelinuxOptions
 from crishim.errors import InvalidArgumentError, UnimplementedError
-from crishim.pods.validate import Abilities, check_sandbox
+from crishim.pods.admission.abilities import Abilities
+from crishim.pods.admission.admission import admit_sandbox
+from crishim.problems import Problems
+from crishim.request import SandboxConfig, SandboxSecurity, SelinuxOptions
 from crishim.server.service import Server
 from crishim.server.unimplemented import SENTENCES
 from tests.fakes.cri_backend import FakeImages, FakeObserver
@@ -29,17 +31,29 @@ WINDOWS = re.compile(r"\w+\.windows|Windows\w+\.\w+")
 """Fields for the other system, which the CRI calls optional and a Linux runtime need not read."""
 
 MOUNTS: list[tuple[dict[str, Any], grpc.StatusCode, str]] = [
-    ({"host_path": "/x", "propagation": "PROPAGATION_BIDIRECTIONAL"}, LACKING, "propagation: BIDIRECTIONAL is not"),
-    ({"host_path": "/x", "propagation": "PROPAGATION_HOST_TO_CONTAINER"}, LACKING, "propagation: HOST_TO_CONTAINER is"),
+    (
+        {"host_path": "/x", "propagation": "PROPAGATION_BIDIRECTIONAL"},
+        LACKING,
+        "propagation: not supported yet: BIDIRECTIONAL",
+    ),
+    (
+        {"host_path": "/x", "propagation": "PROPAGATION_HOST_TO_CONTAINER"},
+        LACKING,
+        "propagation: not supported yet: HOST_TO_CONTAINER",
+    ),
     ({"host_path": "/x", "propagation": 7}, WRONG, "propagation: must be"),
-    ({"host_path": "/x", "readonly": True, "recursive_read_only": True}, LACKING, "recursive_read_only: is not there"),
+    (
+        {"host_path": "/x", "readonly": True, "recursive_read_only": True},
+        LACKING,
+        "recursive_read_only: not supported yet: ",
+    ),
     ({"host_path": "/x", "recursive_read_only": True}, WRONG, "recursive_read_only: needs readonly"),
-    ({"host_path": "/x", "mount_options": ["noexec"]}, LACKING, "mount_options: are not there"),
-    ({"host_path": "/x", "uidMappings": [{"length": 1}]}, LACKING, "uidMappings: idmapped"),
-    ({"host_path": "/x", "gidMappings": [{"length": 1}]}, LACKING, "gidMappings: idmapped"),
-    ({"image": {"image": NAME}, "readonly": True}, LACKING, "image: image volumes are not there"),
+    ({"host_path": "/x", "mount_options": ["noexec"]}, LACKING, "mount_options: not supported yet: "),
+    ({"host_path": "/x", "uidMappings": [{"length": 1}]}, LACKING, "uidMappings: not supported yet: idmapped"),
+    ({"host_path": "/x", "gidMappings": [{"length": 1}]}, LACKING, "gidMappings: not supported yet: idmapped"),
+    ({"image": {"image": NAME}, "readonly": True}, LACKING, "image: not supported yet: image volumes"),
     ({"image": {"image": NAME}}, WRONG, "readonly: must be true when image is given"),
-    ({"image": {"image_ref": NAME}, "readonly": True, "host_path": "/x"}, WRONG, "image.image: is missing"),
+    ({"image": {"image_ref": NAME}, "readonly": True}, WRONG, "image.image: is missing"),
 ]
 
 
@@ -79,10 +93,10 @@ async def test_a_mount(tmp_path: Path, mount: dict[str, Any], code: grpc.StatusC
 @pytest.mark.parametrize(
     ("fields", "problem"),
     [
-        ({"CDI_devices": [{"name": "vendor.com/gpu=0"}]}, "config.CDI_devices: "),
+        ({"CDI_devices": [{"name": "vendor.com/gpu=0"}]}, "config.CDI_devices[0].name: not supported yet: "),
         (
             {"linux": {"security_context": {"namespace_options": {"userns_options": USERNS}}}},
-            "config.linux.security_context.namespace_options.userns_options: user namespaces are not there yet",
+            "config.linux.security_context.namespace_options.userns_options: not supported yet: user namespaces",
         ),
     ],
 )
@@ -100,17 +114,23 @@ async def test_a_sandbox(tmp_path: Path) -> None:
     assert details.startswith("config.linux.security_context.namespace_options.userns_options: ")
 
 
+def admit(config: SandboxConfig, abilities: Abilities) -> None:
+    problems = Problems()
+    admit_sandbox(problems, config, "", abilities)
+    problems.check()
+
+
 def test_a_selinux_label_where_selinux_is_on() -> None:
     config = pod(security=SandboxSecurity(selinux=SelinuxOptions(level="s0")))
-    check_sandbox(config, "", Abilities())
-    with pytest.raises(UnimplementedError, match="selinux_options: "):
-        check_sandbox(config, "", Abilities(selinux=True))
+    admit(config, Abilities())
+    with pytest.raises(UnimplementedError, match="selinux_options: not supported yet"):
+        admit(config, Abilities(selinux=True))
 
 
 def test_what_is_wrong_in_any_version_wins_and_both_are_named() -> None:
     config = pod(hostname="no spaces", security=SandboxSecurity(selinux=SelinuxOptions(level="s0")))
     with pytest.raises(InvalidArgumentError, match=r"^config.hostname: .*; config.linux.*selinux_options: ") as caught:
-        check_sandbox(config, "", Abilities(selinux=True))
+        admit(config, Abilities(selinux=True))
     assert caught.value.field == "config.hostname"
 
 

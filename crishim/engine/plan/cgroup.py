@@ -1,10 +1,10 @@
 """Resources of a container → its control group's plan. Pure."""
 
-from crishim.engine.plan.request import Resources
 from crishim.engine.plan.settings import PlanSettings
 from crishim.engine.plan.types import CgroupPlan, CgroupWrite
 from crishim.linux.cgroups.devices import DeviceRule
-from crishim.linux.cgroups.settings import Limits, plan_settings, validate
+from crishim.linux.cgroups.settings import Limits, plan_settings
+from crishim.request import Resources
 
 
 def limits_of(resources: Resources, *, pids_limit: int = 0, devices: tuple[DeviceRule, ...] | None = None) -> Limits:
@@ -28,11 +28,6 @@ def limits_of(resources: Resources, *, pids_limit: int = 0, devices: tuple[Devic
         unified=resources.unified,
         devices=devices,
     )
-
-
-def problems(limits: Limits, settings: PlanSettings) -> list[tuple[str, str]]:
-    """Return (field path, problem) for each limit that cannot be right."""
-    return [(f"config.linux.resources.{name}", problem) for name, problem in validate(limits, settings.layout)]
 
 
 def plan_cgroup(group: str, limits: Limits, settings: PlanSettings) -> CgroupPlan:

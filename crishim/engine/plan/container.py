@@ -6,7 +6,12 @@ from os.path import commonpath, normpath, relpath
 
 from crishim.engine.plan import cgroup, mounts, process
 from crishim.engine.plan.pod import container_group
-from crishim.engine.plan.request import (
+from crishim.engine.plan.settings import PlanSettings
+from crishim.engine.plan.types import ContainerPlan, DeviceNode, OverlayRoot, StdioPlan
+from crishim.linux.cgroups import devices
+from crishim.linux.cgroups.limits import lacking
+from crishim.problems import Problems
+from crishim.request import (
     ContainerConfig,
     ImageConfig,
     Mount,
@@ -15,10 +20,6 @@ from crishim.engine.plan.request import (
     Resources,
     SandboxConfig,
 )
-from crishim.engine.plan.settings import PlanSettings
-from crishim.engine.plan.types import ContainerPlan, DeviceNode, OverlayRoot, StdioPlan
-from crishim.errors import InvalidArgumentError
-from crishim.linux.cgroups import devices
 
 MAX_LAYERS = 500  # fs/overlayfs/params.h, OVL_MAX_STACK
 
@@ -55,6 +56,7 @@ class ContainerInput:
 
 
 def plan_container(
+    problems: Problems,
     wanted: ContainerInput,
     directories: frozenset[str],
     nodes: Sequence[DeviceNode],
@@ -62,29 +64,22 @@ def plan_container(
     *,
     local: bool,
 ) -> ContainerPlan:
-    """Return a container's plan.
+    """Return a container's plan; with a problem noted it must not be used.
 
     Args:
+        problems: of the request; what host and image tell of it is added.
         wanted: the request and what was found for it.
         directories: those of the mounts' host paths that are directories.
         nodes: the device nodes that the request (or its privilege) asks for.
         settings: of the instance.
         local: no mount's host path is on a file system that waits for another machine or a process.
-
-    Raises:
-        InvalidArgumentError: with every problem, each with its field's path.
     """
     config = wanted.config
-    found: list[tuple[str, str]] = []
     group = container_group(wanted.id, wanted.sandbox_id, wanted.sandbox, settings)
     limits = cgroup.limits_of(wanted.resources, pids_limit=settings.pids_limit, devices=_device_rules(config, nodes))
-    found += cgroup.problems(limits, settings)
-    program, problems = process.plan_process(config, wanted.image, wanted.sandbox, settings)
-    found += problems + _mount_problems(wanted.mounts)
+    problems.extend(lacking(limits, settings.layout), "config.linux.resources.")
     if len(wanted.layers) > MAX_LAYERS:
-        found.append(("config.image", f"has {len(wanted.layers)} layers; the kernel mounts at most {MAX_LAYERS}"))
-    if found:
-        raise invalid(found)
+        problems.add("config.image", f"has {len(wanted.layers)} layers; the kernel mounts at most {MAX_LAYERS}")
     return ContainerPlan(
         container_id=wanted.id,
         pod_id=wanted.sandbox_id,
@@ -93,7 +88,7 @@ def plan_container(
         cgroup=cgroup.plan_cgroup(group, limits, settings),
         root=_root(wanted, settings),
         mounts=mounts.plan_mounts(config, wanted.mounts, directories, group, nodes, settings),
-        process=program,
+        process=process.plan_process(problems, config, wanted.image, wanted.sandbox, settings),
         stdio=StdioPlan(wanted.log_path, config.stdin, config.stdin_once, config.tty),
         shared=local and _shareable(config, settings),
     )
@@ -113,13 +108,6 @@ def _shareable(config: ContainerConfig, settings: PlanSettings) -> bool:
         and not config.tty
         and (profile is None or profile.profile_type is not ProfileType.LOCALHOST)
     )
-
-
-def invalid(problems: Sequence[tuple[str, str]]) -> InvalidArgumentError:
-    """Return one error for all problems: the first one's field, every one's sentence."""
-    field, first = problems[0]
-    rest = [f"{name}: {problem}" for name, problem in problems[1:]]
-    return InvalidArgumentError(field, "; ".join([first, *rest]))
 
 
 def _device_rules(config: ContainerConfig, nodes: Sequence[DeviceNode]) -> tuple[devices.DeviceRule, ...]:
@@ -149,17 +137,3 @@ def _root(wanted: ContainerInput, settings: PlanSettings) -> OverlayRoot:
         append=settings.overlay_append,
         options=("volatile",),
     )
-
-
-def _mount_problems(wanted: Sequence[Mount]) -> list[tuple[str, str]]:
-    found = []
-    for number, mount in enumerate(wanted):
-        field = f"config.mounts[{number}].container_path"
-        path = mounts.place_of(mount.container_path)
-        if not path.startswith("/"):
-            found.append((field, f"{mount.container_path!r} is not an absolute path"))
-        elif path == "/":
-            found.append((field, "is the container's root; a path below it is wanted"))
-        elif path == "/proc" or path.startswith("/proc/"):
-            found.append((field, f"{path}: nothing may be mounted over procfs (it would hide what protects the host)"))
-    return found

@@ -8,7 +8,6 @@ file systems and devices), Kubernetes KEP-1769 for which files a pod's container
 from collections.abc import Sequence
 from os.path import basename, normpath
 
-from crishim.engine.plan.request import ContainerConfig, Mount, NamespaceMode
 from crishim.engine.plan.settings import PlanSettings
 from crishim.engine.plan.types import (
     Bind,
@@ -27,6 +26,7 @@ from crishim.linux.calls import MOUNT_ATTR_NODEV as NODEV
 from crishim.linux.calls import MOUNT_ATTR_NOEXEC as NOEXEC
 from crishim.linux.calls import MOUNT_ATTR_NOSUID as NOSUID
 from crishim.linux.calls import MOUNT_ATTR_RDONLY as RDONLY
+from crishim.request import ContainerConfig, Mount, NamespaceMode
 
 DEFAULT_NODES = (
     DeviceNode("null", "c", 1, 3),

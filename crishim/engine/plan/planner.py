@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from crishim.engine.plan.container import ContainerInput, plan_container
 from crishim.engine.plan.pod import container_group, plan_pod, pod_group
 from crishim.engine.plan.process import plan_exec
-from crishim.engine.plan.request import ContainerConfig, SandboxConfig
 from crishim.engine.plan.settings import PlanSettings
 from crishim.engine.plan.types import ContainerPlan, DeviceNode, ExecPlan, PodPlan
-from crishim.errors import InvalidArgumentError
 from crishim.linux import devices
 from crishim.linux.filesystems import is_local
+from crishim.problems import Problems
+from crishim.request import ContainerConfig, SandboxConfig
 
 
 class Planner:
@@ -38,41 +38,35 @@ class Planner:
         """Return the pod's plan; see `plan_pod`."""
         return plan_pod(pod_id, config, self.settings)
 
-    def container(self, wanted: ContainerInput) -> ContainerPlan:
-        """Return the container's plan; InvalidArgumentError names every problem."""
+    def container(self, problems: Problems, wanted: ContainerInput) -> ContainerPlan:
+        """Return the container's plan; with a problem noted it must not be used."""
         directories = frozenset(mount.host_path for mount in wanted.mounts if os.path.isdir(mount.host_path))
         local = all(is_local(mount.host_path) for mount in wanted.mounts)
-        return plan_container(wanted, directories, _nodes(wanted.config), self.settings, local=local)
+        return plan_container(
+            problems, wanted, directories, _nodes(problems, wanted.config), self.settings, local=local
+        )
 
     def exec(self, plan: ContainerPlan, command: Sequence[str]) -> ExecPlan:
         """Return the plan of an exec in the container of `plan`, without a terminal."""
         return plan_exec(plan, command)
 
 
-def _nodes(config: ContainerConfig) -> tuple[DeviceNode, ...]:
+def _nodes(problems: Problems, config: ContainerConfig) -> tuple[DeviceNode, ...]:
     """Return the device nodes that a request asks for; a privileged container gets all of the host's."""
     found: dict[str, DeviceNode] = {}
     if config.security.privileged:
         for device in devices.host_devices():
             found[device.path] = _node(device, device.path, "rwm")
     for number, wanted in enumerate(config.devices):
-        field = f"config.devices[{number}]"
-        if not set(wanted.permissions) <= set("rwm") or not wanted.permissions:
-            raise InvalidArgumentError(f"{field}.permissions", f"{wanted.permissions!r} is not a subset of rwm")
-        target = wanted.container_path or wanted.host_path
-        if not target.startswith("/dev/"):
-            raise InvalidArgumentError(f"{field}.container_path", f"{target!r} is not below /dev")
-        inside = target.removeprefix("/dev/")
+        inside = os.path.normpath(wanted.container_path).removeprefix("/dev/")
         try:
             listed = devices.lookup(wanted.host_path)
         except OSError as error:
-            raise InvalidArgumentError(
-                f"{field}.host_path", f"{wanted.host_path}: {os.strerror(error.errno or 0).lower()}"
-            ) from None
+            reason = os.strerror(error.errno or 0).lower()
+            problems.add(f"config.devices[{number}].host_path", f"{wanted.host_path}: {reason}")
+            continue
         for device in listed:
-            path = os.path.normpath(f"{inside}/{device.path}" if device.path else inside)
-            if path.startswith(".."):
-                raise InvalidArgumentError(f"{field}.container_path", f"{target!r} leads out of /dev")
+            path = f"{inside}/{device.path}" if device.path else inside
             found[path] = _node(device, path, wanted.permissions)
     return tuple(found.values())
 

@@ -1,8 +1,8 @@
 """Pod request → PodPlan: which namespaces the keeper makes, where its control group is, which sysctls it sets. Pure."""
 
-from crishim.engine.plan.request import NamespaceMode, SandboxConfig
 from crishim.engine.plan.settings import PlanSettings
 from crishim.engine.plan.types import CgroupPlan, PodPlan
+from crishim.request import NamespaceMode, SandboxConfig
 
 SHM_SIZE = 64 * 1024 * 1024
 

@@ -7,7 +7,14 @@ it (field case C7).
 from collections.abc import Sequence
 from dataclasses import replace
 
-from crishim.engine.plan.request import (
+from crishim.engine.plan.settings import PlanSettings
+from crishim.engine.plan.types import CapabilityPlan, ContainerPlan, ExecPlan, ProcessPlan, Rlimit, UserPlan
+from crishim.errors import CrishimError, FailedPreconditionError
+from crishim.linux import capabilities
+from crishim.linux.seccomp.compiler import compile_profile
+from crishim.linux.seccomp.profile import load_profile
+from crishim.problems import Problems
+from crishim.request import (
     ContainerConfig,
     ContainerSecurity,
     GroupsPolicy,
@@ -16,49 +23,38 @@ from crishim.engine.plan.request import (
     SandboxConfig,
     SecurityProfile,
 )
-from crishim.engine.plan.settings import PlanSettings
-from crishim.engine.plan.types import CapabilityPlan, ContainerPlan, ExecPlan, ProcessPlan, Rlimit, UserPlan
-from crishim.errors import CrishimError, FailedPreconditionError
-from crishim.linux import capabilities
-from crishim.linux.seccomp.compiler import compile_profile
-from crishim.linux.seccomp.profile import load_profile
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-Problem = tuple[str, str]
 
 _SECURITY = "config.linux.security_context"
 
 
 def plan_process(
-    config: ContainerConfig, image: ImageConfig, sandbox: SandboxConfig, settings: PlanSettings
-) -> tuple[ProcessPlan, list[Problem]]:
-    """Return the plan and all problems found; with problems the plan must not be used."""
-    problems: list[Problem] = []
+    problems: Problems, config: ContainerConfig, image: ImageConfig, sandbox: SandboxConfig, settings: PlanSettings
+) -> ProcessPlan:
+    """Return the plan; with a problem noted it must not be used."""
     security = config.security
     argv = _argv(config, image)
     if not argv:
-        problems.append(("config.command", "neither the request nor the image says what to run"))
+        problems.add("config.command", "neither the request nor the image says what to run")
     elif not argv[0]:
-        problems.append(("config.command", "the program's name is empty"))
+        problems.add("config.command", "the program's name is empty")
     if any("\0" in word for word in argv):
-        problems.append(("config.command", "contains a NUL character"))
-    sets = _capabilities(security, settings, problems)
-    program, flags = _seccomp(security, sets.bounding, settings, problems)
-    return (
-        ProcessPlan(
-            argv=argv,
-            env=_environment(config, image, sandbox, problems),
-            cwd=_cwd(config.working_dir or image.working_dir),
-            user=_user(security, image, problems),
-            capabilities=sets,
-            no_new_privs=security.no_new_privs,
-            seccomp=program,
-            seccomp_flags=flags,
-            rlimits=tuple(Rlimit(limit.kind, limit.soft, limit.hard) for limit in settings.rlimits),
-            oom_score_adj=max(config.resources.oom_score_adj, settings.oom_score_floor),
-            terminal=config.tty,
-        ),
-        problems,
+        problems.add("config.command", "contains a NUL character")
+    sets = _capabilities(security, settings)
+    program, flags = _seccomp(problems, security, sets.bounding, settings)
+    return ProcessPlan(
+        argv=argv,
+        env=_environment(config, image, sandbox),
+        cwd=_cwd(config.working_dir or image.working_dir),
+        user=_user(security, image),
+        capabilities=sets,
+        no_new_privs=security.no_new_privs,
+        seccomp=program,
+        seccomp_flags=flags,
+        rlimits=tuple(Rlimit(limit.kind, limit.soft, limit.hard) for limit in settings.rlimits),
+        oom_score_adj=max(config.resources.oom_score_adj, settings.oom_score_floor),
+        terminal=config.tty,
     )
 
 
@@ -75,9 +71,7 @@ def _argv(config: ContainerConfig, image: ImageConfig) -> tuple[str, ...]:
     return image.entrypoint + (config.args or image.cmd)
 
 
-def _environment(
-    config: ContainerConfig, image: ImageConfig, sandbox: SandboxConfig, problems: list[Problem]
-) -> tuple[str, ...]:
+def _environment(config: ContainerConfig, image: ImageConfig, sandbox: SandboxConfig) -> tuple[str, ...]:
     """Return `NAME=value` with raw bytes as latin-1 text; the image's first, the request's override, the last wins."""
     values: dict[str, str] = {"PATH": DEFAULT_PATH}
     if config.tty:
@@ -88,9 +82,7 @@ def _environment(
         name, separator, value = entry.partition("=")
         if separator and name:
             values[_raw(name)] = _raw(value)
-    for number, (name, data) in enumerate(config.envs):
-        if not name or "=" in name or "\0" in name or b"\0" in data:
-            problems.append((f"config.envs[{number}]", f"{name!r} cannot be a variable: no '=' or NUL, and not empty"))
+    for name, data in config.envs:
         values[_raw(name)] = data.decode("latin-1")
     return tuple(f"{name}={value}" for name, value in values.items())
 
@@ -103,34 +95,21 @@ def _cwd(path: str) -> str:
     return path if path.startswith("/") else f"/{path}"
 
 
-def _user(security: ContainerSecurity, image: ImageConfig, problems: list[Problem]) -> UserPlan:
+def _user(security: ContainerSecurity, image: ImageConfig) -> UserPlan:
     merge = security.supplemental_groups_policy is GroupsPolicy.MERGE
     group = "" if security.run_as_group is None else str(security.run_as_group)
-    if security.run_as_user is not None and security.run_as_username:
-        problems.append((f"{_SECURITY}.run_as_username", "cannot be given together with run_as_user"))
     if security.run_as_user is not None:
         user = str(security.run_as_user)
     elif security.run_as_username:
         user = security.run_as_username
     else:
-        if group:
-            problems.append((f"{_SECURITY}.run_as_group", "needs run_as_user or run_as_username"))
         user, _, image_group = image.user.partition(":")
         group = group or image_group
     return UserPlan(user, group, security.supplemental_groups, merge)
 
 
-def _capabilities(security: ContainerSecurity, settings: PlanSettings, problems: list[Problem]) -> CapabilityPlan:
+def _capabilities(security: ContainerSecurity, settings: PlanSettings) -> CapabilityPlan:
     wanted = security.capabilities
-    for name, names in (
-        ("add_capabilities", wanted.add),
-        ("drop_capabilities", wanted.drop),
-        ("add_ambient_capabilities", wanted.add_ambient),
-    ):
-        problems += [
-            (f"{_SECURITY}.capabilities.{name}", f"{unknown!r} is no capability (capabilities(7))")
-            for unknown in capabilities.parse(names)[1]
-        ]
     if security.privileged:
         return CapabilityPlan(settings.bounding, settings.bounding)
     ambient = capabilities.parse(wanted.add_ambient)[0]
@@ -139,7 +118,7 @@ def _capabilities(security: ContainerSecurity, settings: PlanSettings, problems:
 
 
 def _seccomp(
-    security: ContainerSecurity, bounding: int, settings: PlanSettings, problems: list[Problem]
+    problems: Problems, security: ContainerSecurity, bounding: int, settings: PlanSettings
 ) -> tuple[bytes, int]:
     """Return the filter program, empty where none is wanted, and the flags of seccomp(2) for it."""
     profile: SecurityProfile | None = security.seccomp
@@ -152,6 +131,6 @@ def _seccomp(
         try:
             wanted = load_profile(profile.localhost_ref)
         except CrishimError as error:
-            problems.append((f"{_SECURITY}.seccomp.localhost_ref", str(error)))
+            problems.add(f"{_SECURITY}.seccomp.localhost_ref", str(error))
             return b"", 0
     return compile_profile(wanted, bounding, settings.arch, settings.kernel), wanted.flags

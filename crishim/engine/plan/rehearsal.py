@@ -8,7 +8,11 @@ from dataclasses import replace
 
 from crishim.engine.plan.container import ContainerInput, plan_container
 from crishim.engine.plan.pod import plan_pod
-from crishim.engine.plan.request import (
+from crishim.engine.plan.settings import PlanSettings
+from crishim.engine.plan.types import ContainerPlan, OverlayRoot, PodPlan
+from crishim.paths import Paths
+from crishim.problems import Problems
+from crishim.request import (
     ContainerConfig,
     ContainerMetadata,
     ContainerSecurity,
@@ -21,9 +25,6 @@ from crishim.engine.plan.request import (
     SandboxSecurity,
     SecurityProfile,
 )
-from crishim.engine.plan.settings import PlanSettings
-from crishim.engine.plan.types import ContainerPlan, OverlayRoot, PodPlan
-from crishim.paths import Paths
 
 POD = "rehearsal"
 LAYER = "layer"
@@ -63,7 +64,9 @@ def plan_rehearsal(settings: PlanSettings) -> tuple[PodPlan, ContainerPlan]:
         upper=f"{directory}/upper",
         work=f"{directory}/work",
     )
-    container = plan_container(wanted, frozenset(), (), settings, local=True)
+    problems = Problems()
+    container = plan_container(problems, wanted, frozenset(), (), settings, local=True)
+    problems.check()
     root = OverlayRoot(
         base=directory,
         lower=(LAYER,),

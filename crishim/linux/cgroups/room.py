@@ -1,9 +1,9 @@
 """What this host and the groups above leave to a group: the half of validation that only the kernel's files can give.
 
-`limits.validate` judges the form; here CPUs, memory nodes, bandwidth, page sizes and control files are compared with
-what is there now, so that a value that the kernel would refuse later is refused while nothing has been written yet.
-What cannot be read is not judged. Nothing is changed but by `refused_keys`, which asks the kernel with a group made for
-that: what it takes of a unified map, no table here could say for each version.
+`limits.lacking` looks for controllers; here CPUs, memory nodes, bandwidth, page sizes and control files are compared
+with what is there now, so that a value that the kernel would refuse later is refused while nothing has been written
+yet. What cannot be read is not judged. Nothing is changed but by `refused_keys`, which asks the kernel with a group
+made for that: what it takes of a unified map, no table here could say for each version.
 
 Sources: cpusets(7); kernel/sched/core.c `tg_cfs_schedulable_down` (v1 alone refuses a quota above the parent's; v2
 takes it, and the smaller of both holds); cgroup-v2.rst.

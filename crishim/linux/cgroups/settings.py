@@ -4,7 +4,7 @@ Out of scope: which limits are right (`limits`), reading a group's present value
 (`apply`).
 
 Invariants: applying the writes in order never passes through a state that the kernel refuses; what isolates or
-protects is never left out silently: a limit whose controller the host lacks is a problem of `validate`, only swap
+protects is never left out silently: a limit whose controller the host lacks is a problem (`limits.lacking`), only swap
 and huge page limits are dropped, and then named in `Settings.degraded`.
 
 Sources: admin-guide/cgroup-v1/{memory,cpusets,devices,pids,hugetlb}.rst, admin-guide/cgroup-v2.rst,
@@ -16,9 +16,9 @@ from dataclasses import dataclass
 
 from crishim.linux.cgroups.devices import compile_rules
 from crishim.linux.cgroups.layout import Layout
-from crishim.linux.cgroups.limits import MAX_SHARES, MIN_SHARES, Limits, validate
+from crishim.linux.cgroups.limits import MAX_SHARES, MIN_SHARES, Limits
 
-__all__ = ["Current", "Limits", "Settings", "Write", "plan_settings", "shares_to_weight", "validate"]
+__all__ = ["Current", "Limits", "Settings", "Write", "plan_settings", "shares_to_weight"]
 
 DEFAULT_PERIOD = 100_000
 

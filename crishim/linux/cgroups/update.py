@@ -11,10 +11,10 @@ are in force, or the values from before it.
 import os
 from collections.abc import Iterable, Sequence
 
-from crishim.errors import FailedPreconditionError, InvalidArgumentError
+from crishim.errors import FailedPreconditionError
 from crishim.linux.cgroups import apply
 from crishim.linux.cgroups.layout import Layout
-from crishim.linux.cgroups.settings import DEFAULT_PERIOD, Current, Limits, Settings, Write, plan_settings, validate
+from crishim.linux.cgroups.settings import DEFAULT_PERIOD, Current, Limits, Settings, Write, plan_settings
 
 _UNLIMITED = 1 << 62
 _FIELDS = {
@@ -121,16 +121,11 @@ def unreclaimable(layout: Layout, group: str) -> int:
 
 
 def plan_update(limits: Limits, layout: Layout, group: str, *, swap: bool = True) -> Settings:
-    """Return the writes that put `limits` (already merged with those in force) in force in a running group.
+    """Return the writes that put `limits` (valid, merged with those in force) in force in a running group.
 
     Raises:
-        InvalidArgumentError: a limit is not valid; all problems are named.
         FailedPreconditionError: the memory limit is below what the group cannot give up; nothing was written.
     """
-    problems = validate(limits, layout)
-    if problems:
-        text = "; ".join(f"{field}: {problem}" for field, problem in problems[1:])
-        raise InvalidArgumentError(problems[0][0], problems[0][1] + (f"; {text}" if text else ""))
     current = read_current(layout, group)
     lowered = limits.memory_limit > 0 and (current.memory_limit == -1 or limits.memory_limit < current.memory_limit)
     if lowered and (used := unreclaimable(layout, group)) > limits.memory_limit:

@@ -1,20 +1,17 @@
 """ContainerConfig, container filters and ExecSync: protobuf → request records, and an exec's outcome back."""
 
-from collections.abc import Sequence
-
 from crishim._proto.runtime.v1 import api_pb2 as pb
-from crishim.engine.plan.request import (
+from crishim.pods.views import ContainerFilter, ContainerState, ExecResult
+from crishim.problems import Problems
+from crishim.request import (
     ContainerConfig,
     ContainerMetadata,
     ContainerSecurity,
     Device,
-    ImageSpec,
     Resources,
 )
-from crishim.errors import InvalidArgumentError
-from crishim.pods.views import ContainerFilter, ContainerState, ExecResult
 from crishim.server.convert import resources, security
-from crishim.server.convert.fields import Problems
+from crishim.server.convert.fields import choice
 from crishim.server.convert.mounts import image_spec, mounts
 
 SIGNAL_PREFIX = "SIGNAL_"
@@ -22,42 +19,31 @@ MAX_OUTPUT = 16 * 1024 * 1024 - 4096
 """Bytes of output in one answer: 16 MiB less the message's own fields."""
 
 
-def config(message: pb.ContainerConfig) -> ContainerConfig:
-    """Return the configuration of a container.
-
-    Raises:
-        InvalidArgumentError: with every problem found.
-    """
-    problems = Problems()
+def config(problems: Problems, message: pb.ContainerConfig) -> ContainerConfig:
+    """Return the configuration of a container."""
     linux = message.linux
-    result = ContainerConfig(
-        metadata=_metadata(problems, message),
-        image=_image(problems, message),
-        command=_arguments(problems, message.command, "config.command"),
-        args=_arguments(problems, message.args, "config.args"),
-        working_dir=problems.c_string("config.working_dir", message.working_dir),
-        envs=_environment(problems, message.envs),
+    return ContainerConfig(
+        metadata=ContainerMetadata(message.metadata.name, message.metadata.attempt),
+        image=image_spec(message.image),
+        command=tuple(message.command),
+        args=tuple(message.args),
+        working_dir=message.working_dir,
+        envs=tuple((item.key, item.value) for item in message.envs),
         mounts=mounts(problems, message.mounts, "config.mounts"),
-        devices=_devices(problems, message.devices),
+        devices=tuple(_device(item) for item in message.devices),
         labels=dict(message.labels),
         annotations=dict(message.annotations),
-        log_path=problems.inside("config.log_path", message.log_path),
+        log_path=message.log_path,
         stdin=message.stdin,
         stdin_once=message.stdin_once,
         tty=message.tty,
-        cdi_devices=tuple(
-            problems.given(f"config.CDI_devices[{n}].name", item.name) for n, item in enumerate(message.CDI_devices)
-        ),
+        cdi_devices=tuple(item.name for item in message.CDI_devices),
         stop_signal=stop_signal(problems, message.stop_signal, "config.stop_signal"),
-        resources=resources.from_message(problems, linux.resources, "config.linux.resources")
-        if linux.HasField("resources")
-        else Resources(),
+        resources=resources.from_message(linux.resources) if linux.HasField("resources") else Resources(),
         security=security.container(problems, linux.security_context, "config.linux.security_context")
         if linux.HasField("security_context")
         else ContainerSecurity(),
     )
-    problems.check()
-    return result
 
 
 def wanted(message: pb.ContainerFilter) -> ContainerFilter:
@@ -65,7 +51,7 @@ def wanted(message: pb.ContainerFilter) -> ContainerFilter:
     state = None
     if message.HasField("state"):
         problems = Problems()
-        state = problems.choice("filter.state.state", ContainerState, message.state.state)
+        state = choice(problems, "filter.state.state", ContainerState, message.state.state)
         problems.check()
     return ContainerFilter(
         id=message.id, sandbox_id=message.pod_sandbox_id, state=state, labels=dict(message.label_selector)
@@ -75,22 +61,6 @@ def wanted(message: pb.ContainerFilter) -> ContainerFilter:
 def wanted_stats(message: pb.ContainerStatsFilter) -> ContainerFilter:
     """Return the conditions of ListContainerStats."""
     return ContainerFilter(id=message.id, sandbox_id=message.pod_sandbox_id, labels=dict(message.label_selector))
-
-
-def command(words: Sequence[str]) -> tuple[str, ...]:
-    """Return the command of ExecSync.
-
-    Raises:
-        InvalidArgumentError: it is empty or not a list of C strings.
-    """
-    problems = Problems()
-    if not words:
-        problems.add("cmd", "is missing: give the program and its arguments")
-    elif not words[0]:
-        problems.add("cmd[0]", "must name a program, is empty")
-    result = _arguments(problems, words, "cmd")
-    problems.check()
-    return result
 
 
 def exec_answer(result: ExecResult) -> pb.ExecSyncResponse:
@@ -121,43 +91,5 @@ def signal_number(name: str) -> "pb.Signal.ValueType":
     return pb.SIGNAL_RUNTIME_DEFAULT if value is None else pb.Signal.ValueType(value.number)
 
 
-def _metadata(problems: Problems, message: pb.ContainerConfig) -> ContainerMetadata:
-    if not message.HasField("metadata"):
-        raise InvalidArgumentError("config.metadata", "is missing: a container is known by its name and attempt")
-    return ContainerMetadata(problems.given("config.metadata.name", message.metadata.name), message.metadata.attempt)
-
-
-def _image(problems: Problems, message: pb.ContainerConfig) -> ImageSpec:
-    problems.given("config.image.image", message.image.image)
-    return image_spec(message.image)
-
-
-def _arguments(problems: Problems, words: Sequence[str], path: str) -> tuple[str, ...]:
-    return tuple(problems.c_string(f"{path}[{n}]", word) for n, word in enumerate(words))
-
-
-def _environment(problems: Problems, messages: Sequence[pb.KeyValue]) -> tuple[tuple[str, bytes], ...]:
-    for n, item in enumerate(messages):
-        at = f"config.envs[{n}]"
-        if "=" in problems.given(f"{at}.key", item.key):
-            problems.add(f"{at}.key", f"must not contain '=', is {item.key!r}")
-        if b"\0" in item.value:
-            problems.add(f"{at}.value", f"must not contain a NUL byte ({item.key})")
-    return tuple((item.key, item.value) for item in messages)
-
-
-def _devices(problems: Problems, messages: Sequence[pb.Device]) -> tuple[Device, ...]:
-    result = []
-    for n, item in enumerate(messages):
-        at = f"config.devices[{n}]"
-        permissions = item.permissions or "rwm"
-        if set(permissions) - set("rwm"):
-            problems.add(f"{at}.permissions", f"must be some of r, w and m, is {permissions!r}")
-        result.append(
-            Device(
-                container_path=problems.absolute(f"{at}.container_path", item.container_path),
-                host_path=problems.absolute(f"{at}.host_path", item.host_path),
-                permissions=permissions,
-            )
-        )
-    return tuple(result)
+def _device(item: pb.Device) -> Device:
+    return Device(item.container_path, item.host_path, item.permissions or "rwm")

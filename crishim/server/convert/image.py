@@ -1,12 +1,10 @@
 """Images and registry credentials, both ways."""
 
-from collections.abc import Sequence
 from typing import Protocol
 
 from crishim._proto.runtime.v1 import api_pb2 as pb
 from crishim.errors import InvalidArgumentError
 from crishim.images.model import Credentials, FsUsage, Image
-from crishim.pods.validate import unknown_handler
 from crishim.pods.views import FsStats
 from crishim.server.convert.stats import filesystem
 
@@ -30,16 +28,6 @@ def reference(request: NamesImage) -> str:
     if not request.image.image:
         raise InvalidArgumentError("image.image", "is missing: name an image like docker.io/library/busybox:latest")
     return request.image.image
-
-
-def check_handler(spec: pb.ImageSpec, known: Sequence[str]) -> None:
-    """Refuse a pull for a runtime handler that is not there, as the CRI says of ImageSpec.
-
-    Raises:
-        InvalidArgumentError: there is no such handler.
-    """
-    if spec.runtime_handler not in known:
-        raise InvalidArgumentError("image.runtime_handler", unknown_handler(spec.runtime_handler, known[1:]))
 
 
 def credentials(request: pb.PullImageRequest) -> Credentials | None:

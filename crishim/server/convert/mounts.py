@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 
 from crishim._proto.runtime.v1 import api_pb2 as pb
-from crishim.engine.plan.request import IdMapping, ImageSpec, Mount, Propagation
-from crishim.server.convert.fields import Problems
+from crishim.problems import Problems
+from crishim.request import IdMapping, ImageSpec, Mount, Propagation
+from crishim.server.convert.fields import choice
 from crishim.server.convert.security import id_mappings
 
 
@@ -15,41 +16,19 @@ def mounts(problems: Problems, messages: Sequence[pb.Mount], path: str) -> tuple
 
 def _mount(problems: Problems, item: pb.Mount, path: str) -> Mount:
     is_image = item.HasField("image") and item.image.ByteSize() > 0
-    _check_source(problems, item, path, is_image=is_image)
-    propagation = problems.choice(f"{path}.propagation", Propagation, item.propagation)
-    if item.recursive_read_only:
-        if not item.readonly:
-            problems.add(f"{path}.recursive_read_only", "needs readonly too")
-        if propagation is not Propagation.PRIVATE:
-            problems.add(f"{path}.recursive_read_only", f"needs propagation PRIVATE, is {propagation.name}")
     return Mount(
-        container_path=problems.absolute(f"{path}.container_path", item.container_path),
+        container_path=item.container_path,
         host_path=item.host_path,
         readonly=item.readonly,
         selinux_relabel=item.selinux_relabel,
-        propagation=propagation,
-        uid_mappings=id_mappings(problems, item.uidMappings, f"{path}.uidMappings"),
-        gid_mappings=id_mappings(problems, item.gidMappings, f"{path}.gidMappings"),
+        propagation=choice(problems, f"{path}.propagation", Propagation, item.propagation),
+        uid_mappings=id_mappings(item.uidMappings),
+        gid_mappings=id_mappings(item.gidMappings),
         recursive_read_only=item.recursive_read_only,
         image=image_spec(item.image) if is_image else None,
         image_sub_path=item.image_sub_path,
         mount_options=tuple(item.mount_options),
     )
-
-
-def _check_source(problems: Problems, item: pb.Mount, path: str, *, is_image: bool) -> None:
-    """A mount shows a host path or an image, never both."""
-    if not is_image:
-        problems.absolute(f"{path}.host_path", item.host_path)
-        if item.image_sub_path:
-            problems.add(f"{path}.image_sub_path", "needs an image: this is a mount of a host path")
-        return
-    problems.given(f"{path}.image.image", item.image.image)
-    if item.host_path:
-        problems.add(f"{path}.host_path", f"must be empty when image is given, is {item.host_path!r}")
-    if not item.readonly:
-        problems.add(f"{path}.readonly", "must be true when image is given: an image is never written to")
-    problems.inside(f"{path}.image_sub_path", item.image_sub_path)
 
 
 def image_spec(message: pb.ImageSpec) -> ImageSpec:

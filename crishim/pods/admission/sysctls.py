@@ -1,4 +1,4 @@
-"""Which sysctls a pod may set, and in what form they come: pure.
+"""Which sysctls a pod may set, and in what form they come.
 
 Only keys that the kernel keeps per namespace, and only when the pod has that namespace for itself: anything else
 would change the host (CVE-2022-0532). Both spellings are understood, `net.ipv4.conf.eth0.rp_filter` and
@@ -10,10 +10,10 @@ Source: sysctl(8), namespaces(7), and the kernel's Documentation/admin-guide/sys
 
 import re
 
-from crishim.engine.plan.request import NamespaceMode, SandboxConfig
+from crishim.problems import Problems
+from crishim.request import NamespaceMode, NamespaceOptions, SandboxConfig
 
-Problem = tuple[str, str]
-
+FIELD = "config.linux.sysctls"
 _IPC = frozenset({"auto_msgmni", "msgmax", "msgmnb", "msgmni", "sem", "shmall", "shmmax", "shmmni", "shm_rmid_forced"})
 _IPC |= {"msg_next_id", "sem_next_id", "shm_next_id"}
 _UTS = frozenset({"domainname", "hostname"})
@@ -28,23 +28,20 @@ def parts(key: str) -> tuple[str, ...] | None:
     return names
 
 
-def problems(config: SandboxConfig, field: str = "config.linux.sysctls") -> list[Problem]:
-    """Return (field, problem) for each sysctl of the request that must not be set."""
-    found: list[Problem] = []
+def sandbox(problems: Problems, config: SandboxConfig) -> None:
+    """Judge each sysctl of the request."""
     for key, value in config.sysctls.items():
-        sentence = _problem(config, key, value)
+        sentence = _problem(config.security.namespaces, key, value)
         if sentence:
-            found.append((f"{field}[{key!r}]", sentence))
-    return found
+            problems.add(f"{FIELD}[{key!r}]", sentence)
 
 
-def _problem(config: SandboxConfig, key: str, value: str) -> str:
+def _problem(options: NamespaceOptions, key: str, value: str) -> str:
     names = parts(key)
     if names is None:
         return "is no sysctl key; a name like net.ipv4.ip_forward is wanted"
     if any(ord(c) < 32 and c != "\t" for c in value):
         return "has a value with a control character; one line is wanted"
-    options = config.security.namespaces
     if names[0] == "net":
         return "would change the host: the pod uses the host's network" if _host(options.network) else ""
     if (names[0] == "kernel" and names[1] in _IPC) or names[:2] == ("fs", "mqueue"):
