@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from crishim import codec
 from crishim.errors import FailedPreconditionError
+from crishim.pods import signals
 from crishim.pods.naming import shown_image
 from crishim.pods.records import (
     ContainerSpec,
@@ -228,5 +229,5 @@ def _container_view(spec: ContainerSpec, status: ContainerStatus) -> ContainerVi
         log_path=spec.log_path,
         resources=status.resources,
         user=status.user,
-        stop_signal=spec.stop_signal,
+        stop_signal=spec.stop_signal or signals.DEFAULT,
     )

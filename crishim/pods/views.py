@@ -74,7 +74,8 @@ class ContainerView:
 
     `image` is the spec as requested, but for its name, which is the user's; `image_ref` a digest reference where there
     is one, else the id; `image_id` the id. `config` gives what is echoed as requested: metadata, labels, annotations
-    and mounts, whose host paths kubelet compares with what it asked for.
+    and mounts, whose host paths kubelet compares with what it asked for. `stop_signal` is the one that a stop sends,
+    the runtime's own where neither request nor image names one (KEP-4960).
     """
 
     id: str

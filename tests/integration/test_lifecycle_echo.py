@@ -25,7 +25,7 @@ STAY = "sleep 600"
 ECHOED = {
     "PodSandboxStatus": {"metadata", "labels", "annotations", "runtime_handler", "linux"},
     "PodSandbox": {"metadata", "labels", "annotations", "runtime_handler"},
-    "ContainerStatus": {"metadata", "labels", "annotations", "mounts", "image", "resources", "stop_signal"},
+    "ContainerStatus": {"metadata", "labels", "annotations", "mounts", "image", "resources"},
     "Container": {"metadata", "labels", "annotations", "image", "pod_sandbox_id"},
     "ImageSpec": {"annotations", "user_specified_image", "runtime_handler", "image_ref"},
     "Mount": set(api.Mount.DESCRIPTOR.fields_by_name),
@@ -37,7 +37,7 @@ MADE = {
     "PodSandbox": {"id", "state", "created_at"},
     "ContainerStatus": {
         "id", "state", "created_at", "started_at", "finished_at", "exit_code", "image_ref", "reason", "message",
-        "log_path", "image_id", "user",
+        "log_path", "image_id", "user", "stop_signal",
     },
     "Container": {"id", "image_ref", "state", "created_at", "image_id"},
     "ImageSpec": {"image"},
