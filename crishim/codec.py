@@ -18,6 +18,8 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any, TypeVar
 
+from crishim.words import unreadable
+
 T = TypeVar("T")
 
 
@@ -102,7 +104,7 @@ def loads(kind: type[T], data: bytes | str) -> T:
     try:
         value = json.loads(text)
     except ValueError as error:
-        raise CodecError(f"{kind.__name__}: not JSON: {error}") from None
+        raise CodecError(f"{kind.__name__}: {unreadable(error)}") from None
     return from_value(kind, value)
 
 

@@ -10,6 +10,7 @@ CrishimError
 ├── PermissionDeniedError     a registry or the kernel refuses, and would refuse again
 ├── UnauthenticatedError      credentials are missing or wrong
 ├── UnavailableError          a peer cannot be reached now; trying again may help
+│   └── RegistryUnavailableError   the peer is a registry: kubelet knows it by the message's first word
 ├── DeadlineExceededError     the time that was given has passed
 ├── AbortedError              given up because something else came in between
 ├── DataLossError             stored or received bytes are not what their digest says
@@ -70,6 +71,16 @@ class UnauthenticatedError(CrishimError):
 
 class UnavailableError(CrishimError):
     """A peer (registry, keeper) cannot be reached right now."""
+
+
+class RegistryUnavailableError(UnavailableError):
+    """A registry cannot be reached, or does not serve us now.
+
+    kubelet tells this by the first word of the message (cri-api, `errors.ErrRegistryUnavailable`).
+    """
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(f"RegistryUnavailable: {problem}")
 
 
 class DeadlineExceededError(CrishimError):

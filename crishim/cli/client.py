@@ -31,6 +31,7 @@ _ERRORS: Mapping[grpc.StatusCode, type[CrishimError]] = {
     grpc.StatusCode.NOT_FOUND: NotFoundError,
     grpc.StatusCode.PERMISSION_DENIED: PermissionDeniedError,
     grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceededError,
+    grpc.StatusCode.UNKNOWN: UnavailableError,  # the errors that kubelet knows by name: a registry
 }
 _OWN_UNAVAILABLE = ("failed to connect", "Socket closed", "Connection reset", "GOAWAY", "recvmsg", "Stream removed")
 """How grpc's own texts begin when it is the daemon that cannot be reached; others are the daemon's sentences."""

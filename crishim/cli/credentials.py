@@ -16,6 +16,7 @@ from typing import Any
 from crishim._proto.crishim.v1.images_pb2 import Credentials
 from crishim.errors import FailedPreconditionError, InvalidArgumentError
 from crishim.images.reference import DEFAULT_HOST, Reference, parse
+from crishim.words import unreadable
 
 HELPER_SECONDS = 60.0
 _HUB = "https://index.docker.io/v1/"
@@ -78,6 +79,8 @@ def _from_flag(given: str) -> Credentials:
     user, colon, password = given.partition(":")
     if not colon or not user:
         raise InvalidArgumentError("--creds", "must be USER:PASSWORD")
+    if given != given.encode("utf-8", "replace").decode():
+        raise InvalidArgumentError("--creds", "must be UTF-8")
     return Credentials(username=user, password=password)
 
 
@@ -113,7 +116,7 @@ def _load(path: str, *, asked_for: bool) -> Mapping[str, Any]:
     try:
         document = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise InvalidArgumentError("", f"{path}: is not JSON: {error}") from None
+        raise InvalidArgumentError("", f"{path}: {unreadable(error)}") from None
     if not isinstance(document, dict):
         raise InvalidArgumentError("", f"{path}: must hold a JSON object")
     return document
@@ -163,8 +166,10 @@ def _ask(program: str, server: str) -> Credentials | None:
         raise FailedPreconditionError(f"{program} is not on PATH, and the credentials are with it") from None
     except subprocess.TimeoutExpired:
         raise FailedPreconditionError(f"{program} has not answered in {HELPER_SECONDS:.0f} s") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise FailedPreconditionError(f"{program}: {error}") from None
+    except OSError as error:
+        raise FailedPreconditionError(f"{program}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise FailedPreconditionError(f"{program}: its answer {unreadable(error)}") from None
     if done.returncode != 0:
         said = " ".join((done.stdout.strip() or done.stderr.strip()).split())
         if _NOT_FOUND in said:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 from crishim.errors import CrishimError, InvalidArgumentError
 from crishim.version import VERSION
+from crishim.words import shown
 
 COMMANDS = {
     "serve": "run the daemon",
@@ -54,6 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader has left (`crishim config default | head`); what is buffered must not fail again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return FAILED
+    except UnicodeEncodeError as error:
+        return _fail(f"{error.object!r} is not UTF-8", USAGE)
     except Exception as error:  # noqa: BLE001  the border to the user: one sentence, no traceback
         return _fail(f"internal error: {type(error).__name__}: {error}", FAILED)
     return status
@@ -95,5 +98,5 @@ def _help() -> str:
 def _fail(text: str, status: int) -> int:
     sys.stdout.flush()
     for line in text.split("\n"):
-        sys.stderr.write(f"crishim: {line}\n")
+        sys.stderr.write(f"crishim: {shown(line)}\n")
     return status

@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 from crishim.config.load import OPTIONS, load_file
 from crishim.config.model import DEFAULT_FILE, Config
+from crishim.words import shown
 
 USAGE_STATUS = 2
 
@@ -18,7 +19,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """End with one line and status 2."""
-        sys.stderr.write(f"{self.prog}: {message} (see '{self.prog} --help')\n")
+        sys.stderr.write(f"{self.prog}: {shown(message)} (see '{self.prog} --help')\n")
         raise SystemExit(USAGE_STATUS)
 
 

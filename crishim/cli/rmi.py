@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from crishim.cli import parser
 from crishim.errors import CrishimError
+from crishim.words import shown
 
 
 def run(words: Sequence[str]) -> int:
@@ -29,7 +30,7 @@ def run(words: Sequence[str]) -> int:
             try:
                 done = client.call(client.images.Remove, pb.RemoveRequest(image=image, force=arguments.force))
             except CrishimError as error:
-                print(f"crishim: {error}", file=sys.stderr)
+                print(f"crishim: {shown(str(error))}", file=sys.stderr)
                 status = 1
                 continue
             for name in done.untagged:

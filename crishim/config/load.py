@@ -13,6 +13,7 @@ from crishim.config import lines as toml_lines
 from crishim.config.model import DEFAULT_FILE, Config, normal
 from crishim.config.options import Option, entry_problem, problem, sections, walk
 from crishim.errors import InvalidArgumentError
+from crishim.words import unreadable
 
 LARGEST_FILE = 1 << 20
 """A configuration is a page of text; anything above a MiB is another file given by mistake."""
@@ -81,9 +82,9 @@ def _parse(text: str, source: str) -> dict[str, Any]:
 
     try:
         return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:
         at = re.search(r"\(at line (\d+)", str(error))
-        raise InvalidArgumentError(f"{source}:{at[1]}" if at else source, f"not TOML: {error}") from None
+        raise InvalidArgumentError(f"{source}:{at[1]}" if at else source, unreadable(error, "TOML")) from None
 
 
 def _flatten(table: Mapping[str, Any], path: tuple[str, ...], given: dict[str, Any], wrong: list[Wrong]) -> None:

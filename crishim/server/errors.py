@@ -1,7 +1,9 @@
 """One table from crishim's errors to gRPC status codes, and the form in which an error reaches a client.
 
 Out of scope: logging (the interceptors do it, once). Invariant: every class of `crishim.errors` has a row of its own,
-and nothing but a `Refusal` made here ever becomes a gRPC status: no traceback, no UNKNOWN.
+and nothing but a `Refusal` made here ever becomes a gRPC status: no traceback. UNKNOWN is for errors that kubelet knows
+by their first word, and for nothing else: its client takes the status off an error of this code only, and compares what
+is left.
 """
 
 import secrets
@@ -9,6 +11,7 @@ import secrets
 from grpc import StatusCode
 
 from crishim import errors
+from crishim.words import shown
 
 CODES: dict[type[errors.CrishimError], StatusCode] = {
     errors.CrishimError: StatusCode.INTERNAL,
@@ -20,6 +23,7 @@ CODES: dict[type[errors.CrishimError], StatusCode] = {
     errors.PermissionDeniedError: StatusCode.PERMISSION_DENIED,
     errors.UnauthenticatedError: StatusCode.UNAUTHENTICATED,
     errors.UnavailableError: StatusCode.UNAVAILABLE,
+    errors.RegistryUnavailableError: StatusCode.UNKNOWN,
     errors.DeadlineExceededError: StatusCode.DEADLINE_EXCEEDED,
     errors.AbortedError: StatusCode.ABORTED,
     errors.DataLossError: StatusCode.DATA_LOSS,
@@ -65,7 +69,7 @@ def refusal(error: Exception) -> Refusal:
 
 def printable(text: str) -> str:
     """Return `text` short enough for a trailer and without what UTF-8 cannot hold (surrogates of odd file names)."""
-    clean = text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")
+    clean = shown(text)
     if len(clean) * _MOST_BYTES <= MAX_DETAILS:
         return clean
     size = 0

@@ -43,7 +43,7 @@ QUIET = {
 }
 """RPCs that are repeated all day long and change nothing: their success is worth a line at debug only."""
 
-OUR_FAULT = {StatusCode.INTERNAL, StatusCode.UNKNOWN, StatusCode.DATA_LOSS}
+OUR_FAULT = {StatusCode.INTERNAL, StatusCode.DATA_LOSS}
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger("crishim.rpc")
 

@@ -10,6 +10,7 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
+from crishim import words
 from crishim.errors import AlreadyExistsError, NotFoundError
 from crishim.store.database import Database
 
@@ -111,5 +112,5 @@ def unreadable(document: Any) -> str:
     try:
         json.loads(document.decode("utf-8", "surrogateescape"))
     except (ValueError, RecursionError) as error:
-        return f"the document is not JSON: {error}"
+        return f"the document {words.unreadable(error)}"
     return ""

@@ -108,9 +108,10 @@ def test_all_problems_are_reported_in_the_order_of_lines() -> None:
         ("[runtime]\ndefault_rlimits = ['nofile']", "c.toml:2: runtime.default_rlimits: must be NAME"),
         ("[runtime]\nexec_output_limit = 99999999999", "c.toml:2: runtime.exec_output_limit: must be at most"),
         ("cgroup_driver = 'systemd'", "c.toml:1: cgroup_driver: must be one of cgroupfs"),
-        ("root = 'x'\nroot = 'y'\n", "c.toml:2: not TOML: Cannot overwrite a value"),
-        ("root = 'x'\nroot 'y'\n", "c.toml:2: not TOML: "),
-        ("root = ", "c.toml: not TOML: Invalid value (at "),
+        ("root = 'x'\nroot = 'y'\n", "c.toml:2: is not TOML: Cannot overwrite a value"),
+        ("root = 'x'\nroot 'y'\n", "c.toml:2: is not TOML: "),
+        ("root = ", "c.toml: is not TOML: Invalid value (at "),
+        ("root = " + "9" * 5000, "c.toml: is not TOML: a number has too many digits"),
     ],
 )
 def test_refused(text: str, start: str) -> None:

@@ -72,7 +72,7 @@ def test_container_status() -> None:
     message = status.container_status(view)
     assert message.state == pb.CONTAINER_EXITED
     assert (message.created_at, message.started_at, message.finished_at) == (NOW + 3, NOW + 4, NOW + 9)
-    assert (message.exit_code, message.reason, message.message) == (137, "OOMKilled", "odd path \\udcff")
+    assert (message.exit_code, message.reason, message.message) == (137, "OOMKilled", "odd path \\xff")
     assert (message.image.image, message.image_ref, message.image_id) == (
         "docker.io/library/busybox:latest",
         IMAGE.repo_digests[0],

@@ -15,8 +15,19 @@ def test_every_error_has_a_row_and_no_row_is_left_over() -> None:
     assert set(CODES) == set(CLASSES)
 
 
-def test_no_error_is_unknown_or_ok() -> None:
-    assert {grpc.StatusCode.UNKNOWN, grpc.StatusCode.OK}.isdisjoint(CODES.values())
+def test_no_error_is_ok_and_only_those_that_kubelet_knows_by_their_first_word_are_unknown() -> None:
+    assert grpc.StatusCode.OK not in CODES.values()
+    assert [kind for kind, code in CODES.items() if code is grpc.StatusCode.UNKNOWN] == [
+        errors.RegistryUnavailableError
+    ]
+
+
+def test_what_kubelet_compares_comes_without_a_status_before_it() -> None:
+    ended = refusal(errors.RegistryUnavailableError("r.io/a:1: r.io: no connection"))
+    assert (ended.code, ended.details) == (
+        grpc.StatusCode.UNKNOWN,
+        "RegistryUnavailable: r.io/a:1: r.io: no connection",
+    )
 
 
 def test_a_subclass_without_row_takes_its_base_class_row() -> None:
@@ -49,7 +60,8 @@ def test_a_refusal_stays_itself() -> None:
     [
         ("plain", "plain"),
         ("päth", "päth"),
-        ("bad\udcff", "bad\\udcff"),
+        ("bad\udcff", "bad\\xff"),
+        (repr("bad\udce9 \ud800"), "'bad\\xe9 \\ud800'"),
         ("x" * 5000, "x" * MAX_DETAILS + "…"),
         ("€" * 900, "€" * 444 + "…"),
     ],

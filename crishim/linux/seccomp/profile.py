@@ -18,6 +18,7 @@ from typing import Any
 
 from crishim.errors import InvalidArgumentError, NotFoundError
 from crishim.linux.arch import ARCHES
+from crishim.words import unreadable
 
 ACTIONS = {
     "SCMP_ACT_KILL": 0x00000000,
@@ -109,7 +110,7 @@ def load_profile(path: str) -> Profile:
     try:
         document = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise InvalidArgumentError("", f"seccomp profile {path} is not JSON: {error}") from None
+        raise InvalidArgumentError("", f"seccomp profile {path} {unreadable(error)}") from None
     return parse_profile(document, path)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from crishim.errors import FailedPreconditionError
 from crishim.network.cni.model import NetworkList, Plugin
+from crishim.words import unreadable
 
 VERSIONS = ("0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0")
 _SUFFIXES = (".conflist", ".conf", ".json")
@@ -31,7 +32,7 @@ def parse(text: str, where: str = "the stored network") -> NetworkList:
     try:
         document = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise FailedPreconditionError(f"{where} is not JSON: {error}; write it anew or remove it") from None
+        raise FailedPreconditionError(f"{where} {unreadable(error)}; write it anew or remove it") from None
     if not isinstance(document, dict):
         raise FailedPreconditionError(f"{where}: must hold a JSON object")
     if "plugins" not in document:
@@ -66,8 +67,10 @@ def load(directory: str) -> NetworkList | None:
     try:
         with open(path, encoding="utf-8") as file:
             text = file.read(_MOST_BYTES + 1)
-    except (OSError, UnicodeDecodeError) as error:
-        raise FailedPreconditionError(f"{path}: {error}") from None
+    except OSError as error:
+        raise FailedPreconditionError(f"{path}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise FailedPreconditionError(f"{path}: {unreadable(error)}") from None
     if len(text) > _MOST_BYTES:
         raise FailedPreconditionError(f"{path}: is larger than {_MOST_BYTES} bytes")
     return parse(text, path)

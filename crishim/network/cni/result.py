@@ -10,6 +10,7 @@ from typing import Any
 
 from crishim.network.cni.config import VERSIONS
 from crishim.network.cni.model import CniError, Result
+from crishim.words import unreadable
 
 _FLAT = ("0.1.0", "0.2.0")
 _WITH_FAMILY = ("0.3.0", "0.3.1", "0.4.0")
@@ -68,7 +69,7 @@ def parse(plugin: str, output: bytes, ifname: str, version: str) -> Result:
     try:
         document = json.loads(output)
     except (ValueError, RecursionError) as error:
-        raise CniError(plugin, f"its result is not JSON: {error}") from None
+        raise CniError(plugin, f"its result {unreadable(error)}") from None
     if not isinstance(document, dict):
         raise CniError(plugin, "its result is not a JSON object")
     # Old plugins say no version, or an empty one: it is the one that they were asked in (libcni does the same).
