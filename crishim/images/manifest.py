@@ -15,6 +15,7 @@ from crishim.errors import DataLossError, NotFoundError, UnimplementedError
 from crishim.images.platform import Platform, rank
 from crishim.images.reference import is_digest
 from crishim.request import ImageConfig
+from crishim.words import unreadable
 
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -93,7 +94,7 @@ def parse(data: bytes, media_type: str, what: str) -> Index | Manifest:
 
     Args:
         data: the bytes, already checked against their digest.
-        media_type: what the registry says it is; the document's own `mediaType` and shape count for more.
+        media_type: what the registry says it is; must not contradict the document's own `mediaType` and shape.
         what: names the document in errors.
 
     Raises:
@@ -107,7 +108,8 @@ def parse(data: bytes, media_type: str, what: str) -> Index | Manifest:
         raise UnimplementedError(
             f"{what}: manifests of schema 1 are not supported (no registry makes them since 2017); push the image again"
         )
-    if kind in INDEXES or (kind not in MANIFESTS and "manifests" in document):
+    _check_unambiguous(document, kind, media_type.partition(";")[0].strip(), what)
+    if "manifests" in document or kind in INDEXES:
         entries = reader.list(document, "manifests", 10_000)
         return Index(tuple(reader.descriptor(entry, f"manifests[{n}]") for n, entry in enumerate(entries)))
     if kind not in MANIFESTS and "layers" not in document:
@@ -115,11 +117,22 @@ def parse(data: bytes, media_type: str, what: str) -> Index | Manifest:
     return _manifest(reader, document, what)
 
 
+def _check_unambiguous(document: Mapping[str, Any], kind: str, stated: str, what: str) -> None:
+    """Refuse a document that others may take for the other of index and manifest (CVE-2021-41190)."""
+    index = "manifests" in document
+    if index and ("layers" in document or "config" in document):
+        raise DataLossError(f"{what}: has both `manifests` and `layers` or `config`: it is no index and no manifest")
+    for said, where in ((kind, "its mediaType"), (stated, "the registry")):
+        if (said in MANIFESTS and index) or (said in INDEXES and ("layers" in document or "config" in document)):
+            raise DataLossError(f"{what}: {where} says {said[:100]!r}, which is not what it holds")
+
+
 def _manifest(reader: "_Reader", document: Mapping[str, Any], what: str) -> Manifest:
     config = reader.descriptor(document.get("config"), "config")
     if config.size > DOCUMENT_LIMIT:
         raise DataLossError(f"{what}: config: {config.size} bytes are more than the limit of {DOCUMENT_LIMIT}")
-    entries = reader.list(document, "layers", _MAX_LAYERS)
+    # Go writes an empty list as null
+    entries = reader.list(document, "layers", _MAX_LAYERS) if document.get("layers", ()) is not None else []
     layers = tuple(reader.descriptor(entry, f"layers[{n}]") for n, entry in enumerate(entries))
     for number, layer in enumerate(layers):
         if layer.media_type not in _LAYERS:
@@ -207,7 +220,7 @@ class _Reader:
         try:
             document = json.loads(data)
         except (ValueError, RecursionError) as error:
-            raise DataLossError(f"{self._what}: is not JSON: {error}") from None
+            raise DataLossError(f"{self._what}: {unreadable(error)}") from None
         return self.mapping(document or None, "document", required=True)
 
     def mapping(self, value: Any, key: str, *, required: bool = False) -> Mapping[str, Any]:

@@ -355,9 +355,9 @@ async def test_documents_that_are_no_images(fake: FakeRegistry, tmp_path: Path) 
     deep = b'{"manifests": ' + b"[" * 200_000
     for number, (data, part) in enumerate(
         [
-            (b"", "not JSON"),
+            (b"", r"not JSON \(line 1, column 1\)"),
             (b"[]", "object"),
-            (deep, "not JSON"),
+            (deep, "not JSON: it is nested too deeply"),
             (json.dumps({"schemaVersion": 1, "fsLayers": []}).encode(), "schema 1"),
             (json.dumps({"config": config, "layers": [layer] * 1001}).encode(), "array of at most"),
             (json.dumps({"config": {**config, "size": 1 << 40}, "layers": []}).encode(), "limit"),

@@ -106,6 +106,35 @@ def test_a_manifest_without_a_type_is_known_by_its_shape() -> None:
     assert isinstance(parse(json.dumps(document).encode(), "text/plain", "x"), Manifest)
 
 
+BOTH = {"manifests": [], "config": _entry(1), "layers": []}
+
+
+@pytest.mark.parametrize(
+    ("document", "stated"),
+    [
+        (BOTH, ""),
+        (BOTH | {"mediaType": OCI_INDEX}, OCI_INDEX),
+        (BOTH | {"mediaType": DOCKER_MANIFEST}, DOCKER_MANIFEST),
+        ({"manifests": [], "config": _entry(1)}, ""),
+        ({"manifests": [], "layers": []}, ""),
+        ({"manifests": [], "mediaType": DOCKER_MANIFEST}, ""),
+        ({"config": _entry(1), "layers": [], "mediaType": OCI_INDEX}, ""),
+        ({"config": _entry(1), "layers": []}, OCI_INDEX),
+        ({"manifests": []}, f"{DOCKER_MANIFEST}; charset=utf-8"),
+        ({"config": _entry(1), "layers": [], "mediaType": DOCKER_MANIFEST}, OCI_INDEX),
+    ],
+)
+def test_a_document_that_can_be_taken_for_another_kind_is_refused(document: dict[str, Any], stated: str) -> None:
+    with pytest.raises(DataLossError, match=r"has both|is not what it holds"):
+        parse(json.dumps(document).encode(), stated, "r.io/x")
+
+
+def test_an_empty_list_of_layers_may_be_null() -> None:
+    document = parse(json.dumps({"config": _entry(1), "layers": None}).encode(), DOCKER_MANIFEST, "r.io/x")
+    assert isinstance(document, Manifest)
+    assert document.layers == ()
+
+
 def test_schema_1_is_refused_with_a_sentence() -> None:
     with pytest.raises(UnimplementedError, match="schema 1"):
         parse(b'{"schemaVersion": 1, "fsLayers": []}', "application/vnd.docker.distribution.manifest.v1+prettyjws", "x")

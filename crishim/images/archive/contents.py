@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
-from crishim.errors import DataLossError, InvalidArgumentError, UnimplementedError
+from crishim.errors import CrishimError, DataLossError, InvalidArgumentError, UnimplementedError
 from crishim.images.archive.spool import Member, Spool
 from crishim.images.content import Content
 from crishim.images.manifest import (
@@ -32,6 +32,7 @@ from crishim.images.platform import Platform
 from crishim.images.reference import Reference
 from crishim.images.reference import parse as parse_reference
 from crishim.images.registry.transport import Cancel, Response
+from crishim.words import unreadable
 
 IMAGE_NAME = "io.containerd.image.name"
 """Annotation with a full name (containerd, docker, BuildKit)."""
@@ -113,6 +114,16 @@ class ArchiveOrigin:
             )
         raise DataLossError(f"{self.name} lacks the blob {digest}: it is not whole")
 
+    def doubtful(self, digest: str) -> bool:
+        """There is one archive only."""
+        del digest
+        return False
+
+    def other(self, digest: str, problem: CrishimError) -> bool:
+        """There is one archive only."""
+        del digest, problem
+        return False
+
 
 def read(spool: Spool, platform: Platform, what: str) -> Contents:
     """Find out what a spooled archive holds; reads its list of contents, and no blob but docker's configs' digests.
@@ -176,7 +187,7 @@ class _Reader:
         try:
             return json.loads(data)
         except (ValueError, RecursionError) as error:
-            self._wrong(name, f"is not JSON: {error}")
+            self._wrong(name, unreadable(error))
 
     def _member(self, name: Any, key: str) -> Member:
         if not isinstance(name, str):
