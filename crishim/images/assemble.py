@@ -30,6 +30,7 @@ from crishim.images.threads import in_thread, through, wait_out
 from crishim.images.unpack import Wanted, unpack
 
 _RENAMES = 1000  # parents that are links in the layers below
+_ANEW = 8  # times that a blob is fetched from its beginning: once for each mirror that lies
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +113,13 @@ class Assembler:
         if not self._stored(blob):
             await self._fetches.run(blob.digest, lambda: self._fetch(blob, repository, received))
 
+    async def document(self, blob: Descriptor, repository: Origin, received: Callable[[int], None]) -> None:
+        """Get one blob that is not unpacked, and if its bytes are not right, from elsewhere."""
+        for _ in range(_ANEW):
+            with contextlib.suppress(StalePartError):
+                return await self.fetch(blob, repository, received)
+        return await self.fetch(blob, repository, received)
+
     async def assemble(
         self, parts: Sequence[Part], repository: Origin | None, received: Callable[[int], None]
     ) -> list[LayerRecord]:
@@ -134,11 +142,17 @@ class Assembler:
     # --- side by side --------------------------------------------------------------------------------------------
 
     async def _get(self, part: Part, repository: Origin | None, received: Callable[[int], None]) -> None:
-        try:
-            await self._get_once(part, repository, received)
-        except (StalePartError, AbortedError):
-            # A part that was no good, or another pull's work that this one had joined and that was given up.
-            await self._get_once(part, repository, received)
+        aborted = False
+        for _ in range(_ANEW):
+            try:
+                return await self._get_once(part, repository, received)
+            except StalePartError:
+                continue
+            except AbortedError:  # another pull's work that this one had joined and that was given up
+                if aborted:
+                    raise
+                aborted = True
+        return await self._get_once(part, repository, received)
 
     async def _get_once(self, part: Part, repository: Origin | None, received: Callable[[int], None]) -> None:
         halves: list[asyncio.Future[None]] = []
@@ -146,7 +160,32 @@ class Assembler:
             halves.append(asyncio.ensure_future(self.fetch(part.blob, repository, received)))
         if not self.present(part):
             halves.append(asyncio.ensure_future(self._unpacks.run(part.diff_id, lambda: self._unpack(part))))
-        await _all(halves)
+        await self._all(halves, part.blob.digest)
+
+    async def _all(self, halves: Sequence["asyncio.Future[None]"], digest: str) -> None:
+        """Wait for download and unpacking; the first failure ends the other, and the download's tells more."""
+        if not halves:
+            return
+        try:
+            _, pending = await asyncio.wait(halves, return_when=asyncio.FIRST_EXCEPTION)
+            # An unpacking that only lost its source leaves it to the download to say why; and what it could not read
+            # may be a mirror's lie, which the digest tells in the end.
+            fetch = self._live.get(digest)
+            lost = any(
+                isinstance(half.exception(), AbortedError) for half in halves if half.done() and not half.cancelled()
+            )
+            if pending and (lost or (fetch is not None and fetch.doubtful)):
+                await asyncio.wait(pending)
+        finally:
+            for half in halves:
+                half.cancel()
+            await wait_out(halves)
+        failures = [half.exception() for half in halves if not half.cancelled() and half.exception() is not None]
+        for failure in sorted(failures, key=lambda f: isinstance(f, AbortedError)):
+            if failure is not None:
+                raise failure
+        if any(half.cancelled() for half in halves):
+            raise AbortedError("the download or the unpacking was cancelled")
 
     def _stored(self, blob: Descriptor) -> bool:
         """Tell whether a blob is here; DataLossError if it has another size than its descriptor says."""
@@ -301,24 +340,3 @@ def visible(records: Sequence[LayerRecord]) -> Sequence[LayerRecord]:
 def _distinct(parts: Sequence[Part]) -> list[Part]:
     """Return each layer once: images repeat the empty layer."""
     return list({(part.blob.digest, part.diff_id): part for part in parts}.values())
-
-
-async def _all(halves: Sequence["asyncio.Future[None]"]) -> None:
-    """Wait for download and unpacking; the first failure ends the other, and the download's tells more."""
-    if not halves:
-        return
-    try:
-        _, pending = await asyncio.wait(halves, return_when=asyncio.FIRST_EXCEPTION)
-        # An unpacking that only lost its source leaves it to the download to say why.
-        if pending and any(isinstance(h.exception(), AbortedError) for h in halves if h.done()):
-            await asyncio.wait(pending)
-    finally:
-        for half in halves:
-            half.cancel()
-        await wait_out(halves)
-    failures = [half.exception() for half in halves if not half.cancelled() and half.exception() is not None]
-    for failure in sorted(failures, key=lambda f: isinstance(f, AbortedError)):
-        if failure is not None:
-            raise failure
-    if any(half.cancelled() for half in halves):
-        raise AbortedError("the download or the unpacking was cancelled")

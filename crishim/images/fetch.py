@@ -12,10 +12,9 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from crishim.errors import AbortedError, DataLossError, UnavailableError
+from crishim.errors import AbortedError, CrishimError, DataLossError, RegistryUnavailableError, UnavailableError
 from crishim.images.content import Content, disk_error
 from crishim.images.manifest import Descriptor
-from crishim.images.registry.client import UNAVAILABLE
 from crishim.images.registry.transport import BrokenError, Cancel, Response
 from crishim.images.settings import ImageSettings
 from crishim.linux.sync import start_writeback
@@ -51,9 +50,15 @@ class Origin(Protocol):
     def blob(self, digest: str, offset: int, urls: Sequence[str], cancel: Cancel) -> tuple[Response, int]:
         """Return an answer that gives the blob from `offset` or from an earlier byte on, and which one that is."""
 
+    def doubtful(self, digest: str) -> bool:
+        """Tell whether the blob could be had elsewhere if what comes now is wrong."""
+
+    def other(self, digest: str, problem: CrishimError) -> bool:
+        """Take the blob from elsewhere from now on, after `problem`; False if there is nowhere else."""
+
 
 class StalePartError(DataLossError):
-    """The digest is wrong and the beginning came from an earlier attempt: fetching all of it anew may help."""
+    """The digest is wrong, and bytes came from an earlier attempt or a mirror: fetching all of it anew may help."""
 
 
 class Fetch:
@@ -85,12 +90,19 @@ class Fetch:
         self._available = 0
         self._verified = False
         self._failed = False
+        self._mixed = False
+        self._troubles: list[str] = []
         self._fd = os.open(content.part(blob.digest), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
     @property
     def available(self) -> int:
         """How many bytes are here, those of an earlier attempt included."""
         return self._available
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether the bytes, if they are wrong, may be had right by another attempt."""
+        return self._mixed or self._repository.doubtful(self.blob.digest)
 
     def run(self) -> None:
         """Receive, verify and publish the blob; what was received stays for a later attempt only if it may be right.
@@ -139,29 +151,46 @@ class Fetch:
 
     def _receive(self) -> None:
         digest = hashlib.new(self.blob.digest.partition(":")[0])
-        resumed = self._rehash(digest.update)
+        self._mixed = self._rehash(digest.update)
         failures = 0
         pause = self._settings.retry_seconds
         while self._available < self.blob.size:
             before = self._available
             try:
                 self._stream(digest.update)
-            except BrokenError as error:
+            except (BrokenError, DataLossError) as error:
+                self._check_cancel()
+                if self._elsewhere(error):
+                    continue
+                if isinstance(error, DataLossError):
+                    raise
                 failures = 1 if self._available > before else failures + 1
-                if failures >= self._settings.attempts or self.cancel.cancelled:
-                    self._check_cancel()
-                    raise UnavailableError(f"{UNAVAILABLE}: {self._repository.name}: {error}") from None
+                if failures >= self._settings.attempts:
+                    raise RegistryUnavailableError(f"{self._what()}: {self._told()}{error}") from None
                 self.cancel.pause(min(pause * failures, self._settings.retry_limit_seconds))
-        if f"{digest.name}:{digest.hexdigest()}" != self.blob.digest:
-            kind = StalePartError if resumed else DataLossError
-            raise kind(
-                f"{self._repository.name}: blob {self.blob.digest}: the bytes received have the digest"
-                f" {digest.name}:{digest.hexdigest()}"
-            )
+        got = f"{digest.name}:{digest.hexdigest()}"
+        if got != self.blob.digest:
+            wrong = StalePartError(f"{self._what()}: {self._told()}the bytes received have the digest {got}")
+            raise wrong if self._elsewhere(wrong) or self._mixed else DataLossError(str(wrong))
         with self._changed:
             self._verified = True
             self._changed.notify_all()
         self._content.publish(self._fd, self._content.part(self.blob.digest), self.blob.digest)
+
+    def _elsewhere(self, problem: CrishimError) -> bool:
+        """Have what is missing come from another place, if there is one; what is here is kept."""
+        if not self._repository.other(self.blob.digest, problem):
+            return False
+        self._mixed = self._available > 0
+        self._troubles.append(str(problem))
+        return True
+
+    def _told(self) -> str:
+        """Return what went wrong with mirrors before, to stand before what goes wrong now."""
+        return "".join(f"{trouble}; " for trouble in dict.fromkeys(self._troubles))
+
+    def _what(self) -> str:
+        return f"{self._repository.name}: blob {self.blob.digest}"
 
     def _rehash(self, update: Callable[[bytes], object]) -> bool:
         """Take over what an earlier attempt left; tell whether there was something."""
@@ -190,17 +219,14 @@ class Fetch:
                 data = response.read(min(_CHUNK, self.blob.size - self._available))
                 if not data:
                     raise DataLossError(
-                        f"{self._repository.name}: blob {self.blob.digest} ends after {self._available} of"
-                        f" {self.blob.size} bytes"
+                        f"{self._what()}: {response.host}: it ends after {self._available} of {self.blob.size} bytes"
                     )
                 self._store(data)
                 update(data)
                 self._advance(self._available + len(data))
                 self._received(len(data))
             if not stated and response.read(1):
-                raise DataLossError(
-                    f"{self._repository.name}: blob {self.blob.digest} is longer than its {self.blob.size} bytes"
-                )
+                raise DataLossError(f"{self._what()}: {response.host}: it is longer than its {self.blob.size} bytes")
         finally:
             response.close()
 
@@ -210,8 +236,7 @@ class Fetch:
             return False
         if start + int(stated) != self.blob.size:
             raise DataLossError(
-                f"{self._repository.name}: blob {self.blob.digest}: the manifest says {self.blob.size} bytes, the"
-                f" registry has {start + int(stated)}"
+                f"{self._what()}: the manifest says {self.blob.size} bytes, {response.host} has {start + int(stated)}"
             )
         return True
 
@@ -221,7 +246,7 @@ class Fetch:
             self._check_cancel()
             data = response.read(min(_CHUNK, size))
             if not data:
-                raise BrokenError("the answer is shorter than what was received before")
+                raise BrokenError(f"{response.host}: the answer is shorter than what was received before")
             size -= len(data)
 
     def _store(self, data: bytes) -> None:

@@ -13,7 +13,7 @@ from typing import Protocol, TypeVar
 from crishim.errors import DataLossError, NotFoundError
 from crishim.images.assemble import Assembler, Part
 from crishim.images.content import Content
-from crishim.images.fetch import Origin, StalePartError
+from crishim.images.fetch import Origin
 from crishim.images.manifest import (
     ConfigFile,
     Descriptor,
@@ -197,10 +197,7 @@ class Pull:
     async def _document(self, blob: Descriptor) -> bytes:
         """Return a config, from the store or the registry."""
         self._progress.pins.add(blob.digest)
-        try:
-            await self._assembler.fetch(blob, self._repository, self._progress.observe)
-        except StalePartError:
-            await self._assembler.fetch(blob, self._repository, self._progress.observe)
+        await self._assembler.document(blob, self._repository, self._progress.observe)
         data = await self._blocking(lambda: self._content.read(blob.digest))
         self._keep(blob.digest, data)
         return data

@@ -18,6 +18,8 @@ _HOST = re.compile(
     r"(?:\[[0-9a-fA-F:]+\]|[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?"
     r"(?:\.[a-zA-Z0-9](?:[a-zA-Z0-9-]*[a-zA-Z0-9])?)*)(?::[0-9]{1,5})?"
 )
+_PORT = re.compile(r":([0-9]+)$")
+_LAST_PORT = 65535
 _PATH_PART = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*")
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}|sha512:[0-9a-f]{128}")
@@ -89,6 +91,9 @@ def parse(text: str, field: str = "image.image") -> Reference:
     host, path = _split(head + slash + last)
     if not _HOST.fullmatch(host):
         raise wrong(f"has the registry host {host!r}, which is no host name with an optional port")
+    port = _PORT.search(host)
+    if port is not None and not 1 <= int(port[1]) <= _LAST_PORT:
+        raise wrong(f"has the port {port[1]}, and ports are from 1 to {_LAST_PORT}")
     if not path:
         raise wrong("names no repository")
     for part in path.split("/"):

@@ -38,6 +38,7 @@ from crishim.images.reference import parse as parse_reference
 from crishim.images.registry.auth import Login
 from crishim.images.registry.client import Repository
 from crishim.images.registry.exchange import Authorizers
+from crishim.images.registry.mirrors import Mirrors
 from crishim.images.settings import ImageSettings
 from crishim.log import get_logger
 from crishim.observe import Observer
@@ -76,6 +77,7 @@ class Images:
         self._catalog.pin(settings.pinned)
         self._assembler = Assembler(self._content, self._layers, extractor, settings)
         self._authorizers = Authorizers()
+        self._mirrors = Mirrors()
         self._platform = platform.host()
         self.archives = Archives(
             self._content,
@@ -193,7 +195,7 @@ class Images:
         self, wanted: Reference, credentials: Credentials | None, progress: Progress
     ) -> tuple[ImageRecord, str, bool]:
         """Return the image's record, the digest that the reference stands for, and whether the image was here."""
-        repository = Repository(wanted, credentials, self._settings, self._authorizers)
+        repository = Repository(wanted, credentials, self._settings, self._authorizers, self._mirrors)
         pull = Pull(repository, self._platform, self._content, self._assembler, progress)
         target = wanted.target
         try:

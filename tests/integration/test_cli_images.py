@@ -130,6 +130,12 @@ def test_wrong_words_are_one_line_and_status_2(bare: Instance) -> None:
     for words, text in (
         (("pull", "docker.io/Foo/bar"), "crishim: image: 'docker.io/Foo/bar' "),
         (("pull", "x@sha256:" + "0" * 63), "crishim: image: 'x@sha256:"),
+        (("pull", "127.0.0.1:99999/x"), "crishim: image: '127.0.0.1:99999/x' has the port 99999"),
+        (("pull", "caf\udce9"), "crishim: image: 'caf\\xe9' "),
+        (("rmi", "caf\udce9"), "crishim: 'caf\\xe9' is not UTF-8"),
+        (("images", "--fo\udce9"), "crishim images: unrecognized arguments: --fo\\xe9"),
+        (("images", "caf\udce9"), "crishim: 'caf\\xe9' is not UTF-8"),
+        (("pull", "--creds", "u:\udce9", "127.0.0.1:1/x"), "crishim: --creds: must be UTF-8"),
         (("pull", "--creds", "nocolon", "busybox"), "crishim: --creds: must be USER:PASSWORD"),
         (("tag", "busybox", "a:b:c"), "crishim: name: 'a:b:c' has "),
         (("tag", "busybox", "x@sha256:" + "0" * 64), "crishim: name: 'x@sha256:"),

@@ -12,7 +12,7 @@ from crishim.images.registry.transport import proxy_for
 
 def _write(top: Path, host: str, text: str) -> tuple[str, ...]:
     (top / host).mkdir(parents=True)
-    (top / host / "hosts.toml").write_text(text, encoding="utf-8")
+    (top / host / "hosts.toml").write_bytes(text.encode("utf-8", "surrogateescape"))
     return (str(top),)
 
 
@@ -62,6 +62,19 @@ def test_settings_at_the_top_are_the_registrys_own(tmp_path: Path) -> None:
     assert (mapped.base, mapped.namespace) == ("http://127.0.0.1:5000/v2", "registry.k8s.io")
 
 
+@pytest.mark.parametrize("setting", ['ca = "x.pem"', 'client = "both.pem"', "skip_verify = true"])
+def test_a_loopback_host_with_a_word_of_tls_speaks_it(tmp_path: Path, setting: str) -> None:
+    host = "127.0.0.1:5000"
+    (own,) = load(host, _write(tmp_path / "own", host, f"{setting}\n"))
+    assert (own.base, own.tls == Tls()) == (f"https://{host}/v2", False)
+    (named,) = load(host, _write(tmp_path / "named", host, f'server = "localhost:5001"\n{setting}\n'))
+    assert named.base == "https://localhost:5001/v2"
+    mirror, last = load(host, _write(tmp_path / "mirror", host, f'[host."localhost:5001"]\n{setting}\n'))
+    assert (mirror.base, last.base) == ("https://localhost:5001/v2", f"http://{host}/v2")
+    (plain,) = load(host, _write(tmp_path / "plain", host, f'server = "http://localhost:5001"\n{setting}\n'))
+    assert plain.base == "http://localhost:5001/v2"
+
+
 def test_names_of_directories_and_their_order(tmp_path: Path) -> None:
     _write(tmp_path / "a", "_default", 'server = "https://default.io"\n')
     _write(tmp_path / "b", "r.io_5000_", 'server = "https://ported.io"\n')
@@ -86,6 +99,9 @@ def test_docker_certificates(tmp_path: Path) -> None:
     ("text", "part"),
     [
         ("not toml [", "hosts.toml"),
+        ("\udcff = 1", "byte 1 is not UTF-8"),
+        ("server = " + "9" * 5000, "too many digits"),
+        ('server = "https://x:99999"', "server"),
         ('server = "ftp://x"', "server"),
         ("server = 5", "server"),
         ('[host."https://m"]\nskip_verify = "yes"', "skip_verify"),

@@ -140,7 +140,33 @@ def test_forms_of_credentials() -> None:
     assert (login.user, login.password) == ("me", "secret")
     with pytest.raises(InvalidArgumentError, match=r"auth\.auth"):
         Login(Credentials(auth="%%%"), "r.io")
+    for auth in ("é", "aGFs\u2028bG8=", base64.b64encode(b"\xe9:x").decode()):
+        with pytest.raises(InvalidArgumentError, match=r"auth\.auth: is not base64"):
+            Login(Credentials(auth=auth), "r.io")
     elsewhere = Login(Credentials(username="u", password="p", server_address="https://other.io/v2/"), "r.io")
     assert not any(elsewhere.key)
     hub = Login(Credentials(username="u", password="p", server_address="https://index.docker.io/v1/"), "docker.io")
     assert hub.user == "u"
+
+
+@pytest.mark.parametrize("token", ["a\r\nX-Other: 1", "a\n", "a b", "t\u00e9", "\0", "\x7f"])
+def test_a_token_that_no_header_can_hold_is_refused_by_its_field(token: str) -> None:
+    with pytest.raises(InvalidArgumentError) as caught:
+        Login(Credentials(registry_token=token), "r.io")
+    assert caught.value.field == "auth.registry_token"
+    assert token not in str(caught.value)
+
+
+def test_a_token_server_with_an_impossible_port_is_named() -> None:
+    for realm in ("https://auth.io:99999/t", "https://[::1/t", "https://auth.io:0/t"):
+        with pytest.raises(FailedPreconditionError, match="no http or https URL"):
+            Authorizer(Login(None, "r.io"), "s").answer("", [f'Bearer realm="{realm}"'], "https://r.io", TokenServer())
+
+
+def test_a_challenge_that_cannot_be_answered_is_no_refusal_of_credentials() -> None:
+    for headers in ([], ["Negotiate"]):
+        with pytest.raises(UnauthenticatedError, match="wants credentials"):
+            Authorizer(Login(None, "r.io"), "s").answer("", headers, "https://r.io", TokenServer())
+        given = Login(Credentials(username="u", password="p"), "r.io")
+        with pytest.raises(UnauthenticatedError, match="neither Basic nor Bearer"):
+            Authorizer(given, "s").answer("", headers, "https://r.io", TokenServer())

@@ -7,7 +7,6 @@ that asked for it, credentials only to that origin and to its token server, and 
 """
 
 import base64
-import binascii
 import json
 import threading
 import time
@@ -18,6 +17,7 @@ from urllib.parse import urlencode, urlsplit
 from crishim.errors import FailedPreconditionError, InvalidArgumentError, UnauthenticatedError
 from crishim.images.model import Credentials
 from crishim.images.registry.challenge import Challenge, choose
+from crishim.images.registry.transport import is_http
 
 _TOKEN_SECONDS = 60  # the specification's default
 _MARGIN = 5
@@ -35,7 +35,7 @@ class Login:
         host: the registry that they will be used for; those of another `server_address` are left aside.
 
     Raises:
-        InvalidArgumentError: `auth` is not base64 of user:password.
+        InvalidArgumentError: `auth` is not base64 of user:password, or the registry token can be none.
     """
 
     def __init__(self, given: Credentials | None, host: str) -> None:
@@ -48,6 +48,10 @@ class Login:
             self.user, self.password = _decoded(given.auth)
             if self.user == "<token>":
                 self.user, self.identity_token = "", self.password
+        if self.registry_token and not _is_token(self.registry_token):
+            raise InvalidArgumentError(
+                "auth.registry_token", "holds characters that no token has: it must be ASCII without blanks"
+            )
 
     @property
     def key(self) -> tuple[str, str, str, str]:
@@ -65,7 +69,7 @@ class Login:
 def _decoded(auth: str) -> tuple[str, str]:
     try:
         text = base64.b64decode(auth, validate=True).decode()
-    except (binascii.Error, UnicodeDecodeError):
+    except ValueError:  # not ASCII, not base64, not UTF-8
         text = ""
     user, colon, password = text.partition(":")
     if not colon:
@@ -101,6 +105,11 @@ class Authorizer:
         self._header = f"Bearer {login.registry_token}" if login.registry_token else ""
         self._expires = float("inf")
 
+    @property
+    def anonymous(self) -> bool:
+        """Whether there are no credentials to send."""
+        return not any(self._login.key)
+
     def header(self, origin: str, fetch: Fetch) -> str:
         """Return the Authorization header to send at first; empty as long as nobody asked."""
         with self._lock:
@@ -126,12 +135,16 @@ class Authorizer:
         with self._lock:
             if self._header and self._header != refused:
                 return self._header
-            if challenge is None or self._login.registry_token:
-                raise UnauthenticatedError(_denied(origin, anonymous=not any(self._login.key)))
+            if self._login.registry_token or (challenge is None and self.anonymous):
+                raise UnauthenticatedError(denied(origin, anonymous=self.anonymous))
+            if challenge is None:
+                raise UnauthenticatedError(
+                    f"{_host(origin)}: access denied: it takes neither Basic nor Bearer, and crishim has nothing else"
+                )
             self._challenge = challenge
             header = self._renew(origin, fetch)
             if header == refused:
-                raise UnauthenticatedError(_denied(origin, anonymous=False))
+                raise UnauthenticatedError(denied(origin, anonymous=self.anonymous))
             return header
 
     def private(self, origin: str, fetch: Fetch) -> str:
@@ -146,7 +159,7 @@ class Authorizer:
         self._header, self._expires = "", float("inf")
         if self._challenge.scheme == "basic":
             if not self._login.basic:
-                raise UnauthenticatedError(_denied(origin, anonymous=True))
+                raise UnauthenticatedError(denied(origin, anonymous=True))
             self._header = self._login.basic
         else:
             self._header, lifetime = self._token(self._challenge, origin, fetch)
@@ -155,10 +168,10 @@ class Authorizer:
 
     def _token(self, challenge: Challenge, origin: str, fetch: Fetch) -> tuple[str, float]:
         realm = challenge.parameters["realm"]
-        parts = urlsplit(realm)
-        if parts.scheme not in {"http", "https"} or not parts.netloc:
+        if not is_http(realm):
             raise FailedPreconditionError(f"{origin}: its token server {realm[:100]!r} is no http or https URL")
-        if parts.scheme == "http" and origin.startswith("https:") and any(self._login.key):
+        parts = urlsplit(realm)
+        if parts.scheme == "http" and origin.startswith("https:") and not self.anonymous:
             raise FailedPreconditionError(f"{origin}: its token server {parts.netloc} would get the password in clear")
         query: list[tuple[str, str]] = []
         if service := challenge.parameters.get("service"):
@@ -178,7 +191,7 @@ class Authorizer:
             url = f"{realm}{'&' if parts.query else '?'}{urlencode(query)}"
             status, body = fetch("GET", url, {"Authorization": self._login.basic} if self._login.basic else {}, None)
         if status in {400, 401, 403}:
-            raise UnauthenticatedError(_denied(parts.netloc, anonymous=not any(self._login.key)))
+            raise UnauthenticatedError(denied(parts.netloc, anonymous=self.anonymous))
         if status != 200:
             raise FailedPreconditionError(f"{parts.netloc}: the token server answers with HTTP {status}")
         return _parse_token(body, parts.netloc)
@@ -191,13 +204,23 @@ def _parse_token(body: bytes, host: str) -> tuple[str, float]:
         lifetime = float(document.get("expires_in") or _TOKEN_SECONDS)
     except (ValueError, TypeError, AttributeError, RecursionError):
         token, lifetime = "", 0.0
-    if not token or not token.isascii() or not token.isprintable():
+    if not _is_token(token):
         raise FailedPreconditionError(f"{host}: the token server's answer holds no token")
     return f"Bearer {token}", max(lifetime - _MARGIN, 0.0)
 
 
-def _denied(host: str, *, anonymous: bool) -> str:
-    host = host.partition("://")[2] or host
+def _is_token(text: str) -> bool:
+    """Tell whether text can stand in a header as a token (RFC 6750, b64token, and what is in use besides)."""
+    return bool(text) and text.isascii() and text.isprintable() and " " not in text
+
+
+def _host(origin: str) -> str:
+    return origin.partition("://")[2] or origin
+
+
+def denied(origin: str, *, anonymous: bool) -> str:
+    """Return what a 401 means, with or without credentials of ours."""
+    host = _host(origin)
     if anonymous:
         return f"{host}: access denied: it wants credentials (an image pull secret), or the repository does not exist"
     return f"{host}: access denied: it does not accept the credentials"

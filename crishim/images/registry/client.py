@@ -1,13 +1,15 @@
 """One repository of one registry, reached through its mirrors: manifests and blobs (OCI distribution-spec, "Pull").
 
-Blocking; meant for threads. Each endpoint is tried in order; what went wrong at each stands in the error. Out of scope:
-credentials and retries (`exchange`), what manifests mean, storing blobs. Invariant: no body is believed here; callers
-check digests.
+Blocking; meant for threads. Each endpoint is tried in order; what went wrong at each stands in the error, and in the
+log where the pull goes on with the next. Out of scope: credentials and retries (`exchange`), what manifests mean,
+storing blobs. Invariant: no body is believed here; callers check digests.
 """
 
 import hashlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
+from urllib.parse import urlsplit
 
 from crishim.errors import (
     AbortedError,
@@ -16,6 +18,7 @@ from crishim.errors import (
     FailedPreconditionError,
     NotFoundError,
     PermissionDeniedError,
+    RegistryUnavailableError,
     UnauthenticatedError,
     UnavailableError,
 )
@@ -25,13 +28,15 @@ from crishim.images.reference import Reference, is_digest
 from crishim.images.registry.auth import Login
 from crishim.images.registry.exchange import Authorizers, Exchange, Request
 from crishim.images.registry.hosts import PULL, RESOLVE, Endpoint, load
-from crishim.images.registry.transport import Cancel, Response
+from crishim.images.registry.mirrors import Mirrors
+from crishim.images.registry.transport import Cancel, Response, is_http
 from crishim.images.settings import ImageSettings
+from crishim.log import get_logger
 
+log = get_logger("crishim.images")
 T = TypeVar("T")
-_MIRROR_ATTEMPTS = 2
-UNAVAILABLE = "RegistryUnavailable"
-"""kubelet looks for messages that begin with this word (contract.md)."""
+_BAD = (UnavailableError, DataLossError)
+"""What a mirror does that lets it rest: it is away or too busy, or what it sends is not what was asked for."""
 
 
 class Repository:
@@ -42,6 +47,7 @@ class Repository:
         credentials: the request's, or None.
         settings: time-outs and attempts.
         authorizers: shared by all pulls.
+        mirrors: shared by all pulls.
 
     Raises:
         FailedPreconditionError: the host's hosts.toml is wrong.
@@ -49,9 +55,17 @@ class Repository:
     """
 
     def __init__(
-        self, reference: Reference, credentials: Credentials | None, settings: ImageSettings, authorizers: Authorizers
+        self,
+        reference: Reference,
+        credentials: Credentials | None,
+        settings: ImageSettings,
+        authorizers: Authorizers,
+        mirrors: Mirrors,
     ) -> None:
         self.name = reference.repository
+        self._mirrors = mirrors
+        self._sources: dict[str, Endpoint] = {}
+        self._spoiled: dict[str, set[Endpoint]] = {}
         self._path = reference.path
         self._settings = settings
         self._endpoints = load(reference.host, settings.certs_d)
@@ -87,7 +101,7 @@ class Repository:
         def ask(endpoint: Endpoint, attempts: int) -> tuple[bytes, str, str]:
             response = self._send(endpoint, "GET", f"manifests/{target}", {"Accept": ACCEPT}, cancel, attempts)
             data = response.body(DOCUMENT_LIMIT)
-            what = f"{self.name}: manifest {target}"
+            what = f"{_host(endpoint)}: manifest {target}"
             if len(data) > DOCUMENT_LIMIT:
                 raise DataLossError(f"{what} is larger than the limit of {DOCUMENT_LIMIT} bytes")
             stated = target if is_digest(target) else response.headers.get("Docker-Content-Digest", "")
@@ -95,6 +109,8 @@ class Repository:
             digest = f"{algorithm}:{hashlib.new(algorithm, data).hexdigest()}"
             if is_digest(stated) and digest != stated:
                 raise DataLossError(f"{what} has the digest {digest}, not {stated}")
+            if endpoint is not self._endpoints[-1] and not _is_document(data):
+                raise DataLossError(f"{what} is no JSON document")
             return data, response.headers.get("Content-Type", ""), digest
 
         return self._each(self._able(target), ask, self._named(target), cancel)
@@ -112,17 +128,35 @@ class Repository:
 
         def ask(endpoint: Endpoint, attempts: int) -> tuple[Response, int]:
             response = self._send(endpoint, "GET", f"blobs/{digest}", headers, cancel, attempts)
-            return response, _start(response, offset)
+            start = _start(response, offset)
+            self._sources[digest] = endpoint
+            return response, start
 
-        endpoints = [e for e in self._endpoints if PULL in e.capabilities]
+        self._sources.pop(digest, None)
+        spoiled = self._spoiled.get(digest, ())
+        endpoints = [e for e in self._able(digest) if e not in spoiled]
         try:
             return self._each(endpoints, ask, f"{self.name}: blob {digest}", cancel)
         except NotFoundError:
-            for url in urls:
+            for url in filter(is_http, urls):
                 foreign = Endpoint(url)
                 response = self._exchange.retried(Request(foreign, "GET", url, headers), cancel, 1)
                 return response, _start(response, offset)
             raise
+
+    def doubtful(self, digest: str) -> bool:
+        """Tell whether a blob comes from a mirror, so that its bytes may yet be had right elsewhere."""
+        source = self._sources.get(digest)
+        return source is not None and source is not self._able(digest)[-1]
+
+    def other(self, digest: str, problem: CrishimError) -> bool:
+        """Ask the mirror that a blob came from for it no more, after `problem`; False if it did not come from one."""
+        if not self.doubtful(digest):
+            return False
+        source = self._sources.pop(digest)
+        self._spoiled.setdefault(digest, set()).add(source)
+        self._failed(source, problem, f"{self.name}: blob {digest}")
+        return True
 
     # --- endpoints -----------------------------------------------------------------------------------------------
 
@@ -131,25 +165,77 @@ class Repository:
         return [endpoint for endpoint in self._endpoints if wanted in endpoint.capabilities]
 
     def _each(self, endpoints: Sequence[Endpoint], ask: Callable[[Endpoint, int], T], what: str, cancel: Cancel) -> T:
-        """Ask the endpoints in turn; the registry itself, the last, is tried hardest and decides the kind of error."""
-        failures: list[CrishimError] = []
-        for endpoint in endpoints:
-            last = endpoint is endpoints[-1]
-            try:
-                return ask(endpoint, self._settings.attempts if last else _MIRROR_ATTEMPTS)
-            except CrishimError as error:
-                if cancel.cancelled:
-                    raise AbortedError(f"{what}: the pull was cancelled") from None
-                failures.append(error)
-        if not failures:
+        """Ask the endpoints in turn; the registry itself, the last, is tried hardest and decides the kind of error.
+
+        Mirrors that rest are asked after it, and only if it cannot be reached.
+        """
+        if not endpoints:
             raise FailedPreconditionError(f"{what}: hosts.toml names no host that may be asked for it")
-        raise summary(failures, what)
+        reasons = {e: reason for e in endpoints[:-1] if (reason := self._mirrors.resting(e.base))}
+        mirrors = [e for e in endpoints[:-1] if e not in reasons]
+        failures: list[CrishimError] = []
+        for endpoint in mirrors:
+            try:
+                return self._ask(endpoint, ask, 1, what, cancel)
+            except CrishimError as error:
+                failures.append(error)
+        try:
+            return self._ask(endpoints[-1], ask, self._settings.attempts, what, cancel)
+        except UnavailableError as error:
+            decisive: CrishimError = error
+            for endpoint in reasons:
+                try:
+                    return self._ask(endpoint, ask, 1, what, cancel)
+                except CrishimError as failure:
+                    failures.append(failure)
+        except CrishimError as error:
+            decisive = error
+            failures += [UnavailableError(f"{_host(e)}: not asked, it failed before: {r}") for e, r in reasons.items()]
+        raise summary([*failures, decisive], what)
+
+    def _ask(
+        self, endpoint: Endpoint, ask: Callable[[Endpoint, int], T], attempts: int, what: str, cancel: Cancel
+    ) -> T:
+        """Ask one endpoint, and remember how it did if it is a mirror."""
+        mirror = endpoint is not self._endpoints[-1]
+        began = self._mirrors.now()
+        try:
+            answer = ask(endpoint, attempts)
+        except CrishimError as error:
+            if cancel.cancelled:
+                raise AbortedError(f"{what}: the pull was cancelled") from None
+            if mirror:
+                self._failed(endpoint, error, what)
+            raise
+        if mirror:
+            self._mirrors.worked(endpoint.base, began)
+        return answer
+
+    def _failed(self, mirror: Endpoint, error: CrishimError, what: str) -> None:
+        """Say in the log that the pull goes on without a mirror, and let it rest if it is its fault."""
+        if isinstance(error, _BAD):
+            rest = round(self._mirrors.failed(mirror.base, str(error)))
+            log.warning("a mirror failed", mirror=mirror.base, wanted=what, error=str(error), rests_seconds=rest)
+        else:
+            log.info("a mirror does not have what is wanted", mirror=mirror.base, wanted=what, error=str(error))
 
     def _send(
         self, endpoint: Endpoint, method: str, resource: str, headers: Mapping[str, str], cancel: Cancel, attempts: int
     ) -> Response:
         request = self._exchange.request(endpoint, method, f"{self._path}/{resource}", headers)
         return self._exchange.retried(request, cancel, attempts)
+
+
+def _host(endpoint: Endpoint) -> str:
+    return urlsplit(endpoint.base).netloc
+
+
+def _is_document(data: bytes) -> bool:
+    """Tell a manifest from a web page that stands in its place."""
+    try:
+        return isinstance(json.loads(data), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def _start(response: Response, offset: int) -> int:
@@ -174,4 +260,4 @@ def summary(failures: Sequence[CrishimError], what: str) -> CrishimError:
     for kind in _KINDS:
         if isinstance(last, kind):
             return kind(f"{what}: {told}")
-    return UnavailableError(f"{UNAVAILABLE}: {what}: {told}")
+    return RegistryUnavailableError(f"{what}: {told}")

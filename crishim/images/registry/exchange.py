@@ -23,7 +23,7 @@ from crishim.errors import (
     UnavailableError,
 )
 from crishim.images.manifest import DOCUMENT_LIMIT
-from crishim.images.registry.auth import Authorizer, Login
+from crishim.images.registry.auth import Authorizer, Login, denied
 from crishim.images.registry.hosts import Endpoint, Tls
 from crishim.images.registry.transport import Body, BrokenError, Cancel, ConnectError, Response, Transport
 from crishim.images.settings import ImageSettings
@@ -154,6 +154,7 @@ class Exchange:
                 dial_seconds=endpoint.dial_seconds,
                 cancel=cancel,
                 body=form,
+                secret=form is not None,
             )
             if answer.status in _BUSY:
                 answer.close()
@@ -177,7 +178,10 @@ class Exchange:
 
         header = authorizer.header(origin, fetch) if authorizer else ""
         response = send(header)
-        if response.status != 401 or authorizer is None or not _same_host(response.url, request.url):
+        if authorizer is None or not _same_host(response.url, request.url):
+            return response
+        response.authenticated = not authorizer.anonymous
+        if response.status != 401:
             return response
         challenges = response.challenges()
         response.close()
@@ -189,6 +193,7 @@ class Exchange:
             if private != header:
                 response.close()
                 response = send(private)
+        response.authenticated = not authorizer.anonymous
         return response
 
 
@@ -205,7 +210,7 @@ def checked(response: Response, accepted: Container[int] = READS) -> Response:
     said = _said(response)
     text = f"{where}: HTTP {status}{said}"
     if status == 401:
-        raise UnauthenticatedError(f"{where}: access denied: it does not accept the credentials{said}")
+        raise UnauthenticatedError(f"{denied(where, anonymous=not response.authenticated)}{said}")
     if status == 403:
         raise PermissionDeniedError(f"{where}: access denied{said}")
     if status == 404:

@@ -2,8 +2,9 @@
 
 The directory of a host is, first found, `host_port_`, `host:port` or `_default` below the first directory of the
 configuration that has one (containerd's docs/hosts.md). Without a `hosts.toml` its `*.crt` are CA certificates and
-its `*.cert` with `*.key` client certificates, as Docker has it. Without any directory: https, or plain http for a
-loopback host. Invariant: mirrors come in the file's order, the registry itself last. Out of scope: requests.
+its `*.cert` with `*.key` client certificates, as Docker has it. A host without a scheme is reached by https, or by
+plain http if it is a loopback host and nothing of TLS is set for it. Invariant: mirrors come in the file's order, the
+registry itself last. Out of scope: requests.
 """
 
 import os
@@ -14,6 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from crishim.errors import FailedPreconditionError
+from crishim.words import unreadable
 
 PULL, RESOLVE, PUSH = "pull", "resolve", "push"
 _ALL = frozenset({PULL, RESOLVE, PUSH})
@@ -81,10 +83,8 @@ def parse(data: bytes, host: str, path: str) -> tuple[Endpoint, ...]:
         raise FailedPreconditionError(f"{path}: is larger than {_FILE_LIMIT} bytes")
     try:
         document = tomllib.loads(data.decode())
-    except RecursionError:
-        raise FailedPreconditionError(f"{path}: tables or arrays are nested too deeply") from None
-    except ValueError as error:  # TOMLDecodeError, UnicodeDecodeError, and int()'s for numbers of thousands of digits
-        raise FailedPreconditionError(f"{path}: {error}") from None
+    except (ValueError, RecursionError) as error:
+        raise FailedPreconditionError(f"{path}: {unreadable(error, 'TOML')}") from None
     reader = _Reader(path)
     mirrors = reader.table(document.get("host"), "host")
     endpoints = [
@@ -96,7 +96,8 @@ def parse(data: bytes, host: str, path: str) -> tuple[Endpoint, ...]:
         endpoints.append(reader.endpoint(document, "server", server, host))
     else:
         # The settings at the top are the registry's own, also where its URL is not given.
-        endpoints += [reader.endpoint(document, "server", e.base, host) for e in _default(host, Tls())]
+        own = _default(host, reader.tls(document, "server"))
+        endpoints += [reader.endpoint(document, "server", e.base, host) for e in own]
     return tuple(endpoints)
 
 
@@ -135,8 +136,11 @@ def _directory(host: str, directories: Sequence[str]) -> str | None:
 def _default(host: str, tls: Tls) -> tuple[Endpoint, ...]:
     if host == "docker.io":
         return (Endpoint(f"https://{_DOCKER_HUB}/v2", tls=tls),)
-    scheme = "http" if is_loopback(host) and tls == Tls() else "https"
-    return (Endpoint(f"{scheme}://{host}/v2", tls=tls),)
+    return (Endpoint(f"{_scheme(host, tls)}://{host}/v2", tls=tls),)
+
+
+def _scheme(host: str, tls: Tls) -> str:
+    return "http" if is_loopback(host) and tls == Tls() else "https"
 
 
 def _docker_certificates(directory: str) -> Tls:
@@ -185,7 +189,9 @@ class _Reader:
         return tuple(self.text(v, key) for v in values)
 
     def endpoint(self, section: Mapping[str, Any], key: str, url: str, registry: str) -> Endpoint:
-        base, host = self._base(url, key, override=self.flag(section.get("override_path"), f"{key}.override_path"))
+        tls = self.tls(section, key)
+        override = self.flag(section.get("override_path"), f"{key}.override_path")
+        base, host = self._base(url, key, tls, override=override)
         capabilities = self.texts(section.get("capabilities"), f"{key}.capabilities")
         unknown = set(capabilities) - _ALL
         if unknown:
@@ -193,20 +199,24 @@ class _Reader:
         return Endpoint(
             base,
             frozenset(capabilities) or _ALL,
-            Tls(
-                tuple(self._file(name) for name in self.texts(section.get("ca"), f"{key}.ca")),
-                self._clients(section.get("client"), f"{key}.client"),
-                self.flag(section.get("skip_verify"), f"{key}.skip_verify"),
-            ),
+            tls,
             self._headers(section.get("header"), f"{key}.header"),
             self._dial(section.get("dial_timeout"), f"{key}.dial_timeout"),
             "" if host == registry or (registry == "docker.io" and host == _DOCKER_HUB) else registry,
         )
 
-    def _base(self, url: str, key: str, *, override: bool) -> tuple[str, str]:
+    def tls(self, section: Mapping[str, Any], key: str) -> Tls:
+        """Read what a section says about certificates."""
+        return Tls(
+            tuple(self._file(name) for name in self.texts(section.get("ca"), f"{key}.ca")),
+            self._clients(section.get("client"), f"{key}.client"),
+            self.flag(section.get("skip_verify"), f"{key}.skip_verify"),
+        )
+
+    def _base(self, url: str, key: str, tls: Tls, *, override: bool) -> tuple[str, str]:
         try:
             if "://" not in url:
-                url = f"{'http' if is_loopback(url.partition('/')[0]) else 'https'}://{url}"
+                url = f"{_scheme(url.partition('/')[0], tls)}://{url}"
             parts = urlsplit(url)
             fine = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
         except ValueError:  # a bracket that is not closed, a port that is no number

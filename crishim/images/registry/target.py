@@ -18,7 +18,7 @@ from crishim.images.registry.auth import Login
 from crishim.images.registry.client import summary
 from crishim.images.registry.exchange import Authorizers, Exchange, Request, checked
 from crishim.images.registry.hosts import PUSH, Endpoint, load
-from crishim.images.registry.transport import Body, BrokenError, Cancel, Response
+from crishim.images.registry.transport import Body, BrokenError, Cancel, Response, is_http
 from crishim.images.settings import ImageSettings
 
 _CREATED = frozenset({201})
@@ -192,14 +192,13 @@ class Target:
             return before
         try:
             url = urljoin(response.url, location)
-            parts, own = urlsplit(url), urlsplit(self._endpoint.base)
-            fine = bool(location) and parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
         except ValueError:
-            fine = False
-        if not fine:
+            url = ""
+        if not location or not is_http(url):
             raise FailedPreconditionError(
                 f"{own_host(self._endpoint)}: answers with the upload location {location[:100]!r}"
             )
+        parts, own = urlsplit(url), urlsplit(self._endpoint.base)
         if own.scheme == "https" and parts.scheme == "http" and parts.hostname == own.hostname:
             url = own.scheme + url.removeprefix("http")
         return url

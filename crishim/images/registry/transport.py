@@ -86,15 +86,21 @@ class Cancel:
 
 
 class Response:
-    """An answer whose body is read in pieces."""
+    """An answer whose body is read in pieces; `authenticated` tells whether credentials had been sent for it."""
 
     def __init__(self, raw: "BaseHTTPResponse", url: str, cancel: Cancel) -> None:
         self._raw = raw
         self._cancel = cancel
         self.url = url
+        self.authenticated = False
         self.status = raw.status
         self.headers: Mapping[str, str] = raw.headers
         cancel.watch(self, self._wake)
+
+    @property
+    def host(self) -> str:
+        """Who answered, after redirects."""
+        return urlsplit(self.url).netloc
 
     def challenges(self) -> list[str]:
         """Return the WWW-Authenticate headers."""
@@ -133,8 +139,9 @@ class Response:
 class _errors:  # noqa: N801  used like a function
     """Turn urllib3's exceptions into ours."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, sending: bool = False) -> None:
         self._host = urlsplit(url).netloc
+        self._sending = sending
 
     def __enter__(self) -> None:
         return
@@ -142,6 +149,8 @@ class _errors:  # noqa: N801  used like a function
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         if error is None or not isinstance(error, Exception):
             return
+        from http.client import HTTPException
+
         from urllib3 import exceptions
 
         if isinstance(error, exceptions.SSLError):
@@ -151,18 +160,51 @@ class _errors:  # noqa: N801  used like a function
             raise ConnectError(f"{self._host}: the host name cannot be resolved") from None
         if isinstance(error, exceptions.NewConnectionError | exceptions.ConnectTimeoutError | exceptions.ProxyError):
             raise ConnectError(f"{self._host}: no connection: {_reason(error)}") from None
-        if isinstance(error, exceptions.HTTPError | OSError):
+        if (
+            self._sending
+            and isinstance(error, ValueError)
+            and not isinstance(error, exceptions.ProtocolError | OSError)
+        ):
+            raise FailedPreconditionError(f"{self._host}: an address or a header cannot be sent like this") from error
+        if isinstance(error, exceptions.HTTPError | HTTPException | OSError | ValueError):
             raise BrokenError(f"{self._host}: the connection broke: {_reason(error)}") from None
 
 
 def _reason(error: BaseException) -> str:
-    """Return the innermost cause in words, without urllib3's object names."""
-    inner: BaseException = error
-    while isinstance(inner.__cause__, BaseException):
-        inner = inner.__cause__
-    if isinstance(inner, OSError) and inner.strerror:
-        return inner.strerror
-    return str(inner).rpartition(">: ")[2][:200] or type(inner).__name__
+    """Return the innermost cause that has words for a person: urllib3's and Python's own names say nothing to one."""
+    causes: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in causes:
+        causes.append(cause)
+        # urllib3 hands some causes over as an argument
+        cause = cause.__cause__ or next((a for a in cause.args if isinstance(a, BaseException)), None)
+    return next(filter(None, map(_words, reversed(causes))), "for no reason that it says")
+
+
+def _words(error: BaseException) -> str:
+    """Return what an exception of urllib3, http.client, ssl or the system says; empty for nothing."""
+    import ssl
+    from http import client
+
+    from urllib3 import exceptions
+
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is not accepted: {error.verify_message}"
+    if isinstance(error, ssl.SSLError):
+        return (error.reason or "").replace("_", " ").lower()
+    if isinstance(error, client.IncompleteRead | exceptions.IncompleteRead):
+        return f"the answer ends {error.expected} bytes too early" if error.expected else "the answer ends too early"
+    if isinstance(error, client.RemoteDisconnected):
+        return "it was closed without an answer"
+    if isinstance(error, client.HTTPException):
+        return "the answer is no HTTP"
+    if isinstance(error, exceptions.ReadTimeoutError):
+        return "nothing came for too long"
+    if isinstance(error, OSError) and error.errno and error.strerror:
+        return error.strerror
+    if isinstance(error, exceptions.ConnectTimeoutError):
+        return "no answer in time"
+    return ""
 
 
 class Transport:
@@ -199,6 +241,7 @@ class Transport:
         dial_seconds: float,
         cancel: Cancel,
         body: Body | None = None,
+        secret: bool = False,
     ) -> Response:
         """Send a request and follow redirects; the answer may have any other status.
 
@@ -211,10 +254,11 @@ class Transport:
             dial_seconds: time for the connection.
             cancel: ends the work.
             body: what to send; a stream needs a Content-Length header.
+            secret: the body is for the first origin only, too.
 
         Raises:
             ConnectError, TlsError, BrokenError: no answer.
-            FailedPreconditionError: a redirect that leads nowhere we go.
+            FailedPreconditionError: a redirect that leads nowhere we go, or where the body must not go.
         """
         from urllib3 import Timeout
 
@@ -225,7 +269,7 @@ class Transport:
             same = _origin(url) == origin
             sent = {"User-Agent": USER_AGENT, **headers, **(private if same else {})}
             pool = self._pool(tls if same else Tls(), url)
-            with _errors(url):
+            with _errors(url, sending=True):
                 raw = pool.request(
                     method,
                     url,
@@ -243,6 +287,9 @@ class Transport:
                 return response
             response.close()
             url = _redirected(url, location)
+            if secret and _origin(url) != origin:
+                host, other = urlsplit(response.url).netloc, urlsplit(url).netloc
+                raise FailedPreconditionError(f"{host}: redirects to {other}, which must not get the credentials")
         raise FailedPreconditionError(f"{urlsplit(url).netloc}: more than {_REDIRECTS} redirects")
 
     def _pool(self, tls: Tls, url: str) -> "PoolManager":
@@ -292,14 +339,21 @@ def _origin(url: str) -> tuple[str, str, int]:
     return parts.scheme, (parts.hostname or "").lower(), parts.port or _PORTS.get(parts.scheme, 0)
 
 
+def is_http(url: str) -> bool:
+    """Tell whether a registry's URL is one that can be asked."""
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in _PORTS and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a bracket that is not closed, a port that is none
+        return False
+
+
 def _redirected(url: str, location: str) -> str:
     try:
         target = urljoin(url, location)
-        parts = urlsplit(target)
-        fine = parts.scheme in _PORTS and bool(parts.hostname) and parts.port != 0
     except ValueError:
-        fine = False
-    if not fine:
+        target = ""
+    if not is_http(target):
         raise FailedPreconditionError(f"{urlsplit(url).netloc}: redirects to {location[:100]!r}, no http or https URL")
     return target
 
