@@ -21,7 +21,7 @@ def plan_settings(config: Config, facts: HostFacts, observer: Observer) -> PlanS
 
     Raises:
         FailedPreconditionError: the host has no control groups.
-        InvalidArgumentError, NotFoundError: runtime.seccomp_profile cannot be used.
+        InvalidArgumentError, NotFoundError, UnimplementedError: runtime.seccomp_profile cannot be used.
     """
     if facts.layout is None:
         raise FailedPreconditionError("no control groups are mounted: see 'crishim check'")

@@ -1,7 +1,7 @@
 """critest v1.37.0, the CRI's conformance suite, whole, against a private instance.
 
-`passing.txt` beside this file names the specs that pass. It only grows: one of them that fails fails this test, and
-so does one outside it that passes.
+`passing.txt` beside this file names the specs that pass: one of them that fails fails this test, and so does one
+outside it that passes. A spec leaves it only if it passed without what it tests.
 """
 
 import os

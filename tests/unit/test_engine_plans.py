@@ -21,7 +21,7 @@ from crishim.engine.plan.pod import plan_pod
 from crishim.engine.plan.process import plan_exec
 from crishim.engine.plan.settings import PlanSettings
 from crishim.engine.plan.types import ContainerPlan, DeviceNode, ExecPlan, PodPlan
-from crishim.errors import FailedPreconditionError, InvalidArgumentError
+from crishim.errors import FailedPreconditionError, InvalidArgumentError, UnimplementedError
 from crishim.linux.arch import ARCHES
 from crishim.linux.capabilities import DEFAULT_MASK
 from crishim.linux.seccomp.compiler import compile_profile
@@ -199,6 +199,17 @@ def test_nothing_to_run() -> None:
 def test_number_of_layers() -> None:
     layers = tuple(f"/l/{n}" for n in range(MAX_LAYERS + 1))
     assert "config.image: has 501 layers; the kernel mounts at most 500" in refused(request(), layers=layers)
+
+
+def test_a_profile_with_a_listener_is_not_there_yet(tmp_path: Path) -> None:
+    path = tmp_path / "p.json"
+    path.write_text('{"defaultAction": "SCMP_ACT_NOTIFY"}')
+    security = ContainerSecurity(seccomp=SecurityProfile(ProfileType.LOCALHOST, str(path)))
+    base, problems = settings("v1"), Problems()
+    wanted = container_input(POD, request(security=security), IMAGE, base)
+    plan_container(problems, wanted, frozenset(), (), base, local=True)
+    with pytest.raises(UnimplementedError, match=f"^{SECURITY}.seccomp.localhost_ref: {path}: defaultAction: SCMP"):
+        problems.check()
 
 
 def test_host_without_filters() -> None:

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from crishim.engine.plan.settings import PlanSettings
 from crishim.engine.plan.types import CapabilityPlan, ContainerPlan, ExecPlan, ProcessPlan, Rlimit, UserPlan
-from crishim.errors import CrishimError, FailedPreconditionError
+from crishim.errors import CrishimError, FailedPreconditionError, UnimplementedError
 from crishim.linux import capabilities
 from crishim.linux.seccomp.compiler import compile_profile
 from crishim.linux.seccomp.profile import load_profile
@@ -130,6 +130,9 @@ def _seccomp(
     if profile.profile_type is ProfileType.LOCALHOST:
         try:
             wanted = load_profile(profile.localhost_ref)
+        except UnimplementedError as error:
+            problems.lacks(f"{_SECURITY}.seccomp.localhost_ref", str(error))
+            return b"", 0
         except CrishimError as error:
             problems.add(f"{_SECURITY}.seccomp.localhost_ref", str(error))
             return b"", 0

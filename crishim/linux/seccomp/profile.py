@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from crishim.errors import InvalidArgumentError, NotFoundError
+from crishim.errors import InvalidArgumentError, NotFoundError, UnimplementedError
 from crishim.linux.arch import ARCHES
 from crishim.words import unreadable
 
@@ -97,6 +97,7 @@ def load_profile(path: str) -> Profile:
     Raises:
         NotFoundError: there is no such file.
         InvalidArgumentError: it is no profile; the field is the path of the key that is wrong.
+        UnimplementedError: it wants a listener, which is not there yet.
     """
     try:
         with open(path, "rb") as file:
@@ -129,7 +130,7 @@ def parse_profile(document: Any, where: str) -> Profile:
         | {"listenerMetadata"},
     )
     if top.get("listenerPath") or top.get("listenerMetadata"):
-        raise reader.wrong("listenerPath", "notification listeners are not supported; remove the key")
+        raise reader.absent("listenerPath", "notification listeners are not supported yet; remove the key")
     default = reader.action(top.get("defaultAction"), "defaultAction", top.get("defaultErrnoRet"), "defaultErrnoRet")
     architectures = reader.architectures(top.get("architectures"), top.get("archMap"))
     rules = tuple(
@@ -148,6 +149,9 @@ class _Reader:
 
     def __init__(self, where: str) -> None:
         self._where = where
+
+    def absent(self, key: str, problem: str) -> UnimplementedError:
+        return UnimplementedError(f"{self._where}: {key}: {problem}")
 
     def wrong(self, key: str, problem: str) -> InvalidArgumentError:
         return InvalidArgumentError(f"{self._where}: {key}" if key else self._where, problem)
@@ -182,7 +186,7 @@ class _Reader:
 
     def action(self, name: Any, key: str, data: Any, data_key: str) -> int:
         if name == "SCMP_ACT_NOTIFY":
-            raise self.wrong(key, "SCMP_ACT_NOTIFY needs a listener and is not supported; use SCMP_ACT_ERRNO")
+            raise self.absent(key, "SCMP_ACT_NOTIFY needs a listener and is not supported yet; use SCMP_ACT_ERRNO")
         if not isinstance(name, str) or name not in ACTIONS:
             raise self.wrong(key, f"{name!r} is none of {', '.join(ACTIONS)}")
         action = ACTIONS[name]
