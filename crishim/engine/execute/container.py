@@ -51,7 +51,7 @@ def run(
         calls.mount("", "/", "", calls.MS_REC | calls.MS_SLAVE)
         top = root.attach(root.mount_overlay(plan["root"]), place, attached=not plan["root"]["append"])
         report.step = "mounts"
-        context = mounts.Context(top, pod)
+        context = mounts.Context(top, pod, outside=screen >= 0)
         mounts.apply(plan["mounts"], context)
         report.step = "root"
         root.pivot(top, readonly=plan["root"]["readonly"])
@@ -62,9 +62,11 @@ def run(
         report.step = "stdio"
         stdin, stdout, stderr = stdio
         process.wire_stdio(context.null if stdin < 0 else stdin, stdout, stderr, report)
-        if isinstance(report, Reporter) and screen >= 0:
-            process.step_inside(report)
-        return process.lower(plan["process"], report, own_terminal=context.slave >= 0)
+        terminal = context.slave >= 0
+        if not isinstance(report, Reporter) or screen < 0:
+            return process.lower(plan["process"], report, own_terminal=terminal)
+        program = process.lower(plan["process"], report, own_terminal=False)
+        return process.step_inside(report, program, own_terminal=terminal)
     except BaseException as error:  # noqa: BLE001  whatever it is, the keeper must hear of it
         report.fail(error)
         return None

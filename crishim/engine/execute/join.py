@@ -49,9 +49,8 @@ def run(
         if null.is_null(os.fstat(stdin)):
             stdin = null.of_this_root()
         process.wire_stdio(stdin, stdout, stderr, reporter)
-        if screened:
-            process.step_inside(reporter)
-        return process.lower(plan["process"], reporter, own_terminal=False)
+        program = process.lower(plan["process"], reporter, own_terminal=False)
+        return process.step_inside(reporter, program, own_terminal=False) if screened else program
     except BaseException as error:  # noqa: BLE001  whatever it is, the keeper must hear of it
         reporter.fail(error)
         return None

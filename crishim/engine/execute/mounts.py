@@ -21,19 +21,27 @@ from crishim.linux import calls
 SHM, FILES = "shm", "files"
 """The two parts of a pod's own tmpfs: what containers see at /dev/shm, and the files that they share."""
 
+_CHILDRENS = "/proc/self/ns/pid_for_children"
+_NO_PROCFS = (
+    "a container with CAP_SYS_PTRACE is in the same PID namespace, whose procfs this kernel cannot mount from outside "
+    "(proc's option pidns, Linux 6.17): end that container first, or drop the capability"
+)
+
 
 class Context:
     """What operations share: the root's fd, the pod's own tmpfs, and what earlier operations left.
 
     `own` are the top directories of the file systems mounted new here, by target; `null` is the container's own
-    /dev/null, open for reading and writing.
+    /dev/null, open for reading and writing. `outside`: this process is not in the container's PID namespace, only its
+    children will be.
     """
 
-    __slots__ = ("empty", "master", "null", "own", "pod", "root", "slave")
+    __slots__ = ("empty", "master", "null", "outside", "own", "pod", "root", "slave")
 
-    def __init__(self, root: int, pod: int | str) -> None:
+    def __init__(self, root: int, pod: int | str, *, outside: bool) -> None:
         self.root = root
         self.pod = pod
+        self.outside = outside
         self.null = -1
         self.empty = -1
         self.master = -1
@@ -49,14 +57,23 @@ def apply(operations: list[dict[str, Any]], context: Context) -> None:
 
 def _mount_fs(operation: dict[str, Any], context: Context) -> None:
     target = operation["target"]
-    tree = _new_fs(operation["fstype"], operation["options"], operation["attributes"], target)
+    options = operation["options"]
+    if context.outside and operation["fstype"] == "proc":
+        options = [*options, ("pidns", _CHILDRENS)]
+    tree = _new_fs(operation["fstype"], options, operation["attributes"], target)
     _attach_own(tree, target, context)
 
 
 def _new_fs(fstype: str, options: list[tuple[str, str]], attributes: int, what: str) -> int:
     context = calls.fsopen(fstype)
     for key, value in options:
-        calls.fsconfig(context, key, value or None)
+        try:
+            calls.fsconfig(context, key, value or None)
+        except OSError as error:
+            if key != "pidns" or error.errno != errno.EINVAL:
+                raise
+            # procfs shows the namespace of who mounts it, which is the host's here
+            raise StepError(f"mount {what}: {_NO_PROCFS}", errno.EOPNOTSUPP, what) from None
     calls.fscreate(context, what)
     return calls.fsmount(context, attributes, what)
 

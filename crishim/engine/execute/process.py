@@ -24,6 +24,7 @@ from crishim.linux import calls, inheritance
 from crishim.linux.vfork import STATUS, Program
 
 _LAST_CAPABILITY = 63
+_MUST_FORK = "beside a container with CAP_SYS_PTRACE the seccomp profile must allow clone"
 _LONGEST_STRING = 32 * resource.getpagesize()  # MAX_ARG_STRLEN
 _LEAST_STRINGS, _MOST_STRINGS = 128 << 10, 6 << 20  # ARG_MAX; three quarters of _STK_LIM
 # `_signal` is what `signal` wraps in enums, which costs a forked child many page copies. Handled ones exec puts back.
@@ -62,14 +63,20 @@ def screen(target: int) -> None:
     calls.setns(target, calls.CLONE_NEWPID, "the container's PID namespace")
 
 
-def step_inside(reporter: Reporter) -> None:
-    """Go on as a new process in the namespace that `screen` chose.
+def step_inside(reporter: Reporter, program: Program, *, own_terminal: bool) -> Program:
+    """Go on, with nothing left to do but to exec `program`, as a new process in the namespace that `screen` chose.
 
-    What one there may look into by CAP_SYS_PTRACE is born with the container's root, without a descriptor of the
-    host's (CVE-2016-9962). It goes on only when the keeper has been told of it.
+    What one there may look into by CAP_SYS_PTRACE is born with the program's rights and the container's root, without
+    a descriptor of the host's (CVE-2016-9962). Its filter is in force already: it has to let a process fork. It goes
+    on only when the keeper has been told of it.
     """
+    reporter.step = "namespaces"
     waiting, told = os.pipe2(os.O_CLOEXEC)
-    pid = calls.clone_sibling()
+    try:
+        pid = calls.clone_sibling()
+    except OSError as error:
+        number = error.errno or 0
+        raise StepError(f"clone: {os.strerror(number).lower()}; {_MUST_FORK}", number) from None
     if pid:
         reporter.moved(pid)
         os.write(told, b"1")
@@ -79,12 +86,17 @@ def step_inside(reporter: Reporter) -> None:
         os._exit(1)
     os.close(waiting)
     os.setsid()
+    if own_terminal:
+        reporter.step = "terminal"
+        terminal.make_controlling(0)
+    reporter.step = "exec"
+    return program
 
 
 def lower(plan: dict[str, Any], report: Report, *, own_terminal: bool) -> Program:
     """Lower the process to what the plan allows it, and return the program that it must exec now.
 
-    `own_terminal`: fd 0 is a terminal to take as controlling.
+    `own_terminal`: fd 0 is a terminal to take as controlling, here and now.
     """
     root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     report.step = "user"

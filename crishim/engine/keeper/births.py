@@ -40,15 +40,18 @@ class Birth:
     """A process that was just made.
 
     `report` is whole where the child shared the keeper's memory: it runs its program already, or failed. Else `sock`
-    is where its words come from.
+    is where its words come from. `screened`: it is not in the PID namespace that its program will be in.
     """
 
-    __slots__ = ("pid", "pidfd", "report", "sock")
+    __slots__ = ("pid", "pidfd", "report", "screened", "sock")
 
-    def __init__(self, pid: int, pidfd: int, report: Report | None, sock: _socket.socket | None) -> None:
+    def __init__(
+        self, pid: int, pidfd: int, report: Report | None, sock: _socket.socket | None, *, screened: bool = False
+    ) -> None:
         self.pid = pid
         self.pidfd = pidfd
         self.report = report
+        self.screened = screened
         self.sock = sock
 
 
@@ -98,4 +101,4 @@ def copy(
         raise
     finally:
         theirs.close()
-    return Birth(pid, pidfd, None, ours)
+    return Birth(pid, pidfd, None, ours, screened=screen >= 0)

@@ -6,7 +6,6 @@ keeper as the nearest subreaper) is just reaped.
 """
 
 import _socket
-import json
 import os
 import signal
 from collections.abc import Callable
@@ -24,15 +23,17 @@ class Child:
 
     `start_time` (clock ticks since boot) and `ran` (it has exec'd) are known after `inspect`, which must come while
     the process is there, be it as a zombie. `settle`, where it is set, must be called before the process counts as
-    ended: another one may have gone on in its place, and then `moved` is called, where it is set.
+    ended: another one may have gone on in its place, and then `moved` is called, where it is set. One that is `exposed`
+    has the keeper's rights in a PID namespace of containers until it has settled.
     """
 
-    __slots__ = ("ended", "inspected", "moved", "pid", "pidfd", "ran", "settle", "start_time")
+    __slots__ = ("ended", "exposed", "inspected", "moved", "pid", "pidfd", "ran", "settle", "start_time")
 
     def __init__(self, pid: int, pidfd: int, ended: Callable[[int], None]) -> None:
         self.pid = pid
         self.pidfd = pidfd
         self.ended = ended
+        self.exposed = False
         self.inspected = False
         self.start_time = 0
         self.ran = False
@@ -67,8 +68,13 @@ class Children:
         self._known[pid] = child
         return child
 
-    def move(self, child: Child, pid: int) -> None:
-        """Take another child of the keeper's as the one that is watched; the first one's end means nothing then."""
+    def move(self, child: Child, pid: object) -> None:
+        """Take another child of the keeper's as the one that is watched; the first one's end means nothing then.
+
+        Whoever may trace a child can send what he likes in its place: a stranger's pid is passed over.
+        """
+        if not isinstance(pid, int) or pid in self._known or not _is_child(pid):
+            return
         self._known.pop(child.pid, None)
         os.close(child.pidfd)
         child.pid = pid
@@ -77,6 +83,10 @@ class Children:
         moved, child.settle, child.moved = child.moved, None, None
         if moved is not None:
             moved()
+
+    def exposed(self) -> bool:
+        """Tell whether there is a process that one in its PID namespace must not be able to look into."""
+        return any(child.exposed and child.settle is not None for child in self._known.values())
 
     def reap(self) -> None:
         """Collect every child that has ended."""
@@ -103,6 +113,15 @@ class Children:
             guard(lambda ended=ended, status=status: ended(status))  # type: ignore[misc]
 
 
+def _is_child(pid: int) -> bool:
+    """Tell whether this is a child of the keeper's, ended or not (waitid(2))."""
+    try:
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except (ChildProcessError, OverflowError, OSError):
+        return False
+    return pid > 0
+
+
 def _ended_before(_status: int) -> None:
     """Stand in the place of a callback that was called."""
 
@@ -121,7 +140,7 @@ class Setup:
         loop: Loop,
         sock: _socket.socket,
         done: Callable[["Setup"], None],
-        moved: Callable[[int], None] | None = None,
+        moved: Callable[[object], None] | None = None,
     ) -> None:
         self._loop = loop
         self._sock = sock
@@ -138,15 +157,17 @@ class Setup:
         """Take what the child has said so far."""
         while self._open:
             try:
-                message, fds = wire.receive(self._sock)
+                data, fds = wire.receive_packet(self._sock)
             except BlockingIOError:
                 return
-            except (wire.ClosedError, json.JSONDecodeError):
+            except wire.ClosedError:
                 break
+            message = _words(data)
             self.error = message.get("error", self.error)
             self.user = message.get("user", self.user)
-            if fds:
-                self.terminal = fds[0]
+            if fds and self.terminal < 0:
+                self.terminal = fds.pop(0)
+            wire.close_all(fds)
             if "pid" in message and self._moved is not None:
                 self._moved(message["pid"])
         if not self._open:
@@ -157,15 +178,31 @@ class Setup:
         self._done(self)
 
 
+def _words(data: bytes) -> dict[str, Any]:
+    """Return the words of a packet, none where it is not of a child's: whoever may trace one could have sent it."""
+    try:
+        words = wire.decode(data, [])
+    except (ValueError, IndexError):
+        return {}
+    return words if isinstance(words, dict) else {}
+
+
 def watch_set_up(
-    loop: Loop, children: Children, child: Child, sock: _socket.socket, done: Callable[[Setup], None]
+    loop: Loop,
+    children: Children,
+    child: Child,
+    sock: _socket.socket,
+    done: Callable[[Setup], None],
+    *,
+    screened: bool,
 ) -> None:
-    """Follow a child's report to its exec or failure, be it one process or a second in its place."""
+    """Follow a child's report to its exec or failure, be it one process or, where it is `screened`, a second."""
 
     def finished(setup: Setup) -> None:
         child.settle = child.moved = None
         done(setup)
 
+    child.exposed = not screened
     child.settle = Setup(loop, sock, finished, lambda pid: children.move(child, pid)).collect
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from crishim.engine import wire
+from crishim.engine.execute.report import describe
 from crishim.engine.keeper import births, reaper
 from crishim.engine.keeper.children import (
     Child,
@@ -30,6 +31,7 @@ from crishim.linux.cgroups import bpf
 
 _REMOVE_AGAIN = 0.05
 _EXECS_PATIENCE = 1.0
+_SETTLE_AGAIN = 0.002
 _SYS_PTRACE = 19
 
 
@@ -59,7 +61,7 @@ class Container:
         self.group: dict[str, Any] = plan["cgroup"]
         self.own_pid: bool = plan["pid"] == "new"
         self.cgroup_namespace: bool = plan["cgroup_namespace"]
-        self.traces = bool(plan["process"]["capabilities"]["bounding"] >> _SYS_PTRACE & 1)
+        self.traces = _traces(plan)
         self.log = log
         self.child: Child
         self.streams: list[Stream] = []
@@ -107,10 +109,18 @@ class Containers:
         self._on_exit = on_exit
         self._reaper: Child | None = None
         self._on_gone = on_gone
+        self._tracers_waiting = 0
         self.by_id: dict[str, Container] = {}
 
     def start(self, plan: dict[str, Any], answer: Answer) -> None:
-        """Start a container; `answer(started=…)` or `answer(error=…)` follows when it runs its program or failed."""
+        """Start a container; `answer(started=…)` or `answer(error=…)` follows when it runs its program or failed.
+
+        One that may look into others waits for those that are being set up where it will see them.
+        """
+        if _traces(plan) and plan["pid"] not in {"new", "host"} and self._children.exposed():
+            self._tracers_waiting += 1
+            self._loop.later(_SETTLE_AGAIN, lambda: self._start_again(plan, answer))
+            return
         container = Container(plan, LogFile(plan["stdio"]["log_path"]))
         group = container.group
         try:
@@ -129,9 +139,17 @@ class Containers:
                 container.child,
                 birth.sock,
                 lambda setup: self._copied(container, setup, answer),
+                screened=birth.screened,
             )
         elif birth.report is not None:
             self._set_up(container, birth.report.error, birth.report.ids, answer)
+
+    def _start_again(self, plan: dict[str, Any], answer: Answer) -> None:
+        self._tracers_waiting -= 1
+        try:
+            self.start(plan, answer)
+        except Exception as error:  # noqa: BLE001  as for a request that is served at once
+            answer(**describe("start", error))
 
     def signal(self, container_id: str, number: int) -> bool:
         """Signal the first process; False if the container has ended."""
@@ -156,8 +174,8 @@ class Containers:
             self._finish(container)
 
     def watched(self) -> bool:
-        """Tell whether a container here may look into other processes by CAP_SYS_PTRACE."""
-        return any(container.traces for container in self.by_id.values())
+        """Tell whether a container here, or one that is about to be, may look into others by CAP_SYS_PTRACE."""
+        return self._tracers_waiting > 0 or any(container.traces for container in self.by_id.values())
 
     def describe(self) -> list[dict[str, Any]]:
         """Return what a new daemon must know of each container that runs."""
@@ -316,6 +334,10 @@ class Containers:
             cgroups.remove(group["directories"], patience=0.0)
         except OSError:
             self._loop.later(_REMOVE_AGAIN, lambda: self._remove_group(group))
+
+
+def _traces(plan: dict[str, Any]) -> bool:
+    return bool(plan["process"]["capabilities"]["bounding"] >> _SYS_PTRACE & 1)
 
 
 def _silent(container: Container) -> dict[str, Any]:

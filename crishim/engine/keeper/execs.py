@@ -79,7 +79,14 @@ class Execs:
         run.child = self._children.add(pid, pidfd, lambda status: self._ended(run, status))
         container.execs += 1
         self._running.append(run)
-        watch_set_up(self._loop, self._children, run.child, ours, lambda result: self._set_up(run, result))
+        watch_set_up(
+            self._loop,
+            self._children,
+            run.child,
+            ours,
+            lambda result: self._set_up(run, result),
+            screened=screened,
+        )
 
     def kill(self, connection: Connection, number: int) -> bool:
         """SIGKILL one exec with what it started; tell whether it was there, so that its `exec_exit` will come."""
