@@ -1,13 +1,14 @@
 """Host paths of the request's mounts: resolved and, where missing, made, before the plan is computed.
 
-A symlink on the host is resolved here, once, in the daemon's view (the status shows the request's text, its verbose
-info the resolved path); a missing host path becomes a directory, as users of `hostPath` volumes expect. The target is
-the executor's: it stays inside the container's root whatever the image holds.
+A symlink on the host is resolved here, once, in the daemon's view; a start follows none any more. (The status shows the
+request's text, its verbose info the resolved path.) A missing host path becomes a directory, as users of `hostPath`
+volumes expect. The target is the executor's: it stays inside the container's root whatever the image holds.
 
 Out of scope: what is wrong with a mount whatever the host has (`admission.mounts`).
 Source: CRI `Mount`; field cases C1, C4.
 """
 
+import contextlib
 import dataclasses
 import errno
 import os
@@ -42,9 +43,18 @@ def _resolve_one(n: int, mount: Mount) -> Mount:
 
 
 def _make(field: str, path: str) -> None:
+    """Make a resolved path, following no link that was put there since then."""
+    above = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        os.makedirs(path, mode=0o755, exist_ok=True)
-    except (NotADirectoryError, FileExistsError):
+        for name in path.strip("/").split("/"):
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(name, 0o755, dir_fd=above)
+            below = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=above)
+            os.close(above)
+            above = below
+    except NotADirectoryError:
         raise InvalidArgumentError(field, f"{path}: a component of the path is no directory") from None
     except OSError as error:
         raise KernelError(f"{field}: mkdir {path}", error.errno or errno.EIO) from None
+    finally:
+        os.close(above)

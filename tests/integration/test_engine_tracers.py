@@ -2,25 +2,15 @@
 
 import asyncio
 import dataclasses
-import json
 import os
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from crishim.engine.client import StartError
-from crishim.engine.keeper.children import Children, Setup
-from crishim.engine.keeper.loop import Loop
-from crishim.engine.plan.request import (
-    Capabilities,
-    ContainerSecurity,
-    NamespaceMode,
-    NamespaceOptions,
-    SecurityProfile,
-)
 from crishim.linux import calls, capabilities
+from crishim.request import Capabilities, ContainerSecurity, NamespaceMode, NamespaceOptions, SecurityProfile
 from tests.support.lab import OWN_PID, Container, Lab, open_lab, scenario
 
 TRACER = ContainerSecurity(capabilities=Capabilities(add=("SYS_PTRACE",)), seccomp=SecurityProfile())
@@ -133,27 +123,3 @@ async def test_many_starts_and_execs_around_a_tracer(lab: Lab) -> None:
             seen = {line.split()[2] for line in tracer.output().decode().splitlines() if line.startswith("seen Cap")}
             mask = capabilities.DEFAULT_MASK | 1 << capabilities.NUMBERS["SYS_PTRACE"]
             assert [value for value in seen if int(value, 16) & ~mask] == []
-
-
-def test_whoever_steals_a_report_cannot_name_a_stranger() -> None:
-    """A tracer may take the report's socket out of a child; the process that goes on must be the keeper's own."""
-    loop = Loop()
-    children = Children(loop)
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    pid = os.fork()
-    if pid == 0:
-        os._exit(0)
-    child = children.add(pid, os.pidfd_open(pid), lambda _status: None)
-    done: list[Setup] = []
-    Setup(loop, ours, done.append, lambda moved: children.move(child, moved))
-    for stranger in (1, os.getpid(), 0, -1, 1 << 40, "x"):
-        theirs.send(json.dumps({"pid": stranger}).encode())
-    theirs.send(b"[]")
-    theirs.close()
-    loop.later(1.0, loop.stop)
-    while not done:
-        for fd, _ in loop._epoll.poll(1):
-            loop._callbacks[fd]()
-    assert child.pid == pid
-    children.reap()
-    loop.close()

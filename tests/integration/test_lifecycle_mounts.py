@@ -6,8 +6,11 @@ import tarfile
 from pathlib import Path
 
 import grpc
+import pytest
 
 from crishim._proto.runtime.v1 import api_pb2 as api
+from crishim.errors import InvalidArgumentError
+from crishim.pods import mounts
 from tests.support.cri import attempt, refused
 from tests.support.layout import Entry, directory, symlink
 from tests.support.world import World
@@ -186,3 +189,49 @@ async def test_an_absent_mount_source_of_a_file_kind_is_reported_in_status_order
     status = await world.cri.status(container)
     assert [row.container_path for row in status.mounts] == ["/a", "/b"]
     assert all(row.propagation == api.PROPAGATION_PRIVATE for row in status.mounts)
+
+
+@pytest.mark.parametrize("swapped", ["vol/dir", "vol/dir/sub", "vol/dir/sub/file"])
+async def test_a_source_that_became_a_link_after_the_create_is_refused(
+    world: World, tmp_path: Path, swapped: str
+) -> None:
+    """A sibling with the same volume swaps the subPath for a link to the host's root (CVE-2017-1002101)."""
+    (tmp_path / "vol/dir/sub").mkdir(parents=True)
+    (tmp_path / "vol/dir/sub/file").write_text("mine\n")
+    source = tmp_path / "vol/dir/sub" / ("file" if swapped.endswith("file") else "")
+    pod = await world.pod()
+    sibling = await world.run(pod, STAY, mounts=[mount(tmp_path / "vol", "/vol")])
+    config = world.config("ls /data; cat /data", mounts=[mount(source, "/data")])
+    container = await world.cri.create(pod.id, config, pod.config)
+    away = f"mv /{swapped} /vol/old; ln -s {'/etc/passwd' if swapped.endswith('file') else '/'} /{swapped}"
+    await world.cri.output(sibling, "sh", "-c", away)
+    message = await refused(world.cri.start(container), grpc.StatusCode.FAILED_PRECONDITION)
+    assert f"mount /data: host path {source}: has become a symbolic link since the container was created" in message
+    assert (await world.cri.status(container)).mounts[0].host_path == str(source)
+
+
+async def test_a_source_below_a_link_of_the_host_goes_on_working(world: World, tmp_path: Path) -> None:
+    """A host's /var/lib/kubelet may be a link; what is mounted is what it named when the container was created."""
+    (tmp_path / "disk/pods/volume").mkdir(parents=True)
+    (tmp_path / "disk/pods/volume/file").write_text("right\n")
+    (tmp_path / "kubelet").symlink_to("disk")
+    pod = await world.pod()
+    source = tmp_path / "kubelet/pods/volume"
+    config = world.config("cat /data/file", mounts=[mount(source, "/data")], name="linked")
+    container = await world.cri.create(pod.id, config, pod.config)
+    await world.cri.start(container)
+    status = await world.cri.wait_exit(container)
+    assert (status.exit_code, status.mounts[0].host_path) == (0, str(source))
+    assert " right" in log_of(pod.log("linked"))
+
+
+def log_of(path: str) -> str:
+    return Path(path).read_text(encoding="utf-8")
+
+
+def test_a_missing_source_is_made_through_no_link_that_came_meanwhile(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "link").symlink_to("elsewhere")
+    with pytest.raises(InvalidArgumentError, match="is no directory"):
+        mounts._make("config.mounts[0].host_path", str(tmp_path / "link/made"))
+    assert os.listdir(tmp_path / "elsewhere") == []

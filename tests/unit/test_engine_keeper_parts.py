@@ -4,6 +4,8 @@ import errno
 import json
 import os
 import re
+import select
+import socket
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 
 from crishim.engine.execute.report import StepError, describe
 from crishim.engine.keeper import journal
+from crishim.engine.keeper.children import Children, Setup
 from crishim.engine.keeper.logs import LINE_LIMIT, LogFile, Stream, timestamp
 from crishim.engine.keeper.loop import Loop
 
@@ -249,3 +252,29 @@ def test_failures_are_described(error: BaseException, expected: dict[str, object
     described = describe("root", error)
     assert described == {"error": expected}
     json.dumps(described)
+
+
+def test_whoever_steals_a_report_cannot_name_a_stranger() -> None:
+    """A tracer may take the report's socket out of a child; the process that goes on must be the keeper's own."""
+    loop = Loop()
+    children = Children(loop)
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0)
+    ended: list[int] = []
+    child = children.add(pid, os.pidfd_open(pid), ended.append)
+    done: list[Setup] = []
+    setup = Setup(loop, ours, done.append, lambda moved: children.move(child, moved))
+    for stranger in (1, os.getpid(), 0, -1, 1 << 40, "x"):
+        theirs.send(json.dumps({"pid": stranger}).encode())
+    for words in (b"[]", b"{", b"\xff", b"memfd"):
+        theirs.send(words)
+    theirs.close()
+    select.select([child.pidfd], [], [])  # it has the other end too
+    setup.collect()
+    assert done == [setup]
+    assert child.pid == pid
+    children.reap()
+    assert ended == [0]
+    loop.close()

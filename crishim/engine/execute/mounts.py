@@ -21,6 +21,10 @@ from crishim.linux import calls
 SHM, FILES = "shm", "files"
 """The two parts of a pod's own tmpfs: what containers see at /dev/shm, and the files that they share."""
 
+_CHANGED = {
+    errno.ELOOP: "has become a symbolic link since the container was created",
+    errno.ENOTDIR: "is no directory any more, as it was when the container was created",
+}
 _CHILDRENS = "/proc/self/ns/pid_for_children"
 _NO_PROCFS = (
     "a container with CAP_SYS_PTRACE is in the same PID namespace, whose procfs this kernel cannot mount from outside "
@@ -103,7 +107,8 @@ def _plain_directory(root: int, path: str) -> int:
 def _bind(operation: dict[str, Any], context: Context) -> None:
     source, path = operation["source"], operation["target"]
     recursive = calls.AT_RECURSIVE if operation["recursive"] else 0
-    tree = calls.open_tree(calls.AT_FDCWD, source, calls.OPEN_TREE_CLONE | recursive)
+    found = _source(source, path, directory=operation["directory"])
+    tree = calls.open_tree(found, "", calls.OPEN_TREE_CLONE | calls.AT_EMPTY_PATH | recursive)
     attributes = operation["attributes"]
     if operation["readonly_recursive"] or (operation["readonly"] and not recursive):
         attributes |= calls.MOUNT_ATTR_RDONLY
@@ -111,6 +116,21 @@ def _bind(operation: dict[str, Any], context: Context) -> None:
     if operation["readonly"] and not attributes & calls.MOUNT_ATTR_RDONLY:
         calls.mount_setattr(tree, "", calls.MOUNT_ATTR_RDONLY)
     _attach(tree, path, context, directory=operation["directory"])
+
+
+def _source(source: str, path: str, *, directory: bool) -> int:
+    """Return an fd of a path of the host's that was resolved when the container was created.
+
+    Somebody who may write along the path could have put a link in it since then, and would choose what is mounted. A
+    directory is opened as one, which mounts what autofs(5) has there.
+    """
+    flags = os.O_PATH | (os.O_DIRECTORY if directory else 0)
+    try:
+        return calls.openat2(calls.AT_FDCWD, source, flags, 0, calls.RESOLVE_NO_SYMLINKS)
+    except OSError as error:
+        number = error.errno or 0
+        what = _CHANGED.get(number) or os.strerror(number).lower()
+        raise StepError(f"mount {path}: host path {source}: {what}", number, source) from None
 
 
 def _attach(tree: int, path: str, context: Context, *, directory: bool) -> None:
