@@ -152,6 +152,12 @@ install_critest() {
         die "making critest's images failed"
 }
 
+# What a guest is made with and runs on. Where it is not to be had, the tests say so themselves.
+install_guest() {
+    [ -r /etc/debian_version ] && [ "$(uname -m)" = x86_64 ] || return 0
+    (apt_install debootstrap debian-archive-keyring e2fsprogs qemu-system-x86) || true
+}
+
 # The CNI project's plugins that the tests run, into .cache/cni/bin.
 install_cni() {
     local directory=$cache/cni/bin base=github.com/containernetworking/plugins/plugins path packages=()

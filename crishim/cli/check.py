@@ -1,10 +1,11 @@
 """`crishim check`: what this host can and lacks, each with the remedy; exit status 1 if the daemon cannot serve.
 
-Looking changes nothing, needs no daemon, and says more when it is run as root.
+Looking changes nothing and needs no daemon. Run as root it tries a small layer and a small container too.
 """
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 
 from crishim.cli import parser
 from crishim.config.model import Config
@@ -31,9 +32,11 @@ def judge(config: Config) -> tuple[list[dict[str, str]], bool]:
     """Return the findings as plain objects, and whether the daemon can serve."""
     from crishim.daemon.check import cannot_serve, findings
     from crishim.daemon.surroundings import look
+    from crishim.daemon.trial import attempt
     from crishim.linux.facts import probe
 
-    found = findings(probe(), config, look(config))
+    facts = probe()
+    found = findings(facts, config, replace(look(config), trial=attempt(config, facts)))
     rows = [{"name": f.name, "level": f.level, "detail": f.detail, "remedy": f.remedy} for f in found]
     return rows, not cannot_serve(found)
 

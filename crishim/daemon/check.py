@@ -53,6 +53,7 @@ def findings(facts: HostFacts, config: Config, around: Surroundings) -> list[Fin
         *_processes(facts, config),
         *_network(facts, config, around),
         *_security(facts),
+        *_tried(around),
     ]
 
 
@@ -200,7 +201,7 @@ def _files(facts: HostFacts, around: Surroundings, config: Config) -> Iterator[F
         f"{config.state} is on {around.state_fstype}",
         f"{config.state} is on {around.state_fstype or 'an unknown file system'}, so it survives a reboot: stale "
         "sockets and journals are then found by the boot id alone",
-        "choose --state on a tmpfs (mount -t tmpfs tmpfs DIRECTORY)",
+        "choose --state on a tmpfs (mount -t tmpfs -o mode=755 tmpfs DIRECTORY)",
     )
 
 
@@ -340,6 +341,25 @@ def _security(facts: HostFacts) -> Iterator[Finding]:
     )
     modules = [name for name, active in (("AppArmor", facts.apparmor), ("SELinux", facts.selinux)) if active]
     yield Finding("security modules", OK, ", ".join(modules) or "neither AppArmor nor SELinux is active")
+    if facts.apparmor:
+        yield Finding(
+            "apparmor",
+            WARN,
+            "no profile is applied: RuntimeDefault is unconfined, a Localhost profile is refused",
+            "rely on seccomp, capabilities and masks, which are applied",
+        )
+
+
+def _tried(around: Surroundings) -> Iterator[Finding]:
+    """What the engine was made to do; a fault here is the kernel's or ours, and names the call that failed."""
+    tries = (
+        ("unpacking", around.trial.unpacking, "a layer was unpacked", "a layer cannot be unpacked"),
+        ("container", around.trial.container, "a container was run", "a container cannot be run"),
+    )
+    for name, problem, fine, bad in tries:
+        if problem is not None:
+            remedy = "see which call the kernel refuses, and why (dmesg); mend that, or report it with this output"
+            yield _judge(name, not problem, ERROR, fine, f"{bad}: {problem}", remedy)
 
 
 def _judge(name: str, good: bool, level: str, fine: str, bad: str, remedy: str) -> Finding:

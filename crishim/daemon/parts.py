@@ -60,9 +60,14 @@ class Parts:
         """Start everything; raises a CrishimError that says which part cannot start and why. `end` is due then too."""
         facts = host_facts()
         assert facts.layout is not None
-        placement.enter_leaf(facts.layout, os.environ)
-        engine, network = self._engine(facts.layout), self._network()
-        early = [self._early("engine", engine.start), self._early("network", network.start)]
+        layout = facts.layout
+        engine, network = self._engine(layout), self._network()
+
+        async def start_engine() -> None:
+            await engine.start()
+            placement.leave_unit(layout, placement.keepers_group(self.config.cgroup_parent))
+
+        early = [self._early("engine", start_engine), self._early("network", network.start)]
         try:
             await asyncio.sleep(0)  # both wait for others from here on: the spawner's process, the kernel
             metrics = self._metrics()
@@ -129,7 +134,7 @@ class Parts:
         from crishim.engine.client import Engine, EngineSettings
 
         parent = self.config.cgroup_parent
-        group = placement.keepers_group(layout, parent, os.environ)
+        group = placement.keepers_group(parent)
         deadline = float(self.config.runtime.keeper_seconds)
         engine = Engine(EngineSettings(self.config.paths, layout, group, greeting_deadline=deadline))
 

@@ -1,63 +1,63 @@
-"""Which control groups the daemon and the keepers live in, and their removal when nothing needs them any more.
+"""Which control group the spawner and the keepers live in, and its removal when nothing needs it any more.
 
-Under systemd (Delegate=yes, KillMode=process) both are leaves of the unit's group, so that systemd sees all that
-belongs to the unit and cgroup v2 finds no process in an inner group; elsewhere the keepers' group lies below the
-instance's own parent. Out of scope: the pods' groups (engine, pods).
+It lies below the instance's own parent, never in the group of a systemd unit: that holds the daemon alone, so systemd
+finds no group below it, which cgroup v2 would not let it put the next daemon above, and `systemctl kill` reaches
+nothing else. Foreign groups at the top of the hierarchy systemd leaves alone. Where systemd watches a hierarchy
+without controllers beside v1, they leave the unit's group there too (`Layout.watched`). Out of scope: the pods' groups
+(engine, pods).
 """
 
 import contextlib
 import os
-from collections.abc import Mapping
 
-from crishim.errors import KernelError
 from crishim.linux import calls
 from crishim.linux.cgroups import apply
 from crishim.linux.cgroups.layout import Layout
+from crishim.log import get_logger
 from crishim.paths import Paths
 
 KEEPERS = "keepers"
-DAEMON = "daemon"
+_EARLIER = (KEEPERS, "daemon")
+"""What earlier versions made below the unit's group."""
+
+log = get_logger("crishim.daemon")
 
 
-def unit_group(layout: Layout, environment: Mapping[str, str]) -> str:
-    """Return the group of the systemd unit that the daemon is, or "" if systemd did not start it."""
-    if "INVOCATION_ID" not in environment or layout.unified is None:
-        return ""
-    own = layout.unified.own
-    own = own.removesuffix(f"/{DAEMON}")  # with DelegateSubgroup=daemon it is in its leaf already
-    return own if own.endswith(".service") else ""
+def keepers_group(parent: str) -> str:
+    """Return the group for the spawner and all keepers, below the instance's own parent group."""
+    return f"{parent}/{KEEPERS}"
 
 
-def keepers_group(layout: Layout, parent: str, environment: Mapping[str, str]) -> str:
-    """Return the group for the spawner and all keepers.
+def leave_unit(layout: Layout, keepers: str) -> None:
+    """Move what an earlier version put below the unit's group, if this process is in one, to the keepers' group.
 
-    Args:
-        layout: the host's control groups.
-        parent: the instance's own parent group, used where there is no unit.
-        environment: the daemon's environment.
+    The unit's group then holds this process alone and passes no controllers on, so systemd can put the next one there.
     """
-    return f"{unit_group(layout, environment) or parent}/{KEEPERS}"
-
-
-def enter_leaf(layout: Layout, environment: Mapping[str, str]) -> None:
-    """Move the daemon into its leaf of the unit's group, where cgroup v2 asks for it; raises KernelError."""
-    unit = unit_group(layout, environment)
-    if layout.version != 2 or layout.unified is None or not unit or layout.unified.own.endswith(f"/{DAEMON}"):
+    unified = layout.unified
+    if unified is None or not unified.own.endswith(".service"):
         return
-    directory = layout.unified.directory(f"{unit}/{DAEMON}")
-    try:
-        os.makedirs(directory, exist_ok=True)
-        with open(f"{directory}/cgroup.procs", "w", encoding="ascii") as file:
-            file.write("0")
-    except OSError as error:
-        raise KernelError(f"move the daemon into {directory}", error.errno or 0) from None
+    own = unified.directory(unified.own)
+    earlier = [place for place in (f"{own}/{name}" for name in _EARLIER) if os.path.isdir(place)]
+    for place in earlier:
+        try:
+            for pid in apply.pids((place,)):
+                with contextlib.suppress(ProcessLookupError):
+                    apply.write(unified.directory(keepers), "cgroup.procs", str(pid))
+            os.rmdir(place)
+        except OSError as error:
+            log.warning("a group of an earlier version stays in the unit", group=place, error=str(error))
+    if not earlier:
+        return
+    with contextlib.suppress(OSError):  # groups of somebody else's are below it
+        enabled = apply.read(own, "cgroup.subtree_control").decode().split()
+        apply.write(own, "cgroup.subtree_control", " ".join(f"-{name}" for name in enabled))
 
 
 def remove(layout: Layout, keepers: str, parent: str) -> None:
     """Remove the keepers' group and the instance's parent where nothing is left in them."""
     with contextlib.suppress(OSError):  # a keeper is on its way out: the next clean end removes the group
-        apply.remove(layout.directories(keepers))
-    for directory in layout.directories(parent):
+        apply.remove((*layout.directories(keepers), *layout.watched(keepers)))
+    for directory in (*layout.directories(parent), *layout.watched(parent)):
         with contextlib.suppress(OSError):
             os.rmdir(directory)
 

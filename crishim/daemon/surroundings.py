@@ -14,6 +14,14 @@ from crishim.network.plan import plan_subnets
 
 
 @dataclass(frozen=True, slots=True)
+class Trial:
+    """What was tried (`trial`): why it did not work, "" where it did; None where it was not tried."""
+
+    unpacking: str | None = None
+    container: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Surroundings:
     """What `look` saw. Sizes in bytes; None is "could not be found out".
 
@@ -25,6 +33,7 @@ class Surroundings:
         images_free: free bytes there.
         barriers: firewall chains that drop forwarded packets by default.
         lacks: what the pods' network needs and the host has not; looked at if the network is enabled.
+        trial: what was tried with a layer and a container (`trial`).
     """
 
     root_fstype: str = ""
@@ -34,6 +43,7 @@ class Surroundings:
     lacks: tuple[Lack, ...] | None = ()
     images_fstype: str = ""
     images_free: int | None = None
+    trial: Trial = Trial()
 
 
 def look(config: Config) -> Surroundings:

@@ -19,6 +19,7 @@ from crishim.codec import to_value
 from crishim.engine import interpreter, keepers, spare, wire
 from crishim.engine.channel import Channel
 from crishim.engine.keeper import journal
+from crishim.engine.keeper.pod import PLACE, unmount
 from crishim.engine.keepers import Exit, Keeper, Started, StartError, journalled
 from crishim.engine.plan.types import ContainerPlan, PodPlan
 from crishim.engine.unpacking import Unpacking
@@ -32,7 +33,7 @@ from crishim.paths import Paths
 __all__ = ["Engine", "EngineSettings", "Exit", "Keeper", "StartError", "Started"]
 
 _LOAD = "from crishim.engine import spawner"
-_MAIN = "spawner.main(int(sys.argv[1]), sys.argv[3:], int(sys.argv[2]))"
+_MAIN = "spawner.main(sys.argv[1:])"
 _SOCKET = "keeper.sock"
 _END_SHOWS = 0.2
 SPARES = 2
@@ -75,10 +76,11 @@ class Engine:
             InternalError: it did not come up; its stderr is the daemon's.
         """
         self._prepare_directories()
-        group = self._settings.layout.directories(self._settings.keepers_group)
-        cgroups.make(group)
+        cgroups.make(self._group())
+        for directory in self._watched():
+            os.makedirs(directory, 0o755, exist_ok=True)
         try:
-            await self._start_spawner(group)
+            await self._start_spawner()
         except BaseException:
             await self.close()
             raise
@@ -227,12 +229,19 @@ class Engine:
             calls.mount(paths.namespaces, paths.namespaces, "", calls.MS_BIND)
             calls.mount("", paths.namespaces, "", calls.MS_PRIVATE)
 
-    async def _start_spawner(self, group: tuple[str, ...]) -> None:
+    def _group(self) -> tuple[str, ...]:
+        return self._settings.layout.directories(self._settings.keepers_group)
+
+    def _watched(self) -> tuple[str, ...]:
+        return self._settings.layout.watched(self._settings.keepers_group)
+
+    async def _start_spawner(self) -> None:
         ours, theirs = wire.pair()
         fd = theirs.fileno()
         os.set_inheritable(fd, True)
         self._ready = asyncio.get_running_loop().create_future()
-        arguments = [str(fd), str(self._settings.layout.version), *group]
+        group = self._group()
+        arguments = [str(fd), str(self._settings.layout.version), str(len(group)), *group, *self._watched()]
         self._process = interpreter.start(_LOAD, _MAIN, arguments, (fd,))
         theirs.close()
         self._spawner = Channel(ours, "spawner", self._on_event, self._on_spawner_gone)
@@ -275,7 +284,7 @@ class Engine:
         if self._process is None or self._spawner is None or self._spawner.open:
             return
         await asyncio.to_thread(self._process.wait)
-        await self._start_spawner(self._settings.layout.directories(self._settings.keepers_group))
+        await self._start_spawner()
 
     async def _give_up(self, keeper: Keeper, plan: PodPlan) -> None:
         """Take back a pod whose keeper did not come up."""
@@ -295,7 +304,7 @@ def _remove(group: Sequence[str], version: int, pin: str, directory: str) -> Non
         steps += [lambda: cgroups.kill(group, version), lambda: cgroups.remove(group)]
     if pin:
         steps += [lambda: unmount(pin), lambda: os.unlink(pin), lambda: os.rmdir(os.path.dirname(pin))]
-    steps += [lambda: unmount(f"{directory}/shm"), lambda: shutil.rmtree(directory)]
+    steps += [lambda: unmount(f"{directory}/{PLACE}"), lambda: shutil.rmtree(directory)]
     failed: list[OSError] = []
     for step in steps:
         try:
@@ -306,12 +315,3 @@ def _remove(group: Sequence[str], version: int, pin: str, directory: str) -> Non
             failed.append(error)
     if failed:
         raise failed[0]
-
-
-def unmount(path: str) -> None:
-    """Unmount if something is mounted there."""
-    try:
-        calls.umount(path, calls.MNT_DETACH | calls.UMOUNT_NOFOLLOW)
-    except OSError as error:
-        if error.errno not in {2, 22}:  # ENOENT: no such path; EINVAL: not a mount
-            raise

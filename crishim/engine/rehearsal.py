@@ -9,12 +9,11 @@ pod's directory and control group are removed, and the signals put back. A rehea
 
 import _signal  # type: ignore[import-not-found]  # typeshed describes only what wraps it
 import os
-import struct
 import sys
 from collections.abc import Callable
 from typing import Any
 
-from crishim.engine import wire
+from crishim.engine import smallest, wire
 from crishim.engine.keeper import births
 from crishim.engine.keeper import pod as pods
 from crishim.engine.keeper.main import SOCKET, Keeper
@@ -23,30 +22,35 @@ from crishim.linux.cgroups import apply as cgroups
 
 ROUNDS = 10
 _PATIENCE = 10.0
-# exit_group(0) in machine code, and the number of the machine in an ELF header (elf(5))
-_CODE = {
-    "x86_64": (62, bytes.fromhex("31ffb8e70000000f05")),
-    "aarch64": (183, bytes.fromhex("000080d2c80b80d2010000d4")),
-}
 
 
 def rehearse(pod: dict[str, Any], container: dict[str, Any], rounds: int = ROUNDS) -> None:
     """Be the pod's keeper for `rounds` starts of the container (`plan.rehearsal`)."""
     top = os.path.dirname(pod["empty"])
-    _remove(top)  # an earlier spawner may have been killed at it
+    if _try(lambda: _remove(top, pod["directory"])):  # an earlier spawner may have been killed at it
+        _try(lambda: _perform(pod, container, rounds))
+    _signal.set_wakeup_fd(-1)
+    _signal.signal(_signal.SIGCHLD, _signal.SIG_IGN)
+    for plan in (container, pod):
+        _try(lambda: cgroups.remove(plan["cgroup"]["directories"]))  # noqa: B023  at once
+    _try(lambda: _remove(top, pod["directory"]))
+
+
+def _try(step: Callable[[], None]) -> bool:
+    """Do a step and tell whether it worked: whatever it lacks, pods can be started without it."""
     try:
-        os.makedirs(pod["empty"])
-        _make_root(pod["directory"], container["root"], container["process"]["argv"][0])
-        _Driver(pod, container, rounds).run()
-        births.expect(_written_by(lambda: _Driver(pod, container, 1).run()))
-    except Exception as error:  # noqa: BLE001  whatever it lacks, pods can be started without it
+        step()
+    except Exception as error:  # noqa: BLE001  the spawner must go on
         sys.stderr.write(f"crishim spawner: rehearsal: {type(error).__name__}: {error}\n")
-    finally:
-        _signal.set_wakeup_fd(-1)
-        _signal.signal(_signal.SIGCHLD, _signal.SIG_IGN)
-        for group in (container["cgroup"], pod["cgroup"]):
-            cgroups.remove(group["directories"])
-        _remove(top)
+        return False
+    return True
+
+
+def _perform(pod: dict[str, Any], container: dict[str, Any], rounds: int) -> None:
+    os.makedirs(pod["empty"])
+    _make_root(pod["directory"], container["root"], container["process"]["argv"][0])
+    _Driver(pod, container, rounds).run()
+    births.expect(_written_by(lambda: _Driver(pod, container, 1).run()))
 
 
 def _written_by(work: Callable[[], None]) -> pages.Ranges:
@@ -70,10 +74,10 @@ class _Driver:
     """The daemon's part: starts the container, acknowledges its end, starts the next."""
 
     def __init__(self, pod: dict[str, Any], container: dict[str, Any], rounds: int) -> None:
+        pods.complete(pod)
         held = pods.prepare((), pod["shm_size"], pod["directory"])
         for name in ("hosts", "hostname", "resolv.conf"):
             os.close(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644, dir_fd=held.files))
-        pods.complete(pod)
         self._keeper = Keeper(held)
         self._keeper.take(pod)
         self._socket = f"{pod['directory']}/{SOCKET}"
@@ -87,10 +91,12 @@ class _Driver:
     def run(self) -> None:
         """Go through all rounds; ends after `_PATIENCE` seconds at the latest."""
         self._keeper.loop.later(_PATIENCE, self._keeper.loop.stop)
-        self._keeper.serve(self._theirs)
-        self._keeper.close()
-        self._ours.close()
-        os.unlink(self._socket)
+        try:
+            self._keeper.serve(self._theirs)
+        finally:
+            self._keeper.close()
+            self._ours.close()
+            os.unlink(self._socket)
 
     def _on_message(self) -> None:
         while True:
@@ -122,16 +128,7 @@ def _make_root(directory: str, root: dict[str, Any], program: str) -> None:
     for path in (root["upper"], root["work"]):
         os.makedirs(path, 0o755, exist_ok=True)
     _write(f"{layer}/etc/passwd", b"root:x:0:0:root:/:/bin/sh\n", 0o644)
-    _write(layer + program, _executable(), 0o755)
-
-
-def _executable() -> bytes:
-    """Return the smallest program that ends with status 0 (elf(5): one header, one segment, the code)."""
-    machine, code = _CODE[os.uname().machine]
-    base, size = 0x400000, 64 + 56 + len(code)
-    header = struct.pack("<4s12B", b"\x7fELF", 2, 1, 1, *([0] * 9))
-    header += struct.pack("<HHIQQQIHHHHHH", 2, machine, 1, base + 120, 64, 0, 0, 64, 56, 1, 0, 0, 0)
-    return header + struct.pack("<IIQQQQQQ", 1, 5, 0, base, base, size, size, 0x1000) + code
+    _write(layer + program, smallest.program(), 0o755)
 
 
 def _write(path: str, data: bytes, mode: int) -> None:
@@ -140,10 +137,11 @@ def _write(path: str, data: bytes, mode: int) -> None:
     os.close(fd)
 
 
-def _remove(directory: str) -> None:
+def _remove(directory: str, pod: str) -> None:
     """Remove what was made here, and what overlayfs makes of it; absent is fine."""
     if not os.path.isdir(directory):
         return
+    pods.unmount(f"{pod}/{pods.PLACE}")  # a spawner that was killed has left it
     for top, directories, files in os.walk(directory, topdown=False):
         for name in files:
             os.unlink(f"{top}/{name}")

@@ -33,14 +33,16 @@ from crishim.linux import calls, inheritance
 from crishim.linux.cgroups import apply as cgroups
 
 
-def main(control_fd: int, group: list[str], version: int) -> None:
+def main(words: list[str]) -> None:
     """Serve the daemon's socket until its end.
 
     Args:
-        control_fd: this end of the SOCK_SEQPACKET pair.
-        group: directories of the control group that the spawner and all keepers live in.
-        version: of the control group layout.
+        words: number of this end of the SOCK_SEQPACKET pair; version of the control groups; how many directories
+            there are of the group that the spawner and all keepers live in; these; its directories where systemd looks
+            for a unit's processes (`Layout.watched`).
     """
+    control_fd, version, count = map(int, words[:3])
+    group, watched = words[3 : 3 + count], words[3 + count :]
     os.set_inheritable(control_fd, False)
     control = _socket.socket(fileno=control_fd)
     calls.set_name("crishim-spawner")
@@ -52,6 +54,7 @@ def main(control_fd: int, group: list[str], version: int) -> None:
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     cgroups.join_self(group, version)
+    cgroups.join_watched(watched)
     imports = Imports()
     imports.forbid()
     gc.disable()

@@ -72,12 +72,13 @@ def container_info(context: Context, container: Container) -> Mapping[str, str]:
 
 
 def runtime_info(config: Config, host: object) -> Mapping[str, str]:
-    """Return Status(verbose)'s info; `stateDir` is what critest looks at."""
+    """Return Status(verbose)'s info; `stateDir` is what critest looks at, `apparmor` what RuntimeDefault means here."""
     document = codec.to_value(config, full=True)
     document["stateDir"] = config.state
     document["rootDir"] = config.root
     document["version"] = VERSION
-    return {"config": dumps(document), "host": dumps(codec.to_value(host, full=True))}
+    apparmor = {"runtimeDefault": "unconfined", "localhost": "refused"}
+    return {"config": dumps(document), "host": dumps(codec.to_value(host, full=True)), "apparmor": dumps(apparmor)}
 
 
 def dumps(document: Any) -> str:

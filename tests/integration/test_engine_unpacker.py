@@ -18,6 +18,8 @@ from crishim.engine.execute.layerstream import TOTAL
 from tests.support.lab import Lab, open_lab, scenario, until
 from tests.support.tars import archive, info
 
+pytestmark = pytest.mark.shared_mounts
+
 FILES = {f"f{n}": os.urandom(100_000) for n in range(30)}
 
 
@@ -150,3 +152,18 @@ async def test_a_blob_that_is_all_there_is_given_up_half_way(lab: Lab, tmp_path:
     blob.end()
     assert (await task)["kind"] == "AbortedError"
     assert not (tmp_path / "x" / "d29").exists()
+
+
+@scenario
+async def test_what_fails_before_the_layer_is_read_is_no_fault_of_the_layers(lab: Lab, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    dest = os.open(tmp_path / "file", os.O_RDONLY)  # no directory: nothing can be a root there
+    blob = Blob(len(SMALL))
+    blob.add(SMALL)
+    try:
+        diff_id = f"sha256:{hashlib.sha256(SMALL).hexdigest()}"
+        report = await lab.engine.extract((blob._fd, blob._told, dest), {"size": len(SMALL), "diff_id": diff_id})
+    finally:
+        for fd in (blob._fd, blob._told, blob._tell, dest):
+            os.close(fd)
+    assert (report["kind"], report["error"]) == ("fault", "mount the layer's directory: Invalid argument")

@@ -15,6 +15,8 @@ from tests.support.cri import attempt, refused
 from tests.support.layout import Entry, directory, symlink
 from tests.support.world import World
 
+pytestmark = pytest.mark.shared_mounts
+
 STAY = "sleep 600"
 LIST_MOUNTS = "cat /proc/self/mountinfo"
 

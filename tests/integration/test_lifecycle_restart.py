@@ -5,6 +5,8 @@ import os
 import time
 from functools import partial
 
+import pytest
+
 from crishim._proto.runtime.v1 import api_pb2 as api
 from tests.support.cri import bounded, log_text
 from tests.support.world import Pod, World
@@ -32,6 +34,7 @@ async def start_writers(world: World, flags: str) -> dict[str, tuple[Pod, str, i
     return found
 
 
+@pytest.mark.shared_mounts
 async def test_twenty_logging_containers_lose_nothing_when_the_daemon_is_killed(
     own_world: World, tmp_path: os.PathLike[str]
 ) -> None:

@@ -14,6 +14,8 @@ from tests.support.cri import attempt
 from tests.support.layout import Entry, directory, symlink
 from tests.support.world import World
 
+pytestmark = pytest.mark.shared_mounts
+
 STAY = "sleep 600"
 BAD_PROGRAMS = {
     "absent": (["/no/such/program"], "/no/such/program"),

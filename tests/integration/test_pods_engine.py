@@ -127,7 +127,8 @@ class Machine:
             await self.runtime.remove_sandbox(view.id)
         await self.stop(remove=True)
         unmount_namespaces(self.paths)
-        apply.remove(self.layout.directories(self.config.cgroup_parent), patience=5.0)
+        group = self.config.cgroup_parent
+        apply.remove((*self.layout.directories(group), *self.layout.watched(group)), patience=5.0)
 
     # --- what tests do ------------------------------------------------------------------------
 

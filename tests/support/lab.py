@@ -285,8 +285,8 @@ class Lab:
         self.run(self.engine.close())
         self._runner.close()
         unmount_namespaces(self.paths)
-        apply.remove(self.layout.directories(f"{self.config.cgroup_parent}/keepers"), patience=10.0)
-        apply.remove(self.layout.directories(self.config.cgroup_parent), patience=10.0)
+        for group in (f"{self.config.cgroup_parent}/keepers", self.config.cgroup_parent):
+            apply.remove((*self.layout.directories(group), *self.layout.watched(group)), patience=10.0)
 
 
 def unpack(directory: str) -> None:

@@ -178,6 +178,20 @@ def test_bad_config_names_the_field(change: Change, message: str) -> None:
     assert message in str(caught.value)
 
 
+def test_an_apparmor_profile_is_refused_where_it_would_not_be_applied() -> None:
+    config = minimal()
+    profile = pb.SecurityProfile(profile_type=pb.SecurityProfile.Localhost, localhost_ref="k8s-x")
+    context(apparmor=profile)(config)
+    problems = Problems()
+    admit_container(
+        problems, container.config(problems, config), SandboxConfig(Metadata("pod")), Abilities(apparmor=True)
+    )
+    with pytest.raises(
+        UnimplementedError, match=r"security_context\.apparmor: not supported yet: profile 'k8s-x'; use"
+    ):
+        problems.check()
+
+
 def test_what_is_right_passes() -> None:
     message = minimal()
     for change in (

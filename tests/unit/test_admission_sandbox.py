@@ -161,6 +161,18 @@ def test_profiles_that_need_nothing_are_fine() -> None:
         admit(config)
 
 
+def test_an_apparmor_profile_is_refused_where_it_would_not_be_applied() -> None:
+    config = minimal()
+    context(config).apparmor.profile_type = pb.SecurityProfile.Localhost
+    context(config).apparmor.localhost_ref = "k8s-x"
+    problems = Problems()
+    admit_sandbox(problems, sandbox.config(problems, config), "", Abilities(apparmor=True))
+    with pytest.raises(
+        UnimplementedError, match=r"security_context\.apparmor: not supported yet: profile 'k8s-x'; use"
+    ):
+        problems.check()
+
+
 @pytest.mark.parametrize(
     ("key", "value", "options", "problem"),
     [

@@ -75,3 +75,10 @@ def test_no_controllers_is_refused_with_the_remedy(mountinfo: str) -> None:
 def test_a_layout_survives_the_codec(text: str) -> None:
     layout = parse(text, "0::/\n", "cpu memory")
     assert codec.loads(Layout, codec.dumps(layout)) == layout
+
+
+def test_hierarchies_by_which_systemd_tells_units_apart() -> None:
+    layout = parse(HYBRID, "5:name=systemd:/a.service\n2:memory:/\n0::/a.service\n", "")
+    assert layout.watched("/x") == ("/sys/fs/cgroup/systemd/x", "/sys/fs/cgroup/unified/x")
+    assert [hierarchy.own for hierarchy in layout.watchers] == ["/a.service", "/a.service"]
+    assert parse(UNIFIED, "0::/a.service\n", "cpu").watched("/x") == ()

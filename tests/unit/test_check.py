@@ -7,7 +7,7 @@ import pytest
 
 from crishim.config.model import Config
 from crishim.daemon.check import ERROR, OK, WARN, Finding, cannot_serve, findings, pods_for_descriptors
-from crishim.daemon.surroundings import Surroundings, look
+from crishim.daemon.surroundings import Surroundings, Trial, look
 from crishim.linux import capabilities
 from crishim.linux.cgroups.layout import Hierarchy, Layout
 from crishim.linux.facts import HostFacts, probe
@@ -69,6 +69,7 @@ def test_a_good_host_has_nothing_to_do() -> None:
         ("nftables", ERROR, replace(GOOD, nftables=False)),
         ("seccomp", ERROR, replace(GOOD, seccomp=False)),
         ("capabilities", WARN, replace(GOOD, bounding=capabilities.ALL & ~(1 << 24))),
+        ("apparmor", WARN, replace(GOOD, lsms=("capability", "apparmor"))),
     ],
 )
 def test_what_a_host_lacks(name: str, level: str, facts: HostFacts) -> None:
@@ -90,6 +91,8 @@ def test_what_a_host_lacks(name: str, level: str, facts: HostFacts) -> None:
         ("forwarding", WARN, replace(AROUND, barriers=None)),
         ("veth", ERROR, replace(AROUND, lacks=(Lack("veth", "create link: not supported", "modprobe veth"),))),
         ("network needs", WARN, replace(AROUND, lacks=None)),
+        ("unpacking", ERROR, replace(AROUND, trial=Trial("pivot_root .: Invalid argument"))),
+        ("container", ERROR, replace(AROUND, trial=Trial("", "exec /exit: permission denied"))),
     ],
 )
 def test_what_lies_around(name: str, level: str, around: Surroundings) -> None:

@@ -1,24 +1,15 @@
-"""Which control groups the daemon and the keepers get."""
+"""Which control groups the daemon's processes get; the moves themselves are in the integration tests."""
 
-from crishim.daemon.placement import keepers_group, unit_group
+from crishim.daemon.placement import keepers_group
 from crishim.linux.cgroups.layout import Hierarchy, Layout
 
-SYSTEMD = {"INVOCATION_ID": "x"}
+
+def test_the_keepers_lie_below_the_instances_own_parent() -> None:
+    assert keepers_group("/crishim") == "/crishim/keepers"
 
 
-def layout(own: str, version: int = 2) -> Layout:
-    return Layout(version, (), Hierarchy("/sys/fs/cgroup", ("cpu", "memory"), own))
-
-
-def test_without_systemd_the_keepers_lie_below_the_parent() -> None:
-    assert keepers_group(layout("/user.slice/session-1.scope"), "/crishim", {}) == "/crishim/keepers"
-    assert keepers_group(layout("/system.slice/ssh.service"), "/crishim", {}) == "/crishim/keepers"
-    assert keepers_group(layout("/user.slice/session-1.scope"), "/two", SYSTEMD) == "/two/keepers"
-    assert keepers_group(Layout(1), "/crishim", SYSTEMD) == "/crishim/keepers"
-
-
-def test_under_systemd_they_are_a_leaf_of_the_unit() -> None:
-    unit = "/system.slice/crishim.service"
-    assert keepers_group(layout(unit), "/crishim", SYSTEMD) == f"{unit}/keepers"
-    assert keepers_group(layout(f"{unit}/daemon"), "/crishim", SYSTEMD) == f"{unit}/keepers"
-    assert unit_group(layout(f"{unit}/other"), SYSTEMD) == ""
+def test_where_systemd_counts_processes_beside_the_controllers() -> None:
+    systemd = Hierarchy("/sys/fs/cgroup/systemd", (), "/system.slice/crishim.service")
+    layout = Layout(1, (Hierarchy("/sys/fs/cgroup/memory", ("memory",)),), None, (systemd,))
+    assert layout.directories("/crishim/keepers") == ("/sys/fs/cgroup/memory/crishim/keepers",)
+    assert layout.watched("/crishim/keepers") == ("/sys/fs/cgroup/systemd/crishim/keepers",)

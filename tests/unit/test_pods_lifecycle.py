@@ -106,6 +106,7 @@ async def test_runtime_answers_for_itself(tmp_path: Path) -> None:
         api: RuntimeApi = daemon.runtime  # the type checker compares the two
         assert [(c.kind, c.status) for c in api.conditions()] == [("RuntimeReady", True), ("NetworkReady", True)]
         assert json.loads(api.verbose_status()["config"])["stateDir"] == daemon.config.state
+        assert json.loads(api.verbose_status()["apparmor"])["runtimeDefault"] == "unconfined"
         assert api.cgroup_driver() == "cgroupfs"
         pod_id, container_id = await _started(daemon)
         info = json.loads(api.container_info(container_id)["info"])

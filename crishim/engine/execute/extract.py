@@ -32,7 +32,8 @@ def run(fds: Sequence[int], options: Mapping[str, Any]) -> None:
 
     The process is used up afterwards: its root, namespaces and capabilities are the layer's. The report is either
     `{"ok": true, bytes, inodes, lists_root, parents, opaque, links, skipped_xattrs}` or
-    `{"error": sentence, "kind": "tar" | "os" | "fault" | name of a class of `crishim.errors`, "errno": n}`.
+    `{"error": sentence, "kind": "tar" | "os" | "fault" | name of a class of `crishim.errors`, "errno": n}`: "os" is a
+    call for one of the layer's files, "fault" is ours, whatever the layer.
 
     Args:
         fds: the packed layer, a file that may still grow; what says how far it is (see `layerstream.Growing`); an
@@ -42,6 +43,7 @@ def run(fds: Sequence[int], options: Mapping[str, Any]) -> None:
     """
     blob_fd, progress_fd, dest_fd, report_fd = fds
     report: dict[str, Any]
+    confined = False
     try:
         os.umask(0)
         renames = {os.fsencode(k): os.fsencode(v) for k, v in (options.get("renames") or {}).items()}
@@ -52,20 +54,27 @@ def run(fds: Sequence[int], options: Mapping[str, Any]) -> None:
         confine(dest_fd, (blob_fd, progress_fd, report_fd))
         sys.meta_path.clear()
         sys.path.clear()
+        confined = True
         report = LayerWriter(TarStream(pieces), renames).run(int(options.get("max_entries") or 0))
     except TarError as error:
         report = _refusal(str(error), "tar")
     except CrishimError as error:
         report = _refusal(str(error), type(error).__name__)
     except OSError as error:
-        # The reason first: a name may be as long as it likes, and the daemon cuts the sentence.
-        where = f": {error.filename}" if error.filename else ""
-        report = _refusal(f"{error.strerror}{where}", "os", error.errno or 0)
+        # Only a call that names one of the layer's files can be the layer's fault.
+        report = _refusal(_reason(error), "os" if confined and error.filename else "fault", error.errno or 0)
     except Exception as error:  # noqa: BLE001  an unforeseen fault must reach the daemon, not a traceback with imports
         report = _refusal(f"{type(error).__name__}: {error}", "fault")
     data = memoryview(json.dumps(report).encode() + b"\n")
     while data:
         data = data[os.write(report_fd, data) :]
+
+
+def _reason(error: OSError) -> str:
+    """Return what failed and why; a path comes last, since it may be as long as it likes, and the daemon cuts."""
+    why = os.strerror(error.errno or 0)
+    call = error.strerror if error.strerror != why else ""  # `linux.calls` puts the call where Python has the reason
+    return ": ".join(part for part in (call, why, os.fsdecode(error.filename or "")) if part)
 
 
 def _refusal(sentence: str, kind: str, number: int = 0) -> dict[str, Any]:
@@ -75,11 +84,13 @@ def _refusal(sentence: str, kind: str, number: int = 0) -> dict[str, Any]:
 def confine(dest_fd: int, keep: tuple[int, ...]) -> None:
     """Make the layer's directory the only thing that this process can reach.
 
-    The detached copy of the mount is made before the namespace: open_tree(2) takes only mounts of the caller's own.
+    The detached copy of the mount is made before the namespace: open_tree(2) takes only mounts of the caller's own. It
+    is a peer of the mount that it was made from, and shared if that is; pivot_root(2) wants a private one.
     pivot_root(".", ".") stacks the old root on the new one, and the detach takes it off again (pivot_root(2), notes).
     """
     tree = calls.open_tree(dest_fd, "", calls.OPEN_TREE_CLONE | calls.AT_EMPTY_PATH)
-    calls.mount_setattr(tree, "", calls.MOUNT_ATTR_NODEV | calls.MOUNT_ATTR_NOSUID | calls.MOUNT_ATTR_NOEXEC)
+    attributes = calls.MOUNT_ATTR_NODEV | calls.MOUNT_ATTR_NOSUID | calls.MOUNT_ATTR_NOEXEC
+    calls.mount_setattr(tree, "", attributes, 0, calls.MS_PRIVATE)
     calls.unshare(calls.CLONE_NEWNS)
     calls.mount("none", "/", "", calls.MS_REC | calls.MS_PRIVATE)
     root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)

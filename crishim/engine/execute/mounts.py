@@ -158,7 +158,9 @@ def _pod_file(operation: dict[str, Any], context: Context) -> None:
 def _pod_tree(context: Context, name: str) -> int:
     """Clone a part of the pod's own tmpfs: of its mount's fd, or of its place in this mount namespace."""
     if isinstance(context.pod, str):
-        return calls.open_tree(calls.AT_FDCWD, f"{context.pod}/{name}", calls.OPEN_TREE_CLONE)
+        tree = calls.open_tree(calls.AT_FDCWD, f"{context.pod}/{name}", calls.OPEN_TREE_CLONE)
+        calls.mount_setattr(tree, "", 0, 0, calls.MS_PRIVATE)  # the host's would pass on what is mounted there
+        return tree
     return calls.open_tree(context.pod, name, calls.OPEN_TREE_CLONE)
 
 

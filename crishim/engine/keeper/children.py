@@ -8,6 +8,7 @@ keeper as the nearest subreaper) is just reaped.
 import _socket
 import os
 import signal
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +16,10 @@ from crishim.engine import wire
 from crishim.engine.keeper.loop import Loop, guard
 from crishim.linux import calls
 
-_PF_FORKNOEXEC = 0x40  # linux/sched.h: forked but did not exec
+_PF_EXITING = 0x4  # linux/sched.h
+_PF_FORKNOEXEC = 0x40  # forked but did not exec
+_PAUSE = 0.0002
+_LOOKS = 5000
 
 
 class Child:
@@ -41,18 +45,32 @@ class Child:
         self.moved: Callable[[], None] | None = None
 
     def inspect(self) -> None:
-        """Read what tells a program that ran from a copy of the keeper that never got so far (proc_pid_stat(5))."""
+        """Read what tells a program that ran from a copy of the keeper that never got so far (proc_pid_stat(5)).
+
+        An exec wakes the parent of a vfork when it lets the old memory go, a moment before the kernel counts the
+        process as one that has exec'd (`begin_new_exec` in fs/exec.c): one that is between the two is looked at again.
+        """
         if self.inspected:
             return
         self.inspected = True
-        fd = os.open(f"/proc/{self.pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            text = os.read(fd, 4096)
-        finally:
-            os.close(fd)
-        fields = text[text.rindex(b")") + 2 :].split()
+        fields = _stat(self.pid)
+        for _ in range(_LOOKS):
+            if int(fields[6]) & (_PF_FORKNOEXEC | _PF_EXITING) != _PF_FORKNOEXEC:
+                break
+            time.sleep(_PAUSE)
+            fields = _stat(self.pid)
         self.ran = not int(fields[6]) & _PF_FORKNOEXEC
         self.start_time = int(fields[19])
+
+
+def _stat(pid: int) -> list[bytes]:
+    """Return the fields after a process's name."""
+    fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        text = os.read(fd, 4096)
+    finally:
+        os.close(fd)
+    return text[text.rindex(b")") + 2 :].split()
 
 
 class Children:

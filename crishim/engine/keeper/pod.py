@@ -22,6 +22,8 @@ from crishim.linux.cgroups import apply as cgroups
 
 _NAMESPACES = {"net": calls.CLONE_NEWNET, "ipc": calls.CLONE_NEWIPC, "uts": calls.CLONE_NEWUTS}
 _FILES_SIZE = 1 << 20
+PLACE = "shm"
+"""Below the pod's directory, where the pod's tmpfs is attached if the kernel does not clone a detached mount."""
 _NETLINK_ROUTE = 0
 _AF_NETLINK = 16
 
@@ -46,10 +48,12 @@ class Pod:
         return [self.files, self.netns, self.netlink.fileno()] if self.netlink is not None else [self.files]
 
     def close(self) -> None:
-        """Let go of all of them."""
+        """Let go of all of them, the tmpfs with what is in it."""
         self.let_go()
         if isinstance(self.tree, int):
             os.close(self.tree)
+        else:
+            unmount(self.tree)
 
     def let_go(self) -> None:
         """Close what was handed over: only the pin and the processes hold the namespace from then on."""
@@ -152,7 +156,7 @@ def _own_tree(size: int, directory: str) -> int | str:
         os.chmod(name, mode, dir_fd=mount)
     if directory and not can_clone(mount):
         # Linux before 6.15 clones only mounts that are attached somewhere
-        place = f"{directory}/shm"
+        place = f"{directory}/{PLACE}"
         os.makedirs(place, 0o700, exist_ok=True)
         calls.move_mount(mount, calls.AT_FDCWD, place, place)
         os.close(mount)
@@ -169,3 +173,12 @@ def can_clone(mount: int | str) -> bool:
     except OSError:
         return False
     return True
+
+
+def unmount(path: str) -> None:
+    """Unmount if something is mounted there."""
+    try:
+        calls.umount(path, calls.MNT_DETACH | calls.UMOUNT_NOFOLLOW)
+    except OSError as error:
+        if error.errno not in {2, 22}:  # ENOENT: no such path; EINVAL: not a mount
+            raise

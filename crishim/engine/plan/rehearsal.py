@@ -1,7 +1,8 @@
-"""The plan of the spawner's rehearsal: an ordinary pod with one container, in a directory of its own. Pure.
+"""The plan of an ordinary pod with one container that ends at once, and the spawner's rehearsal of it. Pure.
 
-See `engine.rehearsal` for what it is good for. What differs from a real pod's plan: the pod makes no namespaces (the
-keeper is the spawner itself), and all its files are below `Paths.rehearsal`, the root's layers with them.
+See `engine.rehearsal` for what that is good for; `crishim check` runs the pod itself. What differs in a rehearsal: the
+pod makes no namespaces (the keeper is the spawner itself), and all its files are below `Paths.rehearsal`, the root's
+layers with them.
 """
 
 from dataclasses import replace
@@ -36,11 +37,40 @@ _READONLY = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-tri
 def plan_rehearsal(settings: PlanSettings) -> tuple[PodPlan, ContainerPlan]:
     """Return the pod's and the container's plan; the container's program is `PROGRAM` in the layer `LAYER`."""
     settings = replace(settings, paths=Paths(settings.paths.root, settings.paths.rehearsal))
-    namespaces = NamespaceOptions(pid=NamespaceMode.CONTAINER)
+    directory = settings.paths.pod(POD)
+    pod, container = plan_small(settings, f"{directory}/{LAYER}", directory)
+    root = OverlayRoot(
+        base=directory,
+        lower=(LAYER,),
+        upper=f"{directory}/upper",
+        work=f"{directory}/work",
+        readonly=False,
+        append=settings.overlay_append,  # and not volatile: such a layer is mounted once
+    )
+    pod = replace(pod, namespaces=(), pin="", hostname="")
+    return pod, replace(container, root=root, shared=True)
+
+
+def small_pod(settings: PlanSettings) -> SandboxConfig:
+    """Return the request of such a pod; `POD` is its name and id."""
     profile = SecurityProfile() if settings.seccomp is not None else None
-    sandbox = SandboxConfig(
+    namespaces = NamespaceOptions(pid=NamespaceMode.CONTAINER)
+    return SandboxConfig(
         metadata=Metadata(POD), security=SandboxSecurity(namespaces=namespaces, seccomp=profile), hostname=POD
     )
+
+
+def plan_small(settings: PlanSettings, layer: str, directory: str) -> tuple[PodPlan, ContainerPlan]:
+    """Return the plans of such a pod and its container.
+
+    Args:
+        settings: of the instance.
+        layer: directory of the only layer, with the program `PROGRAM`.
+        directory: `upper`, `work` and `log` are below it.
+    """
+    sandbox = small_pod(settings)
+    namespaces = NamespaceOptions(pid=NamespaceMode.CONTAINER)
+    profile = sandbox.security.seccomp
     resources = Resources(cpu_shares=2, memory_limit_in_bytes=256 << 20, oom_score_adj=1000)
     config = ContainerConfig(
         metadata=ContainerMetadata(POD),
@@ -50,14 +80,13 @@ def plan_rehearsal(settings: PlanSettings) -> tuple[PodPlan, ContainerPlan]:
             namespaces=namespaces, masked_paths=_MASKED, readonly_paths=_READONLY, seccomp=profile
         ),
     )
-    directory = settings.paths.pod(POD)
     wanted = ContainerInput(
         id=POD,
         sandbox_id=POD,
         sandbox=sandbox,
         config=config,
         image=ImageConfig(env=("PATH=/bin",)),
-        layers=(f"{directory}/{LAYER}",),
+        layers=(layer,),
         mounts=(),
         log_path=f"{directory}/log",
         resources=resources,
@@ -67,13 +96,4 @@ def plan_rehearsal(settings: PlanSettings) -> tuple[PodPlan, ContainerPlan]:
     problems = Problems()
     container = plan_container(problems, wanted, frozenset(), (), settings, local=True)
     problems.check()
-    root = OverlayRoot(
-        base=directory,
-        lower=(LAYER,),
-        upper=wanted.upper,
-        work=wanted.work,
-        readonly=False,
-        append=settings.overlay_append,  # and not volatile: such a layer is mounted once
-    )
-    pod = replace(plan_pod(POD, sandbox, settings), namespaces=(), pin="", hostname="")
-    return pod, replace(container, root=root, shared=True)
+    return plan_pod(POD, sandbox, settings), container

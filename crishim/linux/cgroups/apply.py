@@ -12,13 +12,14 @@ Sources: admin-guide/cgroup-v1/*.rst and cgroup-v2.rst of the kernel; cgroups(7)
 
 from crishim.linux.cgroups.ending import freeze, is_empty, kill, oom_kills, remove, thaw
 from crishim.linux.cgroups.files import children, pids, read, write, write_all
-from crishim.linux.cgroups.making import join_self, leaf, make
+from crishim.linux.cgroups.making import join_self, join_watched, leaf, make
 
 __all__ = [
     "children",
     "freeze",
     "is_empty",
     "join_self",
+    "join_watched",
     "kill",
     "leaf",
     "make",

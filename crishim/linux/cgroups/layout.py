@@ -1,10 +1,10 @@
 """Where control groups are mounted on this host, and which directory belongs to a group.
 
 Two kinds of host exist: cgroup v2 alone (*unified*), and v1 (*legacy*). A v2 mount without controllers may stand
-beside v1; it is left alone: what it has to offer, v1's freezer can do, and a process gets into a v2 group only by
-being born there or by a wait of 5-13 ms. A `Layout` describes either kind, and turns a group's name, like
-`/kubepods/burstable/pod1/abc`, into the list of its directories. Out of scope: touching a group (`apply`) and
-deciding what is written into it (`settings`).
+beside v1; pods leave it alone: what it has to offer, v1's freezer can do, and a process gets into a v2 group only by
+being born there or by a wait of 5-13 ms. Only the spawner moves there, once (`watched`). A `Layout` describes either
+kind, and turns a group's name, like `/kubepods/burstable/pod1/abc`, into the list of its directories. Out of scope:
+touching a group (`apply`) and deciding what is written into it (`settings`).
 
 Invariant: `directories()` gives the v2 directory alone, or memory's, then the freezer's, then the rest; `apply`
 relies on this order to find its files with few failed opens.
@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from crishim.errors import FailedPreconditionError
 
 # The v1 controllers that a container's group is made in; the others (net_cls, perf_event…) only cost time.
+_SYSTEMD = "name=systemd"
 USED = ("memory", "freezer", "cpu", "cpuacct", "cpuset", "devices", "pids", "blkio", "hugetlb")
 
 
@@ -52,11 +53,14 @@ class Layout:
         version: 2 if the controllers are on the v2 hierarchy, else 1.
         hierarchies: the v1 hierarchies with a controller that crishim uses; empty on version 2.
         unified: the v2 mount; None on version 1.
+        watchers: hierarchies without controllers beside v1, where systemd sees which processes belong to a unit; a
+            process that none of them may count as the daemon's moves there too.
     """
 
     version: int
     hierarchies: tuple[Hierarchy, ...] = ()
     unified: Hierarchy | None = None
+    watchers: tuple[Hierarchy, ...] = ()
 
     @property
     def kind(self) -> str:
@@ -66,6 +70,10 @@ class Layout:
     def directories(self, group: str) -> tuple[str, ...]:
         """Return the group's directory in each hierarchy."""
         return tuple(h.directory(group) for h in ((self.unified,) if self.unified else self.hierarchies))
+
+    def watched(self, group: str) -> tuple[str, ...]:
+        """Return the group's directories in the hierarchies by which systemd tells units apart beside v1."""
+        return tuple(h.directory(group) for h in self.watchers)
 
     def hierarchy(self, controller: str) -> Hierarchy | None:
         """Return the hierarchy that holds `controller`; on v2 `devices` and `freezer` are always there."""
@@ -102,6 +110,7 @@ def parse(mountinfo: str, membership: str, available: str = "") -> Layout:
     """
     own = _memberships(membership)
     legacy: dict[str, Hierarchy] = {}
+    systemd: Hierarchy | None = None
     unified: Hierarchy | None = None
     for line in mountinfo.split("\n"):
         left, separator, right = line.partition(" - ")
@@ -111,6 +120,8 @@ def parse(mountinfo: str, membership: str, available: str = "") -> Layout:
         root, mountpoint = _unescape(fields[3]), _unescape(fields[4])
         if kind == "cgroup2" and unified is None:
             unified = Hierarchy(mountpoint, tuple(available.split()), own.get("", "/"), root)
+        elif kind == "cgroup" and _SYSTEMD in options.split(","):
+            systemd = systemd or Hierarchy(mountpoint, (), own.get(_SYSTEMD, "/"), root)
         elif kind == "cgroup":
             controllers = tuple(c for c in options.split(",") if c in USED)
             if controllers and controllers[0] not in legacy:
@@ -118,7 +129,7 @@ def parse(mountinfo: str, membership: str, available: str = "") -> Layout:
                 legacy.update(dict.fromkeys(controllers, found))
     ordered = tuple(dict.fromkeys(legacy[name] for name in USED if name in legacy))
     if ordered:
-        return Layout(1, ordered)
+        return Layout(1, ordered, None, tuple(h for h in (systemd, unified) if h is not None))
     if unified is None or not unified.controllers:
         raise FailedPreconditionError(
             "no control groups with controllers are mounted; mount cgroup2 on /sys/fs/cgroup (see cgroups(7))"

@@ -96,6 +96,12 @@ def join_self(dirs: Sequence[str], version: int, *, born_unified: bool = False) 
         write(directory, "tasks", "0")
 
 
+def join_watched(dirs: Sequence[str]) -> None:
+    """Move the calling process into a group's directories in hierarchies without controllers (`Layout.watched`)."""
+    for directory in dirs:
+        write(directory, "cgroup.procs", "0")
+
+
 def leaf(pid: int, mountpoint: str) -> str:
     """Return the v2 directory that process `pid` is in, for an exec into a container that made groups of its own.
 

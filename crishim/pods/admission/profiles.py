@@ -34,7 +34,12 @@ def _profile(problems: Problems, field: str, profile: SecurityProfile | None) ->
 
 
 def _apparmor(problems: Problems, profile: SecurityProfile | None, abilities: Abilities) -> None:
-    if profile is None or profile.profile_type is not ProfileType.LOCALHOST or abilities.apparmor:
+    """A profile that was asked for by name and is not applied would be no protection; RuntimeDefault may be none."""
+    if profile is None or profile.profile_type is not ProfileType.LOCALHOST:
+        return
+    if abilities.apparmor:
+        remedy = "use RuntimeDefault, which is unconfined for now, or Unconfined"
+        checks.unsupported(problems, f"{_FIELD}.apparmor", f"profile {profile.localhost_ref!r}", remedy)
         return
     problems.add(
         f"{_FIELD}.apparmor",
