@@ -104,7 +104,7 @@ def ensure(suite: str, cache: str) -> Base:
         return base
     os.makedirs(f"{cache}/vm", exist_ok=True)
     for name in os.listdir(f"{cache}/vm"):
-        if name.startswith(f"{suite}-"):
+        if name.startswith(f"{suite}-") and os.path.isdir(f"{cache}/vm/{name}"):
             shutil.rmtree(f"{cache}/vm/{name}")
     with tempfile.TemporaryDirectory(dir=f"{cache}/vm", prefix="new-") as scratch:
         new = Base(suite, f"{scratch}/base")

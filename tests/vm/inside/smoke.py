@@ -136,11 +136,10 @@ def network() -> None:
     other = output("crictl", "runp", file(pod("q")))
     client = start("client", "sleep 1000", {}, sandbox=other, of="q")
 
-    def answered() -> bool:
-        command = ("crictl", "exec", "--sync", client, "wget", "-q", "-O", "-", f"http://{address}:8080/")
-        return run(*command, status=None).stdout == "from-the-pod\n"
-
-    until("a pod answers another", answered)
+    command = ("crictl", "exec", "--sync", client, "wget", "-q", "-O", "-", f"http://{address}:8080/")
+    sockets = f"/proc/{inspect(server)['info']['pid']}/net/tcp"
+    until("the server listens", lambda: ":1F90 " in read(sockets) + read(f"{sockets}6"))
+    equal("what one pod gets of another", output(*command), "from-the-pod")
     run("crictl", "rmp", "-f", other)
     run("crictl", "rm", "-f", server)
 
