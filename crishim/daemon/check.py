@@ -300,10 +300,11 @@ def _needs(around: Surroundings) -> Iterator[Finding]:
     if around.lacks is None:
         yield Finding("network needs", WARN, "cannot be tried: no network namespaces", "run as root with CAP_SYS_ADMIN")
     elif not around.lacks:
-        yield Finding("network needs", OK, "bridge, veth, address translation, connection tracking, loopback routing")
+        needs = "bridge, veth, address translation, connection tracking, loopback routing, pods' own addresses"
+        yield Finding("network needs", OK, needs)
     else:
         for lack in around.lacks:
-            yield Finding(lack.need, ERROR, lack.problem, lack.remedy)
+            yield Finding(lack.need, WARN if lack.optional else ERROR, lack.problem, lack.remedy)
 
 
 def _forwarding(around: Surroundings) -> Finding:

@@ -171,7 +171,9 @@ def _refuse_overlap(
 
 def _set_switches(bridge: str, subnets: Sequence[Subnet]) -> list[str]:
     changes: list[str] = []
+    sysctl.set_switch(f"ipv4/conf/{bridge}/accept_redirects", "0")  # nor tell the host another way to anywhere
     if os.path.isdir("/proc/sys/net/ipv6"):
+        sysctl.set_switch(f"ipv6/conf/{bridge}/accept_redirects", "0")
         sysctl.set_switch(f"ipv6/conf/{bridge}/accept_ra", "0")  # no pod may advertise itself as the host's router
         # The link-local address must be usable at once: the host asks for neighbours with it, and until duplicate
         # address detection is through, its first connection to a pod waits two seconds.

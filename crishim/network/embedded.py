@@ -28,6 +28,7 @@ from crishim.errors import (
     ResourceExhaustedError,
 )
 from crishim.network.counters import InterfaceCounters, read_counters
+from crishim.network.guard import Sender
 from crishim.network.ipam import Ipam, Leases
 from crishim.network.kernel import HostState, Kernel
 from crishim.network.links import Background, PodLinks
@@ -41,6 +42,7 @@ from crishim.network.plan import (
     hardware_address,
     link_name,
     plan_rules,
+    plan_sender,
     plan_subnets,
 )
 from crishim.network.ports import Owner, PortTable
@@ -69,6 +71,8 @@ class EmbeddedNetwork:
         self._kernel = Kernel(settings, self._ipam.subnets)
         self._ports = PortTable()
         self._attached: dict[str, str] = {}  # link → pod id
+        self._senders: dict[str, Sender] = {}  # pod id → what it may send as, while it holds addresses
+        self._dismissed: list[Sender] = []
         self._attaching: set[str] = set()  # links that are being made: reconcile leaves them alone
         self._background = Background()
         self._links = PodLinks(self._delete_link, self._release, settings.release_seconds, self._background)
@@ -103,7 +107,9 @@ class EmbeddedNetwork:
         conflict = self._ipam.conflict([pool.subnet for pool in self._ipam.pools])
         if conflict:
             raise FailedPreconditionError(conflict)
-        return await self._work(self._kernel.start, self._owned_links())
+        held = self._ipam.holdings()
+        self._senders = {pod_id: plan_sender(self._link(pod_id), ips) for pod_id, ips in held.items()}
+        return await self._work(self._kernel.start, self._living())
 
     def _adopt(self, state: HostState) -> None:
         self._mtu = state.bridge.mtu
@@ -111,16 +117,28 @@ class EmbeddedNetwork:
         for owner, rule in state.ports:
             if rule not in self._ports.rules(owner.pod_id):
                 self._ports.enter(owner, [rule])
-        self._attached |= self._owned_links()
+        self._attached |= {sender.link: pod_id for pod_id, sender in self._senders.items() if self._lives(sender)}
         self._failure = ""
         self._checked = asyncio.get_running_loop().time()
         for change in state.bridge.changes:
             self._log.info("network: host changed", change=change)
+        self._tell_lack()
 
-    def _owned_links(self) -> dict[str, str]:
-        """Return link → pod of all that hold an address and keep it."""
-        owned = {link_name(self._settings.bridge, pod_id): pod_id for pod_id in self._ipam.owners()}
-        return {link: pod_id for link, pod_id in owned.items() if link not in self._links.draining}
+    def _tell_lack(self) -> None:
+        """Say that pods are not held to their addresses; without that the network works, if less safely."""
+        if lack := self._kernel.admission.lack:
+            self._observer.degraded("pod_addresses")
+            self._log.warning("network: pods can send under others' addresses, see 'crishim check'", reason=lack)
+
+    def _link(self, pod_id: str) -> str:
+        return link_name(self._settings.bridge, pod_id)
+
+    def _lives(self, sender: Sender) -> bool:
+        return sender.link not in self._links.draining
+
+    def _living(self) -> tuple[Sender, ...]:
+        """Return the senders that keep their addresses."""
+        return tuple(sender for sender in self._senders.values() if self._lives(sender))
 
     async def use_subnets(self, texts: Sequence[str]) -> None:
         """Give new pods addresses of these subnets; pods that live keep theirs, and all reach each other.
@@ -171,6 +189,7 @@ class EmbeddedNetwork:
     def observe(self, observer: Observer) -> None:
         """Tell this observer of attaches, detaches and failures from now on."""
         self._observer = observer
+        self._tell_lack()
 
     async def attach(self, netns: PodNetns, request: AttachRequest) -> Attachment:
         """Give the pod `eth0`, addresses, routes, `lo` and its published ports; on failure nothing is left.
@@ -190,7 +209,7 @@ class EmbeddedNetwork:
     async def _attach(self, netns: PodNetns, request: AttachRequest) -> Attachment:
         check_ports(request.ports, [pool.subnet.version for pool in self._ipam.pools])
         await self._require()
-        link = link_name(self._settings.bridge, request.pod_id)
+        link = self._link(request.pod_id)
         if link in self._attached or link in self._links.draining:
             raise AlreadyExistsError(f"pod {request.pod_id[:13]} already has network interface {link}")
         self._attached[link] = request.pod_id
@@ -207,6 +226,7 @@ class EmbeddedNetwork:
             )
             owner = Owner(request.pod_id, f"{request.namespace}/{request.name}" if request.name else "")
             self._ports.claim(owner, plan.rules)
+            self._senders[request.pod_id] = plan.sender
             self._links.present.add(link)
             await self._work(self._kernel.connect, plan, netns, owner)
         except BaseException as error:
@@ -231,7 +251,7 @@ class EmbeddedNetwork:
         Returns without waiting for the link. A port that the kernel does not give back is an error, and stays booked.
         """
         began = monotonic()
-        link = link_name(self._settings.bridge, pod_id)
+        link = self._link(pod_id)
         with self._failures():
             await self._unpublish(pod_id)
         self._let_go(link, pod_id)
@@ -260,7 +280,7 @@ class EmbeddedNetwork:
                 continue
             removed += len(self._ports.rules(pod_id))
             await self._unpublish(pod_id)
-            removed += self._ipam.release(pod_id)
+            removed += self._release(pod_id)
             self._attached.pop(link_name(bridge, pod_id), None)
         self._attached |= {link_name(bridge, pod_id): pod_id for pod_id in live}
         return removed
@@ -382,9 +402,24 @@ class EmbeddedNetwork:
         if name == self._settings.bridge and not self._failure:
             self._background.spawn(self._repair())
 
-    def _release(self, pod_id: str) -> None:
-        self._ipam.release(pod_id)
+    def _release(self, pod_id: str) -> int:
+        """Free a pod's addresses, now that its link is gone; return how many."""
+        freed = self._ipam.release(pod_id)
         self._freed.set()
+        sender = self._senders.pop(pod_id, None)
+        if sender is not None:
+            if not self._dismissed:
+                self._background.spawn(self._dismiss())
+            self._dismissed.append(sender)
+        return freed
+
+    async def _dismiss(self) -> None:
+        """Strike out who is gone, off everybody's way: what is left names a link that is no more."""
+        senders, self._dismissed = self._dismissed, []
+        try:
+            await self._work(self._kernel.dismiss, senders)
+        except CrishimError as error:
+            self._log.warning("network: what pods left in the table stays there", error=str(error))
 
     async def _delete_link(self, link: str) -> bool:
         return await self._work(self._kernel.delete_link, link)
@@ -399,7 +434,7 @@ class EmbeddedNetwork:
     async def _repair(self) -> None:
         ports = self._ports.all()
         try:
-            made = await self._work(self._kernel.repair, ports, tuple(self._attached))
+            made = await self._work(self._kernel.repair, ports, self._living())
         except CrishimError as error:
             self._failure = str(error)
             self._log.warning("network not ready", reason=self._failure)

@@ -17,13 +17,14 @@ from crishim.linux.netlink import conntrack
 from crishim.linux.netlink import link as links
 from crishim.linux.netlink.connection import NETFILTER, Connection
 from crishim.linux.nft import listing, transaction
-from crishim.network import firewall
+from crishim.network import firewall, guard
 from crishim.network.plan import Subnet, link_prefix
 
 _NAME = "probe0"
 _MAC = "0a:58:00:00:00:01"
 _MTU = 1500
 _AF_INET = 2
+OWN_ADDRESSES = "pods' own addresses"
 _NAT_REMEDY = (
     "modprobe -a nft_chain_nat nft_masq nft_fib_inet nft_ct, or use a kernel with CONFIG_NFT_NAT, CONFIG_NFT_MASQ,"
     " CONFIG_NFT_FIB_INET and CONFIG_NFT_CT"
@@ -40,11 +41,12 @@ class Barrier:
 
 @dataclass(frozen=True, slots=True)
 class Lack:
-    """A need that the host does not meet: the kernel's words, and what to do."""
+    """A need that the host does not meet: the kernel's words, and what to do; without an optional one pods do run."""
 
     need: str
     problem: str
     remedy: str
+    optional: bool = False
 
 
 def barriers(bridge: str) -> tuple[Barrier, ...]:
@@ -79,7 +81,7 @@ def lacks(subnets: Sequence[Subnet]) -> tuple[Lack, ...] | None:
             try:
                 attempt()
             except (CrishimError, OSError) as error:
-                found.append(Lack(need, str(error), remedy))
+                found.append(Lack(need, str(error), remedy, optional=need == OWN_ADDRESSES))
 
     thread = threading.Thread(target=enter_and_try, name="probe")  # its namespaces end with it
     thread.start()
@@ -128,6 +130,11 @@ def _needs(subnets: Sequence[Subnet]) -> list[tuple[str, Callable[[], object], s
             "modprobe nf_conntrack_netlink, or use a kernel with CONFIG_NF_CT_NETLINK",
         ),
         ("loopback routing", _try_route_localnet, "mount /proc with /proc/sys, writable"),
+        (
+            OWN_ADDRESSES,
+            _try_guard,
+            "use a kernel with CONFIG_NF_TABLES_BRIDGE; without it a pod can send under its neighbours' addresses",
+        ),
     ]
 
 
@@ -153,6 +160,11 @@ def _try_veth() -> None:
 def _try_table(subnets: Sequence[Subnet]) -> None:
     with Connection(NETFILTER) as connection:
         transaction.commit(connection, firewall.table("probe", _NAME, subnets, ()))
+
+
+def _try_guard() -> None:
+    with Connection(NETFILTER) as connection:
+        transaction.commit(connection, guard.table("probe", _NAME, link_prefix(_NAME), ()))
 
 
 def _try_conntrack() -> None:

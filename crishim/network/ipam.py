@@ -174,6 +174,14 @@ class Ipam:
             pool.free(owner)
         return count
 
+    def holdings(self) -> dict[str, list[str]]:
+        """Return what each owner holds, IPv4 first."""
+        found: dict[str, list[str]] = {}
+        for pool in sorted((*self.pools, *self.retired), key=lambda pool: pool.subnet.version):
+            for address, owner in pool.owners.items():
+                found.setdefault(owner, []).append(address)
+        return found
+
     def owners(self) -> frozenset[str]:
         """Return everyone who holds an address."""
         return frozenset(owner for pool in (*self.pools, *self.retired) for owner in pool.owners.values())

@@ -6,7 +6,7 @@ nothing; what a call made partly, `unpublish` and `delete_link` take back.
 
 import errno
 import socket
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from crishim.errors import FailedPreconditionError, KernelError
@@ -16,6 +16,7 @@ from crishim.linux.netlink import link as links
 from crishim.linux.netlink.connection import NETFILTER, Connection
 from crishim.linux.nft import listing, messages, transaction
 from crishim.network import firewall, sysctl
+from crishim.network.admission import Admission
 from crishim.network.bridge import (
     Bridge,
     allow_loopback,
@@ -25,6 +26,7 @@ from crishim.network.bridge import (
     pod_links,
     rejoin,
 )
+from crishim.network.guard import Sender
 from crishim.network.model import PodNetns
 from crishim.network.plan import INTERFACE, PROTOCOLS, PodPlan, PortRule, Subnet, link_prefix
 from crishim.network.ports import Owner
@@ -50,15 +52,16 @@ class Kernel:
         self._subnets = tuple(subnets)
         self._table = settings.table_name
         self._prefix = link_prefix(settings.bridge)
+        self.admission = Admission(settings)
         self._route: Connection | None = None
         self._netfilter: Connection | None = None
         self._bridge: Bridge | None = None
         self._generation: int | None = None  # of the ruleset when the table was last seen to be whole
 
-    def start(self, pods: Collection[str]) -> HostState:
-        """Make or adopt bridge, table and switches; published ports of an earlier daemon stay in force throughout.
+    def start(self, senders: Sequence[Sender]) -> HostState:
+        """Make or adopt bridge, tables and switches; published ports of an earlier daemon stay in force throughout.
 
-        Links of `pods` become ports of the bridge again, if it was taken away from them.
+        The senders' links become ports of the bridge again, if it was taken away from them.
         """
         self._route = self._route or Connection()
         self._netfilter = self._netfilter or Connection(NETFILTER)
@@ -66,9 +69,10 @@ class Kernel:
         self._bridge = bridge
         ports = tuple(self._load_ports())
         self._build_table(ports)
+        self.admission.build(self._netfilter, senders)
         allow_loopback(self._settings.bridge)
         found = list_links(self._route)
-        rejoin(self._route, bridge, found, pods)
+        rejoin(self._route, bridge, found, _links_of(senders))
         return HostState(bridge, pod_links(found, self._prefix), ports)
 
     def use(self, subnets: Sequence[Subnet]) -> Bridge:
@@ -100,6 +104,8 @@ class Kernel:
         Raises:
             KernelError: names the step.
         """
+        admit = [*self.admission.admit(plan.sender), *firewall.publish(self._table, owner, plan.rules)]
+        transaction.commit(self._filters(), admit)
         make = links.add_veth(
             plan.link,
             master=self._bridge_index(),
@@ -111,25 +117,24 @@ class Kernel:
         self._routes().request([make, links.set_hairpin(plan.link)])
         with Connection(fd=netns.netlink_fd) as inside:
             _configure(inside, plan)
-        self.publish(owner, plan.rules)
+        self._forget_flows(plan.rules)  # those that were tracked without the ports
 
-    def publish(self, owner: Owner, rules: Sequence[PortRule]) -> None:
-        """Put a pod's ports into the maps, and forget UDP flows that were tracked without them."""
-        if rules:
-            transaction.commit(self._filters(), firewall.publish(self._table, owner, rules))
-            self._forget_flows(rules)
+    def dismiss(self, senders: Sequence[Sender]) -> None:
+        """Let pods that are gone send no more: what they left in the table."""
+        self.admission.dismiss(self._filters(), senders)
 
     def unpublish(self, rules: Sequence[PortRule]) -> None:
         """Take ports out of the maps, those that are there, and forget the UDP flows that were tracked with them."""
         if not rules:
             return
+        entries = firewall.elements(rules)
         try:
-            transaction.commit(self._filters(), firewall.unpublish(self._table, rules))
+            transaction.commit(self._filters(), firewall.unpublish(self._table, entries))
         except KernelError as error:
             if error.errno != errno.ENOENT:
                 raise
-            present = {rule.key for _, rule in self._load_ports()}
-            rest = [rule for rule in rules if rule.key in present]
+            present = {name: {item.key for item in self._load(name)} for name in entries}
+            rest = {name: [item for item in items if item.key in present[name]] for name, items in entries.items()}
             transaction.commit(self._filters(), firewall.unpublish(self._table, rest))
         self._forget_flows(rules)
 
@@ -141,15 +146,12 @@ class Kernel:
         """Return the names of all pod links of this instance."""
         return pod_links(list_links(self._routes()), self._prefix)
 
-    def repair(self, ports: Sequence[tuple[Owner, PortRule]], pods: Collection[str]) -> list[str]:
-        """Make again what someone took away or changed: table, bridge, pods' places on it; return what was made.
+    def repair(self, ports: Sequence[tuple[Owner, PortRule]], senders: Sequence[Sender]) -> list[str]:
+        """Make again what someone took away or changed: tables, bridge, pods' places on it; return what was made.
 
         `nft flush ruleset` takes every table of the host, ours too; a bridge that goes leaves its ports behind.
         """
-        made = []
-        if not self._table_is_whole(ports):
-            self._build_table(ports)
-            made.append(f"nftables table {self._table}")
+        made = self._repair_tables(ports, senders)
         route = self._routes()
         found = list_links(route)
         link = next((link for link in found if link.name == self._settings.bridge), None)
@@ -158,23 +160,38 @@ class Kernel:
             allow_loopback(self._settings.bridge)
             made.append(f"bridge {self._settings.bridge}")
         assert self._bridge is not None
-        return made + [f"place of {name} on the bridge" for name in rejoin(route, self._bridge, found, pods)]
+        return made + [
+            f"place of {name} on the bridge" for name in rejoin(route, self._bridge, found, _links_of(senders))
+        ]
 
-    def _table_is_whole(self, ports: Sequence[tuple[Owner, PortRule]]) -> bool:
-        """Tell whether the table holds its chains, its rules and these elements; a look only if anything changed."""
-        connection = self._filters()
+    def _repair_tables(self, ports: Sequence[tuple[Owner, PortRule]], senders: Sequence[Sender]) -> list[str]:
+        """Make tables again that lack something; a look at them only if anything of the ruleset changed."""
         generation = self._look_up_generation()
         if generation == self._generation:
-            return True
+            return []
+        made = []
+        if not self._table_is_whole(ports):
+            self._build_table(ports)
+            made.append(f"nftables table {self._table}")
+        if not self.admission.is_whole(self._filters(), senders):
+            self.admission.build(self._filters(), senders)
+            made.append(f"nftables table bridge {self._table}")
+        self._generation = None if made else generation
+        return made
+
+    def _table_is_whole(self, ports: Sequence[tuple[Owner, PortRule]]) -> bool:
+        """Tell whether the table holds its chains, its rules and these elements."""
+        connection = self._filters()
         wanted = firewall.table(self._table, self._settings.bridge, self._subnets, ())
         rules = sum(request.what.startswith("add a rule") for request in wanted)
-        whole = (
+        return (
             self._has(connection, messages.get_table(self._table))
             and len(connection.dump(listing.list_rules(self._table))) == rules
-            and {rule for _, rule in ports} <= {rule for _, rule in self._load_ports()}
+            and all(
+                {(item.key, item.data) for item in items} <= {(item.key, item.data) for item in self._load(name)}
+                for name, items in firewall.elements(rule for _, rule in ports).items()
+            )
         )
-        self._generation = generation if whole else None
-        return whole
 
     def _look_up_generation(self) -> int:
         return listing.parse_generation(self._filters().request([listing.get_generation()])[0].payload)
@@ -191,7 +208,8 @@ class Kernel:
         return True
 
     def remove(self) -> None:
-        """Delete the table and the bridge; absent ones are fine."""
+        """Delete the tables and the bridge; absent ones are fine."""
+        self.admission.remove(self._filters())
         if self._has(self._filters(), messages.get_table(self._table)):
             transaction.commit(self._filters(), [messages.delete_table(self._table)])
         self._has(self._routes(), links.delete(self._settings.bridge))
@@ -202,14 +220,17 @@ class Kernel:
 
     def _load_ports(self) -> Iterable[tuple[Owner, PortRule]]:
         for name in firewall.MAPS:
-            try:
-                answers = self._filters().dump(messages.list_elements(self._table, name))
-            except KernelError as error:
-                if error.errno not in _ABSENT:
-                    raise
-                continue
-            for message in answers:
-                yield from (firewall.parse(name, element) for element in messages.parse_elements(message.payload))
+            yield from (firewall.parse(name, element) for element in self._load(name))
+
+    def _load(self, name: str) -> list[messages.Element]:
+        """Return the elements of one of the table's maps and sets; none if it is not there."""
+        try:
+            answers = self._filters().dump(messages.list_elements(self._table, name))
+        except KernelError as error:
+            if error.errno not in _ABSENT:
+                raise
+            return []
+        return [element for message in answers for element in messages.parse_elements(message.payload)]
 
     def _forget_flows(self, rules: Sequence[PortRule]) -> None:
         """Forget the tracked flows to published UDP ports; one walk of the kernel's table for each family."""
@@ -242,6 +263,10 @@ class Kernel:
         if self._bridge is None:
             raise FailedPreconditionError("the network is not started")
         return self._bridge.index
+
+
+def _links_of(senders: Sequence[Sender]) -> frozenset[str]:
+    return frozenset(sender.link for sender in senders)
 
 
 def _configure(inside: Connection, plan: PodPlan) -> None:

@@ -49,7 +49,7 @@ class PodLinks:
     def __init__(
         self,
         delete: Callable[[str], Awaitable[bool]],
-        free: Callable[[str], None],
+        free: Callable[[str], object],
         seconds: float,
         background: Background,
     ) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from crishim.errors import InvalidArgumentError
+from crishim.network.guard import Sender
 from crishim.network.model import AttachRequest, HostPort
 
 INTERFACE = "eth0"
@@ -71,6 +72,16 @@ class PodPlan:
     mtu: int
     addresses: tuple[PodAddress, ...]
     rules: tuple[PortRule, ...] = field(default=())
+
+    @property
+    def sender(self) -> Sender:
+        """What the pod may send as."""
+        return plan_sender(self.link, [given.address for given in self.addresses])
+
+
+def plan_sender(link: str, addresses: Sequence[str]) -> Sender:
+    """Return what a pod with these addresses may send as; the first one gives the hardware address."""
+    return Sender(link, hardware_address(addresses[0]), tuple(addresses))
 
 
 def plan_subnets(texts: Sequence[str], field: str = "network.subnets") -> tuple[Subnet, ...]:

@@ -25,11 +25,12 @@ from tests.fakes.planner import FakePlanner
 
 
 class Counting(NullObserver):
-    """An observer that counts leaks and remembers phases."""
+    """An observer that counts leaks and lacks, and remembers phases."""
 
     def __init__(self) -> None:
         self.leaks: dict[str, int] = {}
         self.phases: list[str] = []
+        self.lacks: list[str] = []
         self.dropped = 0
 
     def start_phase(self, step: str, seconds: float) -> None:
@@ -40,6 +41,9 @@ class Counting(NullObserver):
 
     def event_dropped(self, count: int = 1) -> None:
         self.dropped += count
+
+    def degraded(self, what: str) -> None:
+        self.lacks.append(what)
 
 
 class Daemon:

@@ -127,6 +127,18 @@ def test_a_need_that_is_not_met_is_named(host: Namespace, monkeypatch: pytest.Mo
     assert "modprobe bridge" in lack.remedy
 
 
+def test_bridge_tables_are_no_condition(host: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> None:
+        raise KernelError("create nftables chain probe ports", 2)
+
+    monkeypatch.setattr(probe, "_try_guard", refuse)
+    with inside(host.fd):
+        (lack,) = probe.lacks(SUBNETS) or ()
+    assert lack.optional
+    assert lack.need == "pods' own addresses"
+    assert "CONFIG_NF_TABLES_BRIDGE" in lack.remedy
+
+
 def test_a_cut_answer_is_no_policy() -> None:
     assert xtables.parse_chain(4, bytes(84), b"") == ("", frozenset())
     assert xtables.parse_chain(6, bytes(84), bytes(400)) == ("", frozenset())

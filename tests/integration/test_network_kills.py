@@ -21,14 +21,14 @@ PORTS = [
 ]
 ATTACH = (
     "take a lease",
+    "admit and publish",
     "create the link",
     "configure the pod's side",
     "give addresses",
-    "publish ports",
     "forget flows",
     "commit the sandbox",
 )
-DETACH = ("take ports back", "forget flows", "remove the pod", "commit the stop", "release leases")
+DETACH = ("take ports back", "forget flows", "remove the pod", "commit the stop", "release leases", "dismiss")
 
 
 @pytest.fixture
@@ -54,6 +54,12 @@ def owners(walled: Walled) -> set[str]:
     return set(re.findall(r'comment "([0-9a-f]{64})', rules))
 
 
+def senders(walled: Walled) -> set[str]:
+    """Return the digits of the links that may send."""
+    shown = walled.host.run("nft", "list", "table", "bridge", f"crishim-{walled.bridge}")
+    return set(re.findall(r'"v[0-9a-f]{4}([0-9a-f]{10})"', shown))
+
+
 def without_owner(walled: Walled) -> dict[str, set[str]]:
     """Return everything in the kernel and the store that belongs to no pod which is listed."""
     listed = pods(walled)
@@ -64,12 +70,13 @@ def without_owner(walled: Walled) -> dict[str, set[str]]:
         "namespaces": walled.namespaces() - listed,
         "directories": walled.directories() - listed,
         "links": {name for name in short if not any(pod.startswith(name) for pod in listed)},
+        "senders": {name for name in senders(walled) if not any(pod.startswith(name) for pod in listed)},
     }
     return {kind: names for kind, names in found.items() if names}
 
 
 def everything(walled: Walled) -> int:
-    held = (walled.leases(), owners(walled), walled.namespaces(), walled.directories(), walled.links())
+    held = (walled.leases(), owners(walled), senders(walled), walled.namespaces(), walled.directories(), walled.links())
     return sum(len(names) for names in held)
 
 

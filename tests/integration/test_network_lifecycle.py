@@ -315,7 +315,7 @@ def test_a_failed_step_is_named_and_taken_back(host: Namespace, broken: str) -> 
                 expected = "netlink socket"
             else:
                 host.run("nft", "delete", "table", "inet", "crishim-ctl0")
-                expected = "add elements to nftables map crishim-ctl0 any4"
+                expected = "add elements to nftables set crishim-ctl0 any4"
             with pytest.raises(KernelError, match=expected):
                 await made.attach(netns, AttachRequest(pod.id, ports=(HostPort("tcp", 80, 8080),)))
             assert made.usage() == {"10.202.7.0/24": (0, 253)}

@@ -4,7 +4,9 @@ import asyncio
 import errno
 import json
 import re
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,60 +18,12 @@ from crishim.linux.nft import expressions, messages, transaction
 from crishim.network.embedded import EmbeddedNetwork
 from crishim.network.ipam import MemoryLeases
 from crishim.network.model import AttachRequest, HostPort
+from crishim.network.plan import link_name, link_prefix
 from crishim.network.settings import NetworkSettings
 from tests.integration.network_topology import Namespace, Pod, inside, need_network_namespaces
 from tests.support.abilities import need_program
 
-RULES = """\
-table inet crishim-ctf0 {
-comment "crishim instance of bridge ctf0"
-map given4 {
-type ipv4_addr . inet_proto . inet_service : ipv4_addr . inet_service
-elements = { 127.0.0.1 . udp . 5353 comment "POD ns/web" : 10.203.7.2 . 53 }
-}
-map any4 {
-type inet_proto . inet_service : ipv4_addr . inet_service
-elements = { tcp . 8080 comment "POD ns/web" : 10.203.7.2 . 80,
-sctp . 9090 comment "POD ns/web" : 10.203.7.2 . 90 }
-}
-map given6 {
-type ipv6_addr . inet_proto . inet_service : ipv6_addr . inet_service
-elements = { 2001:db8::1 . tcp . 8081 comment "POD ns/web" : fd00:203:7::2 . 81 }
-}
-map any6 {
-type inet_proto . inet_service : ipv6_addr . inet_service
-elements = { tcp . 8080 comment "POD ns/web" : fd00:203:7::2 . 80,
-sctp . 9090 comment "POD ns/web" : fd00:203:7::2 . 90 }
-}
-chain raw {
-type filter hook prerouting priority raw; policy accept;
-iifname "ctf0" ip daddr 127.0.0.0/8 drop
-iifname "ctf0" ip saddr 127.0.0.0/8 drop
-}
-chain prerouting {
-type nat hook prerouting priority dstnat; policy accept;
-dnat ip to ip daddr . meta l4proto . th dport map @given4
-meta nfproto ipv4 fib daddr type local dnat ip to meta l4proto . th dport map @any4
-dnat ip6 to ip6 daddr . meta l4proto . th dport map @given6
-ip6 daddr != ::1 fib daddr type local dnat ip6 to meta l4proto . th dport map @any6
-}
-chain output {
-type nat hook output priority -100; policy accept;
-dnat ip to ip daddr . meta l4proto . th dport map @given4
-meta nfproto ipv4 fib daddr type local dnat ip to meta l4proto . th dport map @any4
-dnat ip6 to ip6 daddr . meta l4proto . th dport map @given6
-ip6 daddr != ::1 fib daddr type local dnat ip6 to meta l4proto . th dport map @any6
-}
-chain postrouting {
-type nat hook postrouting priority srcnat; policy accept;
-ip saddr 127.0.0.0/8 oifname "ctf0" masquerade
-ip saddr 10.203.7.0/24 oifname "ctf0" ct status dnat masquerade
-ip saddr 10.203.7.0/24 ip daddr != 10.203.7.0/24 oifname != "ctf0" masquerade fully-random
-ip6 saddr fd00:203:7::/64 oifname "ctf0" ct status dnat masquerade
-ip6 saddr fd00:203:7::/64 ip6 daddr != fd00:203:7::/64 oifname != "ctf0" masquerade fully-random
-}
-}
-"""
+RULES = Path(__file__).with_name("network_tables.nft").read_text(encoding="utf-8")
 PORTS = (
     HostPort("tcp", 80, 8080),
     HostPort("sctp", 90, 9090),
@@ -101,16 +55,26 @@ def test_nft_shows_the_table_as_designed(host: Namespace) -> None:
         with Pod() as pod:
             await network.attach(pod.netns, AttachRequest(pod.id, "web", "ns", ports=PORTS))
             shown = host.run("nft", "list", "ruleset").replace(pod.id, "POD")
+            shown = shown.replace(link_name("ctf0", pod.id), "LINK").replace(link_prefix("ctf0"), "PREFIX")
             assert _flat(shown) == _flat(RULES)
             # nft can read its own words back: they are a ruleset, not only a picture
-            host.run("nft", "-c", "add", "element", "inet", "crishim-ctf0", "any4", "{ tcp . 1 : 10.203.7.2 . 1 }")
+            _read_back(host, host.run("nft", "list", "table", "inet", "crishim-ctf0"))
             assert json.loads(host.run("nft", "-j", "list", "ruleset"))["nftables"]
             await network.detach(pod.id, None)
-            assert "elements" not in host.run("nft", "list", "ruleset")
+            async with asyncio.timeout(30):  # what the pod might send goes after its link, in the background
+                while "elements" in host.run("nft", "list", "ruleset"):
+                    await asyncio.sleep(0.01)
         await network.shutdown(remove=True)
 
     with inside(host.fd):
         asyncio.run(story())
+
+
+def _read_back(host: Namespace, shown: str) -> None:
+    with tempfile.NamedTemporaryFile("w", suffix=".nft") as file:
+        file.write(shown)
+        file.flush()
+        host.run("nft", "-c", "-f", file.name)
 
 
 def test_pyroute2_sees_the_links_addresses_and_routes(host: Namespace) -> None:

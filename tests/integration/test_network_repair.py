@@ -115,6 +115,8 @@ def play(world: World, story: Callable[[Scene], Coroutine[Any, Any, None]]) -> N
         f"nft flush table inet {TABLE}",
         f"nft flush chain inet {TABLE} prerouting",
         f"nft flush map inet {TABLE} any4; nft flush map inet {TABLE} given4",
+        f"nft flush set inet {TABLE} any4-tcp",
+        f"nft flush set bridge {TABLE} own4; nft flush set bridge {TABLE} own6",
         f"nft delete table inet {TABLE}; nft add table inet {TABLE}",
     ],
 )

@@ -1,6 +1,7 @@
 """Real traffic through the embedded network: between pods, out through NAT, in through published ports."""
 
 import asyncio
+import json
 import socket
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
@@ -14,6 +15,7 @@ from crishim.network.ipam import MemoryLeases
 from crishim.network.model import AttachRequest, HostPort
 from crishim.network.settings import NetworkSettings
 from tests.integration.network_topology import Pod, Service, World, ask, inside, need_network_namespaces
+from tests.support.frames import IPV4, frame, ipv4, send_all
 
 TCP, UDP = socket.SOCK_STREAM, socket.SOCK_DGRAM
 V6 = socket.AF_INET6
@@ -82,7 +84,7 @@ def test_outside_sees_the_host_as_the_source(world: World) -> None:
 @pytest.mark.parametrize("bridged", ["0", "1"])
 def test_a_published_port_is_reached_from_everywhere(world: World, bridged: str) -> None:
     # with br_netfilter, frames between two ports of a bridge pass netfilter too, and take other ways
-    if world.host.run("sh", "-c", "ls /proc/sys/net").find("bridge") >= 0:
+    if "bridge" in world.host.run("ls", "/proc/sys/net"):
         world.host.run("sh", "-c", f"echo {bridged} >/proc/sys/net/bridge/bridge-nf-call-iptables")
         world.host.run("sh", "-c", f"echo {bridged} >/proc/sys/net/bridge/bridge-nf-call-ip6tables")
 
@@ -153,6 +155,97 @@ def test_a_pod_never_reaches_the_hosts_loopback(world: World) -> None:
         assert "10.201.7.1" in pod.run("ip", "neigh")
 
     play(world, story)
+
+
+def test_a_neighbour_on_the_wire_does_not_reach_ports_of_the_hosts_loopback(world: World) -> None:
+    async def story(network: EmbeddedNetwork) -> None:
+        pod = world.pod()
+        await attach(network, pod, HostPort("udp", 53, 5353, "127.0.0.1"), HostPort("udp", 53, 5354))
+        mac = json.loads(world.host.run("ip", "-j", "link", "show", "up0"))[0]["address"]
+        theirs, ours = world.outside_ips[0], world.host_ips[0]
+        heard = pod.socket(UDP)
+        heard.bind(("", 53))
+        with heard, inside(world.outside.fd):
+            packets = (
+                ipv4(theirs, "127.0.0.1", 5353, b"loopback"),
+                ipv4(theirs, "127.0.0.1", 5354, b"loopback"),
+                ipv4("127.0.0.1", ours, 5354, b"loopback"),
+                ipv4(theirs, ours, 5354, b"published"),
+            )
+            send_all("up1", *(frame(mac, mac, IPV4, packet) for packet in packets))
+            assert heard.recv(100) == b"published"
+        with Service(pod, UDP, 53, "pod"):
+            assert await call(world.host, "127.0.0.1", 5353, UDP) == "pod 10.201.7.1"
+
+    play(world, story)
+
+
+def test_a_device_of_a_vrf_keeps_its_loopback_addresses(world: World) -> None:
+    """As for ::1, the kernel's own rule: what a VRF's device carries is local (networking/vrf in its documentation)."""
+
+    async def story(network: EmbeddedNetwork) -> None:
+        assert network.ready()[0]
+        world.host.run("ip", "link", "add", "blue", "type", "vrf", "table", "10", check=False)
+        if "blue" not in world.host.run("ip", "link"):
+            pytest.skip("lacks the ability to make VRF devices (modprobe vrf)")
+        world.host.ip("addr add 127.0.0.1/8 dev blue")
+        world.host.ip("link set blue up")
+        heard, caller = world.host.socket(UDP), world.host.socket(UDP)
+        for made in (heard, caller):
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"blue")
+        heard.bind(("127.0.0.1", 7777))
+        with heard, caller:
+            caller.sendto(b"knock", ("127.0.0.1", 7777))
+            assert heard.recv(100) == b"knock"
+
+    play(world, story)
+
+
+def test_what_another_program_translates_keeps_its_source(world: World) -> None:
+    """kube-proxy's way: a service's address or a node's port leads to a pod, and the server sees the client."""
+    need_bridge_netfilter(world)
+
+    async def story(network: EmbeddedNetwork) -> None:
+        web, client = world.pod(), world.pod()
+        # both are published, at the service's port as well: what decides is who translated
+        ips = await attach(network, web, HostPort("tcp", 80, 80), HostPort("tcp", 80, 8080, "192.0.2.1"))
+        seen = await attach(network, client)
+        for family, kind, service, node in (
+            ("ip", 0, "10.96.0.10", "192.0.2.1"),
+            ("ip6", 1, "fd00:96::a", "2001:db8::1"),
+        ):
+            chain = "{ type nat hook prerouting priority -101; }"
+            target = f"[{ips[1]}]:80" if kind else f"{ips[0]}:80"
+            world.host.run("nft", "add", "table", family, "proxy")
+            world.host.run("nft", "add", "chain", family, "proxy", "pre", chain)
+            for address, port in ((service, 80), (service, 8080), (node, 30080)):
+                rule = f"add rule {family} proxy pre {family} daddr {address} tcp dport {port} dnat to {target}"
+                world.host.run("nft", *rule.split())
+        with Service(web, TCP, 80, "web"), Service(web, TCP, 80, "web", V6):
+            for address, port, caller in (
+                ("10.96.0.10", 80, seen[0]),
+                ("10.96.0.10", 8080, seen[0]),
+                ("192.0.2.1", 30080, seen[0]),
+                ("fd00:96::a", 80, seen[1]),
+                ("2001:db8::1", 30080, seen[1]),
+                # ours, by each way of publishing: masqueraded, so that it works without br_netfilter too
+                ("192.0.2.1", 80, "10.201.7.1"),
+                ("192.0.2.1", 8080, "10.201.7.1"),
+                ("2001:db8::1", 80, "fd00:201:7::1"),
+            ):
+                assert await call(client, address, port) == f"web {caller}", (address, port)
+        for family in ("ip", "ip6"):
+            world.host.run("nft", "delete", "table", family, "proxy")
+
+    play(world, story)
+
+
+def need_bridge_netfilter(world: World) -> None:
+    """Let frames between ports of a bridge pass netfilter, as kube-proxy's users have to."""
+    if "bridge" not in world.host.run("ls", "/proc/sys/net"):
+        pytest.skip("lacks br_netfilter (modprobe br_netfilter)")
+    for name in ("iptables", "ip6tables"):
+        world.host.run("sh", "-c", f"echo 1 >/proc/sys/net/bridge/bridge-nf-call-{name}")
 
 
 def test_udp_from_a_fixed_port_reaches_the_pod_that_took_over(world: World) -> None:

@@ -90,6 +90,7 @@ def test_what_a_host_lacks(name: str, level: str, facts: HostFacts) -> None:
         ("forwarding", WARN, replace(AROUND, barriers=(Barrier("chain ip filter FORWARD", "iptables …"),))),
         ("forwarding", WARN, replace(AROUND, barriers=None)),
         ("veth", ERROR, replace(AROUND, lacks=(Lack("veth", "create link: not supported", "modprobe veth"),))),
+        ("own", WARN, replace(AROUND, lacks=(Lack("own", "create chain: no such file", "use …", optional=True),))),
         ("network needs", WARN, replace(AROUND, lacks=None)),
         ("unpacking", ERROR, replace(AROUND, trial=Trial("pivot_root .: Invalid argument"))),
         ("container", ERROR, replace(AROUND, trial=Trial("", "exec /exit: permission denied"))),

@@ -11,20 +11,25 @@ from crishim.linux.netlink import wire
 
 REGISTER = 8  # NFT_REG32_00
 
-# meta(8) keys
+# nft_meta's keys (linux/netfilter/nf_tables.h)
+META_PROTOCOL = 1
 META_IIFNAME = 6
 META_OIFNAME = 7
 META_NFPROTO = 15
 META_L4PROTO = 16
+META_IIFKIND = 26
 
+LINK_HEADER = 0
 NETWORK_HEADER = 1
 TRANSPORT_HEADER = 2
 
 CT_STATUS = 2
+CT_PORT = 12  # NFT_CT_PROTO_DST
+CT_DESTINATION4, CT_DESTINATION6 = 20, 22  # NFT_CT_DST_IP, NFT_CT_DST_IP6
 STATUS_DNAT = 1 << 5  # IPS_DST_NAT
 MASQUERADE_RANDOM = 1 << 4  # NF_NAT_RANGE_PROTO_RANDOM_FULLY
 
-DROP = 0
+DROP, ACCEPT = 0, 1
 
 _NAME = 1
 _DATA = 2
@@ -65,6 +70,12 @@ def load_ct_status(register: int = 0) -> bytes:
     return expression("ct", wire.be32(1, REGISTER + register), wire.be32(2, CT_STATUS))
 
 
+def load_ct_original(key: int, register: int = 0) -> bytes:
+    """Load a field of the connection's first packet, as it was before any translation."""
+    original = 0  # IP_CT_DIR_ORIGINAL
+    return expression("ct", wire.be32(1, REGISTER + register), wire.be32(2, key), wire.u8(3, original))
+
+
 def equal(value: bytes, register: int = 0) -> bytes:
     """Go on only if the register equals `value`."""
     return _compare(0, value, register)
@@ -101,6 +112,18 @@ def local_destination() -> list[bytes]:
 def lookup(name: str, register: int, result: int) -> bytes:
     """Look the registers from `register` on up in a map; go on with the data in `result` only if it is there."""
     return expression("lookup", wire.text(1, name), wire.be32(2, REGISTER + register), wire.be32(3, REGISTER + result))
+
+
+def find(name: str, register: int, *, absent: bool = False) -> bytes:
+    """Go on only if the registers from `register` on are in a set, or only if they are not."""
+    inverted = (wire.be32(5, 1),) if absent else ()  # NFT_LOOKUP_F_INV
+    return expression("lookup", wire.text(1, name), wire.be32(2, REGISTER + register), *inverted)
+
+
+def remember(name: str, register: int) -> bytes:
+    """Add the registers from `register` on to a set; go on only if they are in it then."""
+    add = 0  # NFT_DYNSET_OP_ADD
+    return expression("dynset", wire.text(1, name), wire.be32(3, add), wire.be32(4, REGISTER + register))
 
 
 def dnat(family: int, address: int, port: int) -> bytes:

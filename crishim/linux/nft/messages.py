@@ -13,6 +13,7 @@ from crishim.linux.nft.expressions import data
 
 INET = 1
 IPV4 = 2
+BRIDGE = 7
 IPV6 = 10
 
 PREROUTING = 0
@@ -22,8 +23,11 @@ POSTROUTING = 4
 # nft's data types (include/datatype.h of nftables): number and bytes in a register
 TYPE_IPV4 = (7, 4)
 TYPE_IPV6 = (8, 16)
+TYPE_ETHER = (9, 8)
 TYPE_PROTOCOL = (12, 4)
 TYPE_PORT = (13, 4)
+TYPE_LONE_PORT = (13, 2)  # not padded where it is all of a key
+TYPE_INTERFACE = (41, 16)
 
 _SUBSYSTEM = 10 << 8
 _NEW_TABLE, _DELETE_TABLE = _SUBSYSTEM, _SUBSYSTEM | 2
@@ -34,6 +38,7 @@ _NEW_SET = _SUBSYSTEM | 9
 _NEW_ELEMENT, _GET_ELEMENT, _DELETE_ELEMENT = _SUBSYSTEM | 12, _SUBSYSTEM | 13, _SUBSYSTEM | 14
 _HEADER = struct.Struct(">BBH")
 _SET_MAP = 8
+_SET_EVAL = 0x20
 _TYPE_BITS = 6
 _ELEMENTS_PER_MESSAGE = 128
 _COMMENT_SIZE = 128  # nft's own limit, with the closing NUL
@@ -43,34 +48,35 @@ _TABLE_COMMENT = 0
 
 @dataclass(frozen=True, slots=True)
 class Element:
-    """One entry of a map: key and data as registers hold them, and a comment of at most 127 bytes."""
+    """One entry of a map or set: key and data as registers hold them, and a comment of at most 127 bytes."""
 
     key: bytes
     data: bytes = b""
     comment: str = ""
 
 
-def _request(kind: int, flags: int, what: str, *attributes: bytes) -> wire.Request:
-    return wire.Request(kind, flags, _HEADER.pack(INET, 0, 0) + b"".join(attributes), what)
+def _request(kind: int, flags: int, what: str, *attributes: bytes, family: int) -> wire.Request:
+    return wire.Request(kind, flags, _HEADER.pack(family, 0, 0) + b"".join(attributes), what)
 
 
-def add_table(name: str, comment: str = "") -> wire.Request:
+def add_table(name: str, comment: str = "", *, family: int = INET) -> wire.Request:
     """Create a table unless it is there."""
     extra = (wire.attribute(6, _user_data(_TABLE_COMMENT, comment)),) if comment else ()
-    return _request(_NEW_TABLE, wire.F_CREATE, f"create nftables table {name}", wire.text(1, name), *extra)
+    what = f"create nftables table {name}"
+    return _request(_NEW_TABLE, wire.F_CREATE, what, wire.text(1, name), *extra, family=family)
 
 
-def delete_table(name: str) -> wire.Request:
+def delete_table(name: str, *, family: int = INET) -> wire.Request:
     """Delete a table with all that is in it."""
-    return _request(_DELETE_TABLE, 0, f"delete nftables table {name}", wire.text(1, name))
+    return _request(_DELETE_TABLE, 0, f"delete nftables table {name}", wire.text(1, name), family=family)
 
 
-def get_table(name: str) -> wire.Request:
+def get_table(name: str, *, family: int = INET) -> wire.Request:
     """Ask for one table; an error (ENOENT) if there is none."""
-    return _request(_GET_TABLE, 0, f"look up nftables table {name}", wire.text(1, name))
+    return _request(_GET_TABLE, 0, f"look up nftables table {name}", wire.text(1, name), family=family)
 
 
-def add_chain(table: str, name: str, *, kind: str, hook: int, priority: int) -> wire.Request:
+def add_chain(table: str, name: str, *, kind: str, hook: int, priority: int, family: int = INET) -> wire.Request:
     """Create a base chain of kind `nat` or `filter` at a hook; policy accept."""
     return _request(
         _NEW_CHAIN,
@@ -81,10 +87,11 @@ def add_chain(table: str, name: str, *, kind: str, hook: int, priority: int) -> 
         wire.nested(4, wire.be32(1, hook), wire.be32(2, priority)),
         wire.be32(5, 1),
         wire.text(7, kind),
+        family=family,
     )
 
 
-def add_rule(table: str, chain: str, expressions: Sequence[bytes]) -> wire.Request:
+def add_rule(table: str, chain: str, expressions: Sequence[bytes], *, family: int = INET) -> wire.Request:
     """Append a rule to a chain."""
     return _request(
         _NEW_RULE,
@@ -93,6 +100,7 @@ def add_rule(table: str, chain: str, expressions: Sequence[bytes]) -> wire.Reque
         wire.text(1, table),
         wire.text(2, chain),
         wire.nested(4, *expressions),
+        family=family,
     )
 
 
@@ -114,24 +122,49 @@ def add_map(
         wire.be32(6, data_type),
         wire.be32(7, data_length),
         wire.be32(10, number),
+        family=INET,
     )
 
 
-def add_elements(table: str, name: str, items: Sequence[Element]) -> Iterator[wire.Request]:
-    """Add elements to a map; EEXIST if a key is there."""
-    what = f"add elements to nftables map {table} {name}"
-    return _elements(_NEW_ELEMENT, wire.F_CREATE | wire.F_EXCL, what, table, name, items)
+def add_set(
+    table: str, name: str, number: int, key: Sequence[tuple[int, int]], *, most: int = 0, family: int = INET
+) -> wire.Request:
+    """Create a set; with `most`, one that rules add to, with at most so many elements. `number` as for `add_map`."""
+    key_type, key_length = _concatenate(key)
+    bound = (wire.nested(9, wire.be32(1, most)),) if most else ()
+    return _request(
+        _NEW_SET,
+        wire.F_CREATE,
+        f"create nftables set {table} {name}",
+        wire.text(1, table),
+        wire.text(2, name),
+        wire.be32(3, _SET_EVAL if most else 0),
+        wire.be32(4, key_type),
+        wire.be32(5, key_length),
+        *bound,
+        wire.be32(10, number),
+        family=family,
+    )
 
 
-def delete_elements(table: str, name: str, items: Sequence[Element]) -> Iterator[wire.Request]:
+def add_elements(
+    table: str, name: str, items: Sequence[Element], *, exclusive: bool = True, family: int = INET
+) -> Iterator[wire.Request]:
+    """Add elements to a map or set; EEXIST if a key is there, unless that is fine."""
+    flags = wire.F_CREATE | wire.F_EXCL if exclusive else wire.F_CREATE
+    return _elements(_NEW_ELEMENT, flags, f"add elements to nftables set {table} {name}", table, name, items, family)
+
+
+def delete_elements(table: str, name: str, items: Sequence[Element], *, family: int = INET) -> Iterator[wire.Request]:
     """Delete elements by their keys; ENOENT if one is not there, and then none is deleted."""
-    return _elements(_DELETE_ELEMENT, 0, f"delete elements of nftables map {table} {name}", table, name, items)
+    what = f"delete elements of nftables set {table} {name}"
+    return _elements(_DELETE_ELEMENT, 0, what, table, name, items, family)
 
 
-def list_elements(table: str, name: str) -> wire.Request:
-    """Ask for a map's elements (a dump)."""
-    what = f"list elements of nftables map {table} {name}"
-    return _request(_GET_ELEMENT, 0, what, wire.text(1, table), wire.text(2, name))
+def list_elements(table: str, name: str, *, family: int = INET) -> wire.Request:
+    """Ask for the elements of a map or set (a dump)."""
+    what = f"list elements of nftables set {table} {name}"
+    return _request(_GET_ELEMENT, 0, what, wire.text(1, table), wire.text(2, name), family=family)
 
 
 def parse_elements(payload: bytes) -> list[Element]:
@@ -147,11 +180,12 @@ def parse_elements(payload: bytes) -> list[Element]:
 
 
 def _elements(
-    kind: int, flags: int, what: str, table: str, name: str, items: Sequence[Element]
+    kind: int, flags: int, what: str, table: str, name: str, items: Sequence[Element], family: int
 ) -> Iterator[wire.Request]:
+    names = wire.text(1, table), wire.text(2, name)
     for start in range(0, len(items), _ELEMENTS_PER_MESSAGE):
         inner = b"".join(_element(item) for item in items[start : start + _ELEMENTS_PER_MESSAGE])
-        yield _request(kind, flags, what, wire.text(1, table), wire.text(2, name), wire.nested(3, inner))
+        yield _request(kind, flags, what, *names, wire.nested(3, inner), family=family)
 
 
 def _element(item: Element) -> bytes:
