@@ -25,6 +25,7 @@ _REFERENCE = re.compile(
     r"(?:@sha(?:256:[0-9a-f]{64}|512:[0-9a-f]{128}))?"
 )
 _LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+_SYSCTL = re.compile(r"net[./][A-Za-z0-9_.:@/-]*[A-Za-z0-9_]")
 _HOST = re.compile(r"[A-Za-z0-9_.-]+")
 
 
@@ -110,6 +111,14 @@ def handler(value: str) -> str:
     if _LABEL.fullmatch(value):
         return ""
     return f"must be 1 to 63 lower-case letters, digits and '-', neither first nor last a '-', is {value!r}"
+
+
+def pod_sysctl(value: str) -> str:
+    """Check `net.KEY=VALUE`: what a pod's network namespace keeps for itself, on one line."""
+    key, equals, setting = value.partition("=")
+    if not equals or not _SYSCTL.fullmatch(key) or ".." in key or not setting.isprintable() or not setting:
+        return f"must be KEY=VALUE with a key that begins with 'net.', like 'net.core.somaxconn=4096', is {value!r}"
+    return ""
 
 
 def mtu(value: int) -> str:

@@ -84,6 +84,15 @@ class NetworkConfig:
             check=checks.mtu,
         ),
     )
+    pod_sysctls: tuple[str, ...] = option(
+        ("net.ipv4.ip_unprivileged_port_start=0", "net.ipv4.ping_group_range=0 2147483647"),
+        Spec(
+            help="Sysctls of every pod with a network of its own, embedded or CNI, as KEY=VALUE with keys of `net.`;"
+            " the request's own win. Router advertisements and redirects are off as well, unless their keys"
+            " (net.ipv6.conf.default.accept_ra=1) stand here.",
+            check=checks.pod_sysctl,
+        ),
+    )
     cni_conf_dir: str = option(
         "/etc/cni/net.d",
         Spec(

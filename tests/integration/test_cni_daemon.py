@@ -99,6 +99,16 @@ def daemon(host: Namespace, test_leaks: None) -> Iterator[Daemon]:
     made.close()
 
 
+def test_an_interface_that_a_plugin_makes_takes_no_router_either(daemon: Daemon) -> None:
+    daemon.start()
+    daemon.use_stub()
+    pod = daemon.pod("web")
+    with Namespace(f"{daemon.state}/ns/{pod}/net") as within:
+        within.ip("link add eth0 type veth peer name far0")  # as a plugin would
+        keys = "ipv6/conf/eth0/accept_ra", "ipv6/conf/eth0/accept_redirects", "ipv4/ip_unprivileged_port_start"
+        assert within.run("sh", "-c", f"cd /proc/sys/net; cat {' '.join(keys)}").split() == ["0", "0", "0"]
+
+
 @pytest.mark.parametrize("version", ["0.3.1", "0.4.0", "1.0.0", "1.1.0"])
 def test_pods_on_a_bridge_through_their_life(daemon: Daemon, version: str) -> None:
     daemon.use_bridge(version)

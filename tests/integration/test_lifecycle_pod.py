@@ -28,6 +28,29 @@ async def test_a_pod_reaches_another_by_its_address(world: World) -> None:
     assert (await world.once(fetch, pod=client)).stdout == "Hello from crishim.\n"
 
 
+async def test_anyone_in_a_pod_serves_any_port_unless_the_request_says_otherwise(
+    world: World,
+) -> None:
+    keys = ("net/ipv4/ip_unprivileged_port_start", "net/ipv4/ping_group_range")
+    script = f"cat {' '.join(f'/proc/sys/{key}' for key in keys)}; httpd -p 80 -h /www"
+    nobody = {
+        "run_as_user": {"value": 1000},
+        "run_as_group": {"value": 1000},
+        "capabilities": {"drop_capabilities": ["ALL"]},
+    }
+    outcome = await world.once(script, pod=await world.pod(), security=nobody)
+    assert outcome.stdout.split()[:3] == ["0", "0", "2147483647"]
+    assert (outcome.code, outcome.stderr) == (0, "")
+    own = await world.pod(sysctls={"net.ipv4.ip_unprivileged_port_start": "81", "net/ipv4/ping_group_range": "7 7"})
+    outcome = await world.once(script, pod=own, security=nobody)
+    assert outcome.stdout.split()[:3] == ["81", "7", "7"]
+    assert "bind: Permission denied" in outcome.stderr
+    hosts = [read(f"/proc/sys/{key}").decode().split() for key in keys]
+    shared = await world.pod(security=NODE)
+    outcome = await world.once(script.partition(";")[0], pod=shared, security=NODE)
+    assert [line.split() for line in outcome.stdout.splitlines()] == hosts
+
+
 async def test_hostname_hosts_and_resolv_conf_are_the_pods(world: World) -> None:
     dns = {"servers": ["192.0.2.53"], "searches": ["cluster.local"], "options": ["ndots:5"]}
     pod = await world.pod(hostname="here", dns_config=dns)

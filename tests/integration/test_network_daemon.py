@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+import socket
 import subprocess
 import urllib.request
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from tests.integration.network_topology import Namespace, inside, need_network_n
 from tests.support.abilities import need_containers, need_program
 from tests.support.configs import pod_config
 from tests.support.cri import Cri
+from tests.support.frames import IPV6, frame, router, send_all
 from tests.support.waiting import wait_for
 from tests.support.walled import Walled
 
@@ -71,6 +73,21 @@ def test_verbose_status_of_a_pod_through_its_life(walled: Walled) -> None:
     assert "interfaces" not in stopped
     host = walled.run_pod(pod_config("host", log_directory=walled.logs, linux=HOST_NETWORK))
     assert network(walled, host) == {"kind": "host", "namespace": "/proc/1/ns/net", "ports": []}
+
+
+def test_a_pod_takes_no_router_and_no_redirect_from_whoever_is_beside_it(walled: Walled) -> None:
+    pod = walled.run_pod(pod_config("web", log_directory=walled.logs))
+    bridge = json.loads(walled.host.run("ip", "-j", "link", "show", walled.bridge))[0]["address"]
+    with Namespace(f"{walled.state}/ns/{pod}/net") as within, within.socket(socket.SOCK_DGRAM) as heard:
+        heard.bind(("", 7))
+        with inside(walled.host.fd), socket.socket(type=socket.SOCK_DGRAM) as caller:
+            send_all(walled.bridge, frame("33:33:00:00:00:01", bridge, IPV6, router("fe80::1")))
+            caller.sendto(b"later", ("10.209.7.2", 7))
+        assert heard.recv(100) == b"later"
+        shown = within.run("ip", "-6", "addr") + within.run("ip", "-6", "route")
+        switches = within.run("sh", "-c", "cd /proc/sys/net; cat ipv[46]/conf/eth0/accept_redirects").split()
+    assert "fd66" not in shown
+    assert switches == ["0", "0"]
 
 
 def test_metrics_of_the_network(walled: Walled) -> None:

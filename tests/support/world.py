@@ -69,11 +69,19 @@ class World:
         await self.cri.close()
         self.cri = Cri(self.instance.socket)
 
-    async def pod(self, name: str = "", *, security: Mapping[str, Any] | None = None, **more: Any) -> Pod:
+    async def pod(
+        self,
+        name: str = "",
+        *,
+        security: Mapping[str, Any] | None = None,
+        sysctls: Mapping[str, str] | None = None,
+        **more: Any,
+    ) -> Pod:
         """Run a pod; `security` is the sandbox's security context, `more` further fields of its config."""
         name = name or f"pod{next(_COUNT)}"
         directory = f"{self.instance.logs}/{name}-{next(_COUNT)}"
-        config = pod_config(name, log_directory=directory, linux={"security_context": security or {}}, **more)
+        linux = {"security_context": security or {}, "sysctls": dict(sysctls or {})}
+        config = pod_config(name, log_directory=directory, linux=linux, **more)
         pod = Pod(await self.cri.run_pod(config), config)
         self._pods.append(pod.id)
         return pod

@@ -6,9 +6,10 @@ import json
 import pytest
 
 from crishim.config.load import OPTIONS, load, value
+from crishim.daemon import planning
 from crishim.daemon.disabled import DisabledNetwork
 from crishim.daemon.parts import image_settings
-from crishim.daemon.planning import plan_settings
+from crishim.daemon.planning import plan_settings, pod_sysctls
 from crishim.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError
 from crishim.linux.cgroups.layout import Hierarchy, Layout
 from crishim.linux.facts import HostFacts
@@ -45,6 +46,30 @@ def test_a_host_that_can_everything() -> None:
     assert settings.oom_score_floor == -1000
     assert settings.seccomp is not None
     assert Rlimit(NUMBERS["NOFILE"], 1024, 524288) in settings.rlimits
+
+
+def test_sysctls_of_pods() -> None:
+    observer = Observer()
+    given = ["net.ipv4.ping_group_range=0 7", "net/ipv6/conf/default/accept_ra=1", "net.ipv4.no_such_thing=1"]
+    found = plan_settings(load("", ""), facts(), observer).sysctls
+    assert found["net/ipv4/ip_unprivileged_port_start"] == "0"
+    assert found["net/ipv4/ping_group_range"] == "0 2147483647"
+    assert found["net/ipv4/conf/all/accept_redirects"] == "0"
+    assert found.get("net/ipv6/conf/default/accept_ra", "0") == "0"  # a kernel without IPv6 has none
+    assert observer.seen == []
+    found = pod_sysctls(given, observer)
+    assert found["net/ipv4/ping_group_range"] == "0 7"
+    assert found.get("net/ipv6/conf/default/accept_ra", "1") == "1"
+    assert "net/ipv4/no_such_thing" not in found
+    assert "net/ipv4/ip_unprivileged_port_start" not in found
+    assert observer.seen == ["pod_sysctls"]
+
+
+def test_groups_to_ping_are_left_out_where_not_all_groups_are_mapped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planning, "_maps_all_groups", lambda: False)  # a daemon within a user namespace
+    observer = Observer()
+    assert "net/ipv4/ping_group_range" not in pod_sysctls(["net.ipv4.ping_group_range=0 7"], observer)
+    assert observer.seen == ["pod_sysctls"]
 
 
 def test_what_the_host_lacks_becomes_the_nearest_value_and_is_told() -> None:

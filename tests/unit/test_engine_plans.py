@@ -37,10 +37,14 @@ from crishim.request import (
     Device,
     ImageConfig,
     Metadata,
+    NamespaceMode,
+    NamespaceOptions,
     ProfileType,
     Resources,
     SandboxConfig,
+    SandboxSecurity,
     SecurityProfile,
+    UserNamespace,
 )
 from crishim.server.convert.container import config as convert
 
@@ -127,6 +131,24 @@ def test_plans(name: str, tmp_path: Path) -> None:
         path.write_text(written.replace(str(tmp_path), "$TMP"), encoding="utf-8")
     else:
         assert found == {key: case[key] for key in found}
+
+
+def test_default_sysctls_are_for_pods_with_a_network_of_their_own() -> None:
+    def planned(sysctls: dict[str, str], **options: Any) -> dict[str, str]:
+        security = SandboxSecurity(namespaces=NamespaceOptions(**options))
+        pod = SandboxConfig(Metadata("pod"), sysctls=sysctls, security=security)
+        return dict(plan_pod("p1", pod, settings("v2")).sysctls)
+
+    default = dict(settings("v2").sysctls)
+    assert len(default) == 3
+    own = {"net/ipv4/ping_group_range": "5 6", "net.ipv4.ip_unprivileged_port_start": "1024"}
+    assert planned({}) == default
+    expected = {**default, "net/ipv4/ip_unprivileged_port_start": "1024", "net/ipv4/ping_group_range": "5 6"}
+    assert planned(own) == expected
+    assert planned({}, network=NamespaceMode.NODE) == {}
+    users = UserNamespace(NamespaceMode.POD)
+    assert "net/ipv4/ping_group_range" not in planned({}, userns=users)
+    assert planned(own, userns=users) == expected
 
 
 def test_there_are_cases() -> None:

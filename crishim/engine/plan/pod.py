@@ -5,6 +5,7 @@ from crishim.engine.plan.types import CgroupPlan, PodPlan
 from crishim.request import NamespaceMode, SandboxConfig
 
 SHM_SIZE = 64 * 1024 * 1024
+PING_GROUP_RANGE = "net/ipv4/ping_group_range"
 
 
 def plan_pod(pod_id: str, config: SandboxConfig, settings: PlanSettings) -> PodPlan:
@@ -29,7 +30,7 @@ def plan_pod(pod_id: str, config: SandboxConfig, settings: PlanSettings) -> PodP
         pin=settings.paths.pinned_netns(pod_id) if own_network else "",
         hostname=config.hostname if own_network else "",
         cgroup=CgroupPlan(settings.layout.version, settings.layout.directories(pod_group(pod_id, config, settings))),
-        sysctls={_sysctl_path(key): value for key, value in config.sysctls.items()},
+        sysctls=_sysctls(config, settings),
         shm_size=SHM_SIZE if own_ipc else 0,
     )
 
@@ -45,6 +46,15 @@ def container_group(container_id: str, pod_id: str, config: SandboxConfig, setti
     return f"{pod_group(pod_id, config, settings)}/{container_id}"
 
 
-def _sysctl_path(key: str) -> str:
+def _sysctls(config: SandboxConfig, settings: PlanSettings) -> dict[str, str]:
+    """Return the defaults, where the network is the pod's own, and what the request says instead or besides."""
+    options = config.security.namespaces
+    defaults = {} if options.network is NamespaceMode.NODE else dict(settings.sysctls)
+    if options.userns is not None and options.userns.mode is NamespaceMode.POD:
+        defaults.pop(PING_GROUP_RANGE, None)  # takes only groups that the user namespace maps
+    return defaults | {sysctl_path(key): value for key, value in config.sysctls.items()}
+
+
+def sysctl_path(key: str) -> str:
     """Return a sysctl's path below /proc/sys; in the form with slashes a dot belongs to a name (sysctl(8))."""
     return key if "/" in key else key.replace(".", "/")

@@ -1,5 +1,6 @@
 """What planning needs to know besides the request: the host's abilities and the instance's settings, as plain data."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from crishim.linux.arch import Arch
@@ -25,6 +26,7 @@ class PlanSettings:
         overlay_append: the kernel takes overlay layers one by one.
         swap: swap is accounted, so limits on it can be set.
         pids_limit: processes allowed in each container; 0: not limited.
+        sysctls: of every pod with a network of its own, where its request says nothing: path below /proc/sys → value.
         seccomp: what RuntimeDefault stands for; None where the kernel has no filters.
         arch: of the machine.
     """
@@ -39,5 +41,6 @@ class PlanSettings:
     overlay_append: bool = True
     swap: bool = True
     pids_limit: int = 0
+    sysctls: Mapping[str, str] = field(default_factory=dict)
     seccomp: Profile | None = None
     arch: Arch = field(default_factory=native_arch)
