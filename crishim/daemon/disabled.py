@@ -45,6 +45,9 @@ class DisabledNetwork:
         """Know no interface."""
         return {}
 
+    async def refresh(self) -> None:
+        """Have nothing to look at."""
+
     def ready(self) -> tuple[bool, str, str]:
         """Return that there is no network, and why."""
         return False, REASON, MESSAGE

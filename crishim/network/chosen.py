@@ -15,7 +15,6 @@ from crishim.network.cni.network import CniNetwork
 from crishim.network.cni.records import KIND
 from crishim.network.counters import InterfaceCounters
 from crishim.network.embedded import EmbeddedNetwork
-from crishim.network.links import Background
 from crishim.network.model import Attachment, AttachRequest, PodNetns
 from crishim.observe import Observer
 
@@ -33,7 +32,6 @@ class ChosenNetwork:
         self._current = current
         self._cni = cni
         self._embedded = embedded
-        self._background = Background()
         self._log = structlog.get_logger("crishim.network")
 
     def _is_cni(self) -> bool:
@@ -47,7 +45,7 @@ class ChosenNetwork:
         """Ask the plugins whether they are ready, or make bridge and table, as far as either is needed; idempotent."""
         is_cni = self._is_cni()
         if is_cni:
-            await self._cni.start()
+            await self._cni.refresh()
         if not is_cni or self._embedded.used():
             await self._embedded.start()
 
@@ -75,12 +73,17 @@ class ChosenNetwork:
             removed += await self._embedded.reconcile(frozenset(pod for pod in live if not self._cni.holds(pod)))
         return removed
 
+    async def refresh(self) -> None:
+        """Wait a moment for what `ready` will say, if the configuration changed since it last said something."""
+        if self._is_cni():
+            await self._cni.refresh()
+        elif not self._embedded.used():  # the configuration went away since the start
+            await self._embedded.start()
+
     def ready(self) -> tuple[bool, str, str]:
         """Return (ready, reason, message) of the network that new pods get."""
         if self._is_cni():
             return self._cni.ready()
-        if not self._embedded.used():  # the configuration went away since the start
-            self._background.spawn(self._embedded.start())
         return self._embedded.ready()
 
     def addresses(self) -> Mapping[tuple[str, str], int]:
@@ -103,6 +106,5 @@ class ChosenNetwork:
 
     async def shutdown(self, *, remove: bool) -> None:
         """End both; see `EmbeddedNetwork.shutdown`."""
-        await self._background.finish()
         await self._cni.shutdown()
         await self._embedded.shutdown(remove=remove)

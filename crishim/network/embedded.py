@@ -303,6 +303,9 @@ class EmbeddedNetwork:
             found[f"ipv{pool.subnet.version}", "free"] = max(pool.size - pool.used, 0)
         return found
 
+    async def refresh(self) -> None:
+        """Do nothing: `ready` looks itself, and repairs, in the background."""
+
     def ready(self) -> tuple[bool, str, str]:
         """Return (ready, reason, message) for the NetworkReady condition.
 

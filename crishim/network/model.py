@@ -92,6 +92,9 @@ class NetworkApi(Protocol):
     async def reconcile(self, live: frozenset[str]) -> int:
         """Remove links, elements and addresses of pods that are not in `live`; return how many things went."""
 
+    async def refresh(self) -> None:
+        """Wait a moment for what `ready` will say, if what it is about changed since it was last asked."""
+
     def ready(self) -> tuple[bool, str, str]:
         """Return (ready, reason, message) for the NetworkReady condition."""
 

@@ -44,7 +44,7 @@ class Condition(Protocol):
 class RuntimeApi(Protocol):
     """What RuntimeService needs."""
 
-    def conditions(self) -> Sequence[Condition]:
+    async def conditions(self) -> Sequence[Condition]:
         """Return RuntimeReady and NetworkReady."""
 
     def verbose_status(self) -> Mapping[str, str]:

@@ -174,8 +174,9 @@ class Runtime:
 
     # --- the runtime itself -------------------------------------------------------------------
 
-    def conditions(self) -> Sequence[RuntimeCondition]:
+    async def conditions(self) -> Sequence[RuntimeCondition]:
         """Return RuntimeReady and NetworkReady."""
+        await self._context.network.refresh()
         ready, reason, message = self._context.network.ready()
         if self._started:
             runtime = RuntimeCondition("RuntimeReady", True)

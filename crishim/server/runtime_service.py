@@ -30,7 +30,7 @@ class RuntimeService:
     async def status(self, request: pb.StatusRequest) -> pb.StatusResponse:
         """Kubelet asks every few seconds."""
         info = self._api.verbose_status() if request.verbose else {}
-        return runtime.status(self._api.conditions(), self._api.handlers(), info)
+        return runtime.status(await self._api.conditions(), self._api.handlers(), info)
 
     async def runtime_config(self, _request: pb.RuntimeConfigRequest) -> pb.RuntimeConfigResponse:
         """Kubelet takes its cgroup driver from here."""

@@ -141,7 +141,7 @@ class FakeRuntime:
         if name in self.faults:
             raise self.faults[name]
 
-    def conditions(self) -> Sequence[FakeCondition]:
+    async def conditions(self) -> Sequence[FakeCondition]:
         return [FakeCondition("RuntimeReady"), FakeCondition("NetworkReady", False, "NoBridge", "the bridge is gone")]
 
     def verbose_status(self) -> Mapping[str, str]:

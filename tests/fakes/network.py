@@ -55,6 +55,9 @@ class FakeNetwork:
         await self.faults.wait("network.use_pod_cidr")
         self.subnets = tuple(subnets)
 
+    async def refresh(self) -> None:
+        pass
+
     def ready(self) -> tuple[bool, str, str]:
         return (True, "", "")
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 import socket
 import sqlite3
 from collections.abc import Iterator
@@ -262,6 +263,90 @@ def test_a_del_that_fails_is_tried_until_it_works(daemon: Daemon) -> None:
     daemon.stub.told("fail", "DEL", on=False)
     wait_for(lambda: daemon.records() == set(), 20)
     daemon.crictl("rmp", pod)
+
+
+UNFIT = {
+    "absent": ("no such program in", "rm second"),
+    "not executable": ("is no program that can be run", "chmod 644 second"),
+    "a directory": ("is no program that can be run", "rm second; mkdir second"),
+    "a link to nothing": ("is no program that can be run", "ln -sf /no/such second"),
+}
+
+
+@pytest.mark.parametrize("version", ["0.4.0", "1.1.0"])
+@pytest.mark.parametrize("kind", UNFIT)
+def test_a_program_that_is_not_there_holds_no_pod(daemon: Daemon, kind: str, version: str) -> None:
+    words, command = UNFIT[kind]
+    write_list(daemon.networks, second_of_two(daemon, version))
+    daemon.start()
+    assert daemon.condition() == (True, "")
+    daemon.host.run("sh", "-ec", f"cd {daemon.stub.directory}; {command}")
+    ready, reason = daemon.condition()  # at once, whatever STATUS said before
+    assert not ready
+    assert words in reason
+    assert words in daemon.refused("web")
+    # nothing was begun, so nothing is owed
+    assert daemon.stub.calls("ADD") == daemon.stub.calls("DEL") == []
+    assert daemon.pods() == daemon.records() == set()
+    daemon.host.run("rm", "-rf", f"{daemon.stub.directory}/second")
+    shutil.copy2(f"{daemon.stub.directory}/stub", f"{daemon.stub.directory}/second")
+    assert daemon.condition() == (True, "")
+    daemon.crictl("rmp", "-f", daemon.pod("later"))
+
+
+def second_of_two(daemon: Daemon, version: str = "1.1.0") -> dict[str, Any]:
+    """Return a conflist of the stub and of a copy of it that is called `second`."""
+    shutil.copy2(f"{daemon.stub.directory}/stub", f"{daemon.stub.directory}/second")
+    document = daemon.stub.network(version)
+    document["plugins"].append({"type": "second"})
+    return document
+
+
+def test_a_program_that_vanishes_in_the_middle_is_owed_what_was_begun(daemon: Daemon) -> None:
+    daemon.start()
+    write_list(daemon.networks, second_of_two(daemon))
+    script = f"{daemon.stub.directory}/stub"
+    with open(script, encoding="utf-8") as file:
+        text = file.read()
+    with open(script, "w", encoding="utf-8") as file:  # its ADD takes the next plugin away
+        file.write(text.replace("    ADD) ", f"    ADD) rm {daemon.stub.directory}/second; "))
+    assert "no such program in" in daemon.refused("web")
+    assert (len(daemon.stub.calls("ADD")), len(daemon.stub.calls("DEL"))) == (1, 1)
+    assert daemon.pods() == daemon.records() == set()
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"name": "n", "plugins": []}', '{"cniVersion": "9", "name": "n"}'])
+def test_a_configuration_that_is_wrong_holds_no_pod(daemon: Daemon, text: str) -> None:
+    os.makedirs(daemon.networks, exist_ok=True)
+    with open(f"{daemon.networks}/10-tests.conflist", "w", encoding="utf-8") as file:
+        file.write(text)
+    daemon.start()
+    assert not daemon.condition()[0]
+    assert "10-tests.conflist" in daemon.refused("web")
+    assert daemon.pods() == daemon.records() == set()
+    shutil.rmtree(
+        daemon.networks
+    )  # with the whole directory gone, pods get the embedded network, from the first call on
+    assert daemon.condition() == (True, "")
+    daemon.crictl("rmp", "-f", daemon.pod("later"))
+
+
+def test_readiness_after_a_change_is_not_of_before_it(daemon: Daemon) -> None:
+    daemon.start()
+    assert daemon.condition() == (True, "")
+    daemon.use_stub()
+    assert daemon.condition() == (True, "")  # was asked within the call
+    assert len(daemon.stub.calls("STATUS")) == 1
+    daemon.stub.told("fail", "STATUS")
+    document = daemon.stub.network()
+    write_list(daemon.networks, {**document, "name": "other"})
+    ready, reason = daemon.condition()
+    assert not ready
+    assert "no luck" in reason
+    # one that never answers holds nobody up
+    daemon.stub.told("hang", "STATUS")
+    write_list(daemon.networks, {**document, "name": "third"})
+    assert "have not answered yet" in daemon.condition()[1]
 
 
 def test_readiness_is_the_plugins_own(daemon: Daemon) -> None:

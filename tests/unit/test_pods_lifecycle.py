@@ -104,7 +104,7 @@ async def test_whole_life(tmp_path: Path) -> None:
 async def test_runtime_answers_for_itself(tmp_path: Path) -> None:
     async with running(tmp_path) as daemon:
         api: RuntimeApi = daemon.runtime  # the type checker compares the two
-        assert [(c.kind, c.status) for c in api.conditions()] == [("RuntimeReady", True), ("NetworkReady", True)]
+        assert [(c.kind, c.status) for c in await api.conditions()] == [("RuntimeReady", True), ("NetworkReady", True)]
         assert json.loads(api.verbose_status()["config"])["stateDir"] == daemon.config.state
         assert json.loads(api.verbose_status()["apparmor"])["runtimeDefault"] == "unconfined"
         assert api.cgroup_driver() == "cgroupfs"

@@ -6,11 +6,11 @@ that it declares, and the configuration in a version that it supports.
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from crishim.network.cni import program, result
-from crishim.network.cni.model import CniError, NetworkList, Plugin, Result, Target
+from crishim.network.cni.model import CniError, NetworkList, NotRunError, Plugin, Result, Target
 
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _FILE_VERSIONS = ("0.1.0", "0.2.0")
@@ -30,36 +30,66 @@ class Client:
         self._seconds = seconds
         self._supported: dict[tuple[str, int, int, int], frozenset[str]] = {}
 
-    async def add(self, network: NetworkList, target: Target) -> Result:
+    def missing(self, network: NetworkList) -> str:
+        """Say which plugin's program is not there or cannot be run, "" if all can."""
+        try:
+            for plugin in network.plugins:
+                self._find(plugin.type)
+        except NotRunError as error:
+            return str(error)
+        return ""
+
+    async def prepare(self, network: NetworkList) -> None:
+        """Find every plugin, and learn that it knows the network's version; each is asked for that once.
+
+        Raises:
+            CniError: no ADD can succeed.
+        """
+        for plugin in network.plugins:
+            await self._locate(network, plugin)
+
+    async def add(
+        self, network: NetworkList, target: Target, reached: Callable[[int], object] = lambda _: None
+    ) -> Result:
         """ADD to each plugin in order, each with the result of the one before.
+
+        `reached` is told how many plugins may have done something, before each of them does.
 
         Raises:
             CniError: a plugin failed; those before it have worked, DEL is the caller's.
         """
         found = Result((), {})
-        for plugin in network.plugins:
-            previous = found.document or None
-            output = await self._run("ADD", network, plugin, target, _previous(previous))
+        for number, plugin in enumerate(network.plugins):
+            path = await self._locate(network, plugin)
+            reached(number + 1)
+            try:
+                output = await self._run("ADD", path, network, plugin, target, _previous(found.document or None))
+            except NotRunError:
+                reached(number)
+                raise
             found = result.parse(plugin.type, output, target.ifname, network.version)
         return found
 
-    async def delete(self, network: NetworkList, target: Target, previous: Mapping[str, Any] | None) -> None:
-        """DEL to each plugin in the opposite order; all are tried, then the first error is raised."""
+    async def delete(
+        self, network: NetworkList, target: Target, previous: Mapping[str, Any] | None, count: int | None = None
+    ) -> None:
+        """DEL to the first `count` plugins, or all, in the opposite order; all are tried, then the first error rises."""
         more = _previous(previous) if _at_least(network, (0, 4, 0)) else {}
-        await self._all("DEL", network, network.plugins[::-1], target, more)
+        await self._all("DEL", network, network.plugins[:count][::-1], target, more)
 
     async def check(self, network: NetworkList, target: Target, previous: Mapping[str, Any]) -> None:
         """CHECK to each plugin, for networks from 0.4.0 on that do not disable it."""
         if network.disable_check or not _at_least(network, (0, 4, 0)):
             return
         for plugin in network.plugins:
-            await self._run("CHECK", network, plugin, target, _previous(previous))
+            path = await self._locate(network, plugin)
+            await self._run("CHECK", path, network, plugin, target, _previous(previous))
 
     async def status(self, network: NetworkList) -> None:
         """STATUS to each plugin, for networks from 1.1.0 on; raises what the first says that is not ready."""
         if _at_least(network, (1, 1, 0)):
             for plugin in network.plugins:
-                await self._run("STATUS", network, plugin, None, {})
+                await self._run("STATUS", await self._locate(network, plugin), network, plugin, None, {})
 
     async def gc(self, network: NetworkList, valid: Sequence[tuple[str, str]]) -> None:
         """GC to each plugin, for networks from 1.1.0 on that do not disable it; `valid` are (container id, ifname)."""
@@ -80,17 +110,27 @@ class Client:
         first: CniError | None = None
         for plugin in plugins:
             try:
-                await self._run(command, network, plugin, target, more)
+                await self._run(command, await self._locate(network, plugin), network, plugin, target, more)
             except CniError as error:
                 first = first or error
         if first is not None:
             raise first
 
-    async def _run(
-        self, command: str, network: NetworkList, plugin: Plugin, target: Target | None, more: Mapping[str, Any]
-    ) -> bytes:
+    async def _locate(self, network: NetworkList, plugin: Plugin) -> str:
+        """Return the path of a plugin that knows the network's version."""
         path = self._find(plugin.type)
         await self._need_version(path, network.version)
+        return path
+
+    async def _run(
+        self,
+        command: str,
+        path: str,
+        network: NetworkList,
+        plugin: Plugin,
+        target: Target | None,
+        more: Mapping[str, Any],
+    ) -> bytes:
         document = {**plugin.document, "cniVersion": network.version, "name": network.name, **more}
         document.pop("capabilities", None)
         if target is not None:
@@ -114,18 +154,20 @@ class Client:
         return found
 
     def _find(self, kind: str) -> str:
-        for directory in self._bin_dirs:
-            path = os.path.join(directory, kind)
+        paths = [os.path.join(directory, kind) for directory in self._bin_dirs]
+        for path in paths:
             if os.access(path, os.X_OK) and os.path.isfile(path):
                 return path
-        raise CniError(kind, f"no such program in {', '.join(self._bin_dirs) or 'no directory'}; install it there")
+        if unfit := next((path for path in paths if os.path.lexists(path)), ""):
+            raise NotRunError(kind, f"{unfit} is no program that can be run; install it there anew")
+        raise NotRunError(kind, f"no such program in {', '.join(self._bin_dirs) or 'no directory'}; install it there")
 
     async def _need_version(self, path: str, version: str) -> None:
         """Ask a plugin once which versions it has; a changed file is asked again."""
         try:
             status = os.stat(path)
         except OSError as error:
-            raise CniError(os.path.basename(path), f"{path} cannot be read: {error.strerror}") from None
+            raise NotRunError(os.path.basename(path), f"{path} cannot be read: {error.strerror}") from None
         key = (path, status.st_ino, status.st_size, status.st_mtime_ns)
         if key not in self._supported:
             self._supported[key] = await self._versions(path)

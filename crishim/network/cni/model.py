@@ -62,3 +62,7 @@ class CniError(UnavailableError):
         super().__init__(f"cni plugin {plugin}: {message}{more}" + (f", code {code}" if code else ""))
         self.plugin = plugin
         self.code = code
+
+
+class NotRunError(CniError):
+    """A plugin's program is not there or cannot be run: this plugin has done nothing that has to be taken back."""

@@ -15,7 +15,8 @@ import asyncio
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 
 import structlog
 
@@ -103,7 +104,7 @@ class CniNetwork:
             InvalidArgumentError: an annotation is wrong.
             AlreadyExistsError: the pod is attached.
             FailedPreconditionError: there is no network, or its configuration is broken.
-            CniError: a plugin failed.
+            CniError: a plugin is not there, and nothing was begun; or one failed.
         """
         began = monotonic()
         with self._failures():
@@ -113,6 +114,7 @@ class CniNetwork:
             if netns.pod_id in self._records:
                 raise AlreadyExistsError(f"pod {netns.pod_id[:13]} already is on network {network.name}")
             target = self._target(network, netns, request)
+            await self._client.prepare(network)
             async with self._locks[netns.pod_id]:
                 await asyncio.to_thread(_set_loopback_up, netns.netlink_fd)
                 found = await self._add(netns.pod_id, network, target)
@@ -134,8 +136,12 @@ class CniNetwork:
     async def _add(self, pod_id: str, network: NetworkList, target: Target) -> Attachment:
         record = Record(network.name, network.text, target)
         self._commit(pod_id, record)
+
+        def reach(count: int) -> None:
+            self._records[pod_id] = replace(record, reached=count)
+
         try:
-            result = await self._client.add(network, target)
+            result = await self._client.add(network, target, reach)
             _need_address(network, target, result)
             record = record.finished(result)
             found = attachment(record, result)
@@ -152,6 +158,7 @@ class CniNetwork:
 
     async def _give_back(self, pod_id: str, error: BaseException) -> None:
         try:
+            self._commit(pod_id, self._records[pod_id])  # with how far it came
             await self._delete(pod_id)
         except CrishimError as fault:
             error.add_note(f"clean-up: take the pod off its network: {fault}")
@@ -180,7 +187,7 @@ class CniNetwork:
         target = record.target
         if not is_netns(target.netns):
             target = Target(target.container_id, "", target.ifname, target.args, target.runtime_config)
-        await self._client.delete(config.parse(record.text), target, record.result)
+        await self._client.delete(config.parse(record.text), target, record.result, record.reached)
         self._table.delete(pod_id)
         del self._records[pod_id]
         self._locks.pop(pod_id, None)
@@ -249,11 +256,26 @@ class CniNetwork:
             except CrishimError as error:
                 self._log.warning("network: plugins cannot collect garbage", network=name, error=str(error))
 
-    async def start(self) -> None:
-        """Wait a moment for what `ready` will say."""
+    async def refresh(self) -> None:
+        """Wait a moment for the answer of plugins that were not asked about this network yet; see `ready`."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_FIRST_ANSWER_SECONDS):
+                while self._is_waiting():
+                    assert self._asking is not None
+                    await asyncio.wait([self._asking])
+
+    def _is_waiting(self) -> bool:
+        """Ask, if it is time, and tell whether what `ready` says is only that no answer is there."""
         self.ready()
-        if self._asking is not None:
-            await asyncio.wait([self._asking], timeout=_FIRST_ANSWER_SECONDS)
+        try:
+            network = self._current()
+        except CrishimError:
+            return False
+        return network is not None and self._asked != network.text and not self._known(network)
+
+    def _known(self, network: NetworkList) -> bool:
+        """Tell whether a network is ready or not without asking its plugins."""
+        return _version(network) < (1, 1, 0) or bool(self._client.missing(network))
 
     async def _ask(self, network: NetworkList) -> None:
         failure = ""
@@ -266,13 +288,18 @@ class CniNetwork:
         self._asked, self._failure = network.text, failure
 
     def ready(self) -> tuple[bool, str, str]:
-        """Return (ready, reason, message) for the NetworkReady condition; STATUS is asked at most every 5 s."""
+        """Return (ready, reason, message) for the NetworkReady condition; STATUS is asked at most every 5 s.
+
+        Whether the plugins' programs are there is looked at each time, for networks of all versions.
+        """
         try:
             network = self._current()
         except CrishimError as error:
             return False, NOT_READY, str(error)
         if network is None:
             return False, NOT_READY, "no CNI network is configured"
+        if missing := self._client.missing(network):
+            return False, NOT_READY, missing
         if _version(network) < (1, 1, 0):
             return True, "", ""
         fresh = self._asked == network.text

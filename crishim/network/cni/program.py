@@ -16,7 +16,7 @@ import subprocess
 import threading
 from collections.abc import Callable, Iterator, Mapping
 
-from crishim.network.cni.model import CniError
+from crishim.network.cni.model import CniError, NotRunError
 
 MOST_BYTES = 1 << 20
 _TAIL_BYTES = 512
@@ -97,7 +97,7 @@ async def _start(
             )
         except OSError as error:
             if error.errno != errno.ETXTBSY or attempt == _BUSY_ATTEMPTS - 1:
-                raise CniError(os.path.basename(path), f"{path} cannot be run: {error.strerror}") from None
+                raise NotRunError(os.path.basename(path), f"{path} cannot be run: {error.strerror}") from None
             await asyncio.sleep(_BUSY_SECONDS)
     raise AssertionError("unreachable")
 

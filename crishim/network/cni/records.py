@@ -36,13 +36,15 @@ class Records(Protocol):
 class Record:
     """One pod's ADD: the network's configuration as text, what the plugins were given, and the last one's result.
 
-    `result` is None until the ADD is through.
+    `result` is None until the ADD is through. `reached` is how many of the plugins may have done something; None is
+    all, as after a daemon's death in the middle.
     """
 
     network: str
     text: str
     target: Target
     result: Mapping[str, Any] | None = None
+    reached: int | None = None
 
     def finished(self, result: Result) -> "Record":
         """Return the record with a result."""
@@ -67,6 +69,7 @@ def dumps(record: Record) -> bytes:
             "args": dict(target.args),
             "runtime_config": dict(target.runtime_config),
         },
+        "reached": record.reached,
         "result": record.result,
     }
     return json.dumps(document, separators=(",", ":")).encode()
@@ -80,7 +83,7 @@ def loads(document: bytes) -> Record:
     """
     try:
         found = json.loads(document)
-        return Record(found["network"], found["text"], Target(**found["target"]), found["result"])
+        return Record(found["network"], found["text"], Target(**found["target"]), found["result"], found.get("reached"))
     except (KeyError, TypeError) as error:
         raise ValueError(f"no record of an attachment: {error!r}") from None
 
