@@ -76,6 +76,11 @@ def listen(value: str) -> str:
     return "" if _HOST.fullmatch(host) else f"needs a host name or address before the port, is {value!r}"
 
 
+def host(value: str) -> str:
+    """Check a host's name or IPv4 address."""
+    return "" if _HOST.fullmatch(value) else f"must be a host name without port, like 'node1.example', is {value!r}"
+
+
 def _address(text: str, value: str) -> str:
     try:
         ipaddress.IPv6Address(text)

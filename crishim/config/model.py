@@ -272,6 +272,15 @@ class Config:
             check=checks.listen,
         ),
     )
+    metrics_hosts: tuple[str, ...] = option(
+        (),
+        Spec(
+            help="Names of this machine that clients of metrics_listen may use, as in http://node1:9539. The address"
+            " that they reached, the one in metrics_listen and names of the loopback always work; other Host headers"
+            " are refused (DNS rebinding).",
+            check=checks.host,
+        ),
+    )
     cgroup_parent: str = option(
         "/crishim",
         Spec(

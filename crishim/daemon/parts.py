@@ -155,7 +155,7 @@ class Parts:
     async def _serve_metrics(self, metrics: "Metrics") -> None:
         from crishim.metrics.endpoint import Endpoint
 
-        endpoint = Endpoint(metrics, self.config.metrics_listen, self._ready)
+        endpoint = Endpoint(metrics, self.config.metrics_listen, self._ready, names=self.config.metrics_hosts)
         await self._begin("metrics", endpoint.start, endpoint.close)
 
     def _make_images(self, engine: "Engine", metrics: "Metrics") -> "Images":

@@ -1,11 +1,15 @@
 """The HTTP endpoint of `/metrics`, `/healthz` and `/readyz` on the daemon's event loop.
 
 Clients are not trusted with the daemon's time: each connection has a deadline for its request and for taking the
-answer, and their number is limited. `close` ends all of them. An empty listen address means no endpoint.
+answer, and their number is limited; where it is reached, a new one takes the place of the one that has been waiting
+longest, so that nobody is kept out by who says nothing. Nor are they trusted to be here on purpose: a web page of
+elsewhere may let its own name lead to our address (DNS rebinding), so a request has to name us as we are known.
+`close` ends all connections. An empty listen address means no endpoint.
 """
 
 import asyncio
-from collections.abc import Callable
+import ipaddress
+from collections.abc import Callable, Iterable
 
 import structlog
 
@@ -31,10 +35,18 @@ class Endpoint:
         metrics: what `/metrics` shows.
         listen: `HOST:PORT`, `[IPv6]:PORT`; port 0 takes any free one; "" is off.
         ready: tells whether the daemon serves, and why not.
+        names: what clients may call us, besides `listen`, the address that they reached, and names of the loopback.
     """
 
     def __init__(
-        self, metrics: Metrics, listen: str, ready: Ready, *, timeout: float = TIMEOUT, idle: float = IDLE
+        self,
+        metrics: Metrics,
+        listen: str,
+        ready: Ready,
+        *,
+        names: Iterable[str] = (),
+        timeout: float = TIMEOUT,
+        idle: float = IDLE,
     ) -> None:
         self._metrics = metrics
         self._listen = listen
@@ -42,7 +54,10 @@ class Endpoint:
         self._timeout = timeout
         self._idle = idle
         self._server: asyncio.Server | None = None
+        self._names = {name.lower() for name in names} | {"localhost"}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._open: dict[asyncio.Task[None], asyncio.StreamWriter] = {}  # the oldest first
+        self._waiting: dict[asyncio.Task[None], None] = {}  # for a request; who waits longest is first
 
     @property
     def address(self) -> str:
@@ -62,6 +77,7 @@ class Endpoint:
         if not self._listen:
             return
         host, port = split_address(self._listen)
+        self._names.add(host.lower())
         try:
             self._server = await asyncio.start_server(self._accept, host, port, limit=http.MAX_HEAD)
         except OSError as error:
@@ -81,12 +97,26 @@ class Endpoint:
         await server.wait_closed()
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if len(self._tasks) >= MAX_CONNECTIONS or self._server is None:
+        if self._server is None:
             writer.transport.abort()
             return
+        if len(self._open) >= MAX_CONNECTIONS:
+            self._drop(next(iter(self._waiting or self._open)))
         task = asyncio.get_running_loop().create_task(self._serve(reader, writer), name="metrics connection")
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._open[task] = writer
+        self._waiting[task] = None
+        task.add_done_callback(self._forget)
+
+    def _drop(self, task: asyncio.Task[None]) -> None:
+        self._open.pop(task).transport.abort()
+        self._waiting.pop(task, None)
+        task.cancel()
+
+    def _forget(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._open.pop(task, None)
+        self._waiting.pop(task, None)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -102,9 +132,13 @@ class Endpoint:
 
     async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, wait: float) -> bool:
         """Answer one request; tell whether the connection stays."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._waiting[task] = None
         try:
             async with asyncio.timeout(wait):
                 head = await reader.readuntil(http.END)
+            self._waiting.pop(task, None)
         except asyncio.IncompleteReadError:
             return False
         except asyncio.LimitOverrunError:
@@ -114,9 +148,23 @@ class Endpoint:
             request = http.parse(head)
         except http.BadRequestError as error:
             return await self._send(writer, http.encode(http.refuse(error), keep=False), keep=False)
+        if not self._is_ours(request.host, writer):
+            refused = http.BadRequestError(421, f"{request.host!r} is not one of our names; metrics_hosts adds more")
+            return await self._send(writer, http.encode(http.refuse(refused), keep=False), keep=False)
         answer = await self._answer(request.path)
         data = http.encode(answer, keep=request.keep, head_only=request.method == "HEAD")
         return await self._send(writer, data, keep=request.keep)
+
+    def _is_ours(self, host: str, writer: asyncio.StreamWriter) -> bool:
+        """Tell whether a client means us; one that names nobody is no browser."""
+        if not host or host in self._names or host.endswith(".localhost"):
+            return True
+        try:
+            address = ipaddress.ip_address(host)
+        except ValueError:
+            return False
+        reached = writer.get_extra_info("sockname")[0].partition("%")[0]  # a link-local one names its link
+        return address.is_loopback or address == ipaddress.ip_address(reached)
 
     async def _send(self, writer: asyncio.StreamWriter, data: bytes, *, keep: bool) -> bool:
         """Write and wait until the client has taken it, so that nothing piles up here."""

@@ -18,6 +18,7 @@ PHRASES = {
     404: "Not Found",
     405: "Method Not Allowed",
     408: "Request Timeout",
+    421: "Misdirected Request",
     431: "Request Header Fields Too Large",
     500: "Internal Server Error",
     503: "Service Unavailable",
@@ -38,11 +39,16 @@ class BadRequestError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A request's head; `path` without query; `keep` tells whether the connection stays."""
+    """A request's head; `path` without query; `keep` tells whether the connection stays.
+
+    `host` is the name or address that the client believes to talk to, in lower case and without port and brackets; ""
+    where it says none.
+    """
 
     method: str
     path: str
     keep: bool
+    host: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,14 +79,24 @@ def parse(head: bytes) -> Request:
         found = _HEADER.fullmatch(line)
         if found is None:
             raise BadRequestError(400, "a header is not HTTP")
-        headers[found[1].lower()] = found[2]
+        name = found[1].lower()
+        if name == "host" and name in headers:
+            raise BadRequestError(400, "there is more than one Host header")
+        headers[name] = found[2]
     if method not in {"GET", "HEAD"}:
         raise BadRequestError(405, "only GET and HEAD are answered here")
     if headers.get("content-length", "0") != "0" or "transfer-encoding" in headers:
         raise BadRequestError(400, "a request must not have a body here")
     tokens = {token.strip().lower() for token in headers.get("connection", "").split(",")}
     keep = "keep-alive" in tokens if minor == "0" else "close" not in tokens
-    return Request(method, target.partition("?")[0], keep)
+    return Request(method, target.partition("?")[0], keep, _host(headers.get("host", "")))
+
+
+def _host(text: str) -> str:
+    """Return the host of `HOST[:PORT]` or `[IPv6][:PORT]` (RFC 3986, section 3.2.2)."""
+    if text.startswith("["):
+        return text[1:].partition("]")[0].lower()
+    return text.partition(":")[0].removesuffix(".").lower()
 
 
 def encode(answer: Answer, *, keep: bool, head_only: bool = False) -> bytes:

@@ -3,7 +3,7 @@
 import asyncio
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 
@@ -16,9 +16,9 @@ from crishim.metrics.metrics import Metrics
 
 @asynccontextmanager
 async def serving(
-    *, ready: tuple[bool, str] = (True, ""), timeout: float = 10, idle: float = 10
+    *, ready: tuple[bool, str] = (True, ""), timeout: float = 10, idle: float = 10, names: tuple[str, ...] = ()
 ) -> AsyncIterator[Endpoint]:
-    endpoint = Endpoint(Metrics(), "127.0.0.1:0", lambda: ready, timeout=timeout, idle=idle)
+    endpoint = Endpoint(Metrics(), "127.0.0.1:0", lambda: ready, names=names, timeout=timeout, idle=idle)
     await endpoint.start()
     try:
         yield endpoint
@@ -61,7 +61,7 @@ async def until_end(reader: asyncio.StreamReader) -> bytes:
 
 
 def get(path: str) -> bytes:
-    return f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+    return f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
 
 
 async def test_metrics_health_and_readiness() -> None:
@@ -108,6 +108,8 @@ async def test_head_has_no_body() -> None:
         (b"GET /healthz HTTP/1.1\r\nName : x\r\n\r\n", 400),
         (b"GET /healthz HTTP/1.1\r\nContent-Length: 5\r\n\r\nhello", 400),
         (b"GET /healthz HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n", 400),
+        (b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nHost: evil.test\r\n\r\n", 400),
+        (b"GET /metrics HTTP/1.1\r\nHost: evil.test\r\n\r\n", 421),
         (b"POST /metrics HTTP/1.1\r\n\r\n", 405),
         (b"\x00\xff\xfe\r\n\r\n", 400),
         (b"GET /" + b"a" * 20_000 + b" HTTP/1.1\r\n\r\n", 431),
@@ -148,14 +150,99 @@ async def test_a_client_that_does_not_read_is_let_go() -> None:
             assert (await ask(endpoint, get("/healthz")))[0] == 200
 
 
-async def test_connections_are_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("begun", [b"", b"GET /heal", get("/healthz")])
+async def test_who_waits_longest_makes_room_for_who_comes(monkeypatch: pytest.MonkeyPatch, begun: bytes) -> None:
     monkeypatch.setattr(module, "MAX_CONNECTIONS", 2)
     async with serving() as endpoint, connected(endpoint) as first, connected(endpoint) as second:
         for reader, writer in (first, second):
+            writer.write(begun)
+            if begun.endswith(b"\r\n\r\n"):
+                assert (await read_answer(reader))[0] == 200
+        async with connected(endpoint) as (reader, writer):
             writer.write(get("/healthz"))
             assert (await read_answer(reader))[0] == 200
-        async with connected(endpoint) as (reader, _):
-            assert await until_end(reader) == b""
+            assert await until_end(first[0]) == b""
+            second[1].write(get("/healthz").removeprefix(begun) or begun)
+            assert (await read_answer(second[0]))[0] == 200
+
+
+async def test_who_takes_no_answer_makes_room_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_CONNECTIONS", 1)
+    async with serving() as endpoint:
+        with socket.socket() as slow:
+            slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            slow.connect(split_address(endpoint.address))
+            slow.setblocking(False)
+            sending = asyncio.create_task(asyncio.get_running_loop().sock_sendall(slow, get("/metrics") * 500_000))
+            while not endpoint._open or endpoint._waiting:
+                await asyncio.sleep(0.001)
+            await asyncio.sleep(0.05)
+            assert (await ask(endpoint, get("/healthz")))[0] == 200
+            with pytest.raises(ConnectionError):
+                await asyncio.wait_for(sending, 20)
+
+
+async def test_a_flood_of_silent_connections_keeps_nobody_out() -> None:
+    async with serving() as endpoint, AsyncExitStack() as stack:
+        for _ in range(3 * module.MAX_CONNECTIONS):
+            await stack.enter_async_context(connected(endpoint))
+        assert (await ask(endpoint, get("/healthz")))[0] == 200
+        assert len(endpoint._open) <= module.MAX_CONNECTIONS
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("localhost", 200),
+        ("LOCALHOST.:9539", 200),
+        ("a.localhost:1", 200),
+        ("127.0.0.1:9539", 200),
+        ("127.9.9.9", 200),
+        ("[::1]:9539", 200),
+        ("node1.example:9539", 200),
+        ("", 200),
+        ("evil.test", 421),
+        ("evil.test:9539", 421),
+        ("localhost.evil.test", 421),
+        ("127.0.0.1.evil.test", 421),
+        ("192.0.2.7", 421),
+        ("[2001:db8::1]:9539", 421),
+        ("[", 200),
+    ],
+)
+async def test_only_who_means_us_is_answered(host: str, status: int) -> None:
+    async with serving(names=("Node1.example",)) as endpoint:
+        answer = await ask(endpoint, f"GET /metrics HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+        assert answer[0] == status
+        assert (b"crishim_build_info" in answer[2]) == (status == 200)
+
+
+class Reached(asyncio.StreamWriter):
+    """A connection that came in by an address."""
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+
+    def get_extra_info(self, name: str, default: object = None) -> object:
+        return (self._address, 9539) if name == "sockname" else default
+
+    def __del__(self) -> None:
+        """Have nothing to close."""
+
+
+@pytest.mark.parametrize(
+    ("address", "host", "ours"),
+    [
+        ("198.51.100.7", "198.51.100.7", True),
+        ("198.51.100.7", "198.51.100.8", False),
+        ("2001:db8::7", "2001:db8:0::7", True),
+        ("fe80::7%eth0", "fe80::7", True),
+        ("2001:db8::7", "2001:db8::8", False),
+    ],
+)
+def test_the_address_that_was_reached_is_ours(address: str, host: str, ours: bool) -> None:
+    endpoint = Endpoint(Metrics(), "0.0.0.0:9539", lambda: (True, ""))
+    assert endpoint._is_ours(host, Reached(address)) is ours
 
 
 async def test_close_ends_open_connections() -> None:

@@ -73,7 +73,7 @@ class Client:
     async def delete(
         self, network: NetworkList, target: Target, previous: Mapping[str, Any] | None, count: int | None = None
     ) -> None:
-        """DEL to the first `count` plugins, or all, in the opposite order; all are tried, then the first error rises."""
+        """DEL to the first `count` plugins, or all, in the opposite order; all are tried, then the first error goes."""
         more = _previous(previous) if _at_least(network, (0, 4, 0)) else {}
         await self._all("DEL", network, network.plugins[:count][::-1], target, more)
 
