@@ -72,7 +72,6 @@ class Parts:
             await asyncio.sleep(0)  # both wait for others from here on: the spawner's process, the kernel
             metrics = self._metrics()
             network.observe(metrics)
-            metrics.watch_addresses(network.addresses)
             images = self._make_images(engine, metrics)
             planner = self._planner(facts, metrics)
             runtime = self._runtime(facts, engine, images, network, planner, metrics)
@@ -87,7 +86,7 @@ class Parts:
             await asyncio.wait(early)
         await self._begin("images", images.start, images.stop)
         await self._begin("runtime", runtime.start, runtime.close)
-        metrics.watch(lambda: runtime.counts()[0], lambda: runtime.counts()[1], lambda: runtime.counts()[0]["READY"])
+        self._watch(metrics, runtime, network)
         await self._serve_metrics(metrics)
         self.server = server
         await self._begin("server", server.start, lambda: server.stop(float(self.config.limits.shutdown_seconds)))
@@ -203,6 +202,15 @@ class Parts:
         return Runtime(
             self.config, self._store, engine, images, network, planner, metrics, abilities=abilities, host=facts
         )
+
+    def _watch(self, metrics: "Metrics", runtime: "Runtime", network: "Network") -> None:
+        """Tell where the gauges are asked for that each scrape asks for."""
+        from crishim.metrics import catalog
+
+        metrics.watch(catalog.PODS, runtime.pods_by_state)
+        metrics.watch(catalog.CONTAINERS, runtime.containers_by_state)
+        metrics.watch(catalog.KEEPERS, runtime.keepers)
+        metrics.watch(catalog.NETWORK_ADDRESSES, network.addresses)
 
     def _without_pods(self) -> bool:
         """Whether no keeper is left: then nothing in the kernel has to survive the daemon."""

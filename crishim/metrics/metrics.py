@@ -19,8 +19,7 @@ from prometheus_client.registry import Collector
 from crishim.metrics import catalog, table
 from crishim.version import CRI_VERSION, VERSION
 
-Counts = Callable[[], Mapping[str, int]]
-Addresses = Callable[[], Mapping[tuple[str, str], int]]
+Source = Callable[[], Mapping[Any, int]]  # Any: tuples of as many texts as the gauge has labels
 
 _MOST_NETWORK_ERRORS = 64
 """Series of network errors: plugins' names come from files, and plugins may give any code."""
@@ -134,17 +133,9 @@ class Metrics:
         self._network_errors.labels(*pair).inc()
 
     # --- the scrape -------------------------------------------------------------------------------
-    def watch(self, pods: Counts, containers: Counts, keepers: Callable[[], int]) -> None:
-        """Set where the scrape asks for pods and containers by state (like `READY`, `RUNNING`) and for keepers."""
-        self._watched.sources |= {
-            catalog.PODS: lambda: _labelled(pods()),
-            catalog.CONTAINERS: lambda: _labelled(containers()),
-            catalog.KEEPERS: lambda: {(): keepers()},
-        }
-
-    def watch_addresses(self, addresses: Addresses) -> None:
-        """Set where the scrape asks for pod addresses, by family (`ipv4`, `ipv6`) and state (`used`, `free`)."""
-        self._watched.sources[catalog.NETWORK_ADDRESSES] = addresses
+    def watch(self, spec: catalog.Spec, source: Source) -> None:
+        """Have each scrape ask `source` for a gauge: values by those of the gauge's labels, in their order."""
+        self._watched.sources[spec] = source
 
     async def render(self) -> bytes:
         """Return the text of `/metrics`: asked here on the event loop, written in a thread."""
@@ -167,15 +158,11 @@ class Metrics:
         return Histogram(spec.name, spec.help, spec.labels, registry=self._registry, buckets=catalog.BUCKETS)
 
 
-def _labelled(counts: Mapping[str, int]) -> Mapping[tuple[str, ...], int]:
-    return {(key,): value for key, value in counts.items()}
-
-
 class _Watched(Collector):
     """Collector of the figures that are asked for at each scrape; keys are the values of a metric's labels."""
 
     def __init__(self) -> None:
-        self.sources: dict[catalog.Spec, Callable[[], Mapping[Any, int]]] = {}
+        self.sources: dict[catalog.Spec, Source] = {}
         self._values: dict[catalog.Spec, Mapping[tuple[str, ...], int]] = {}
 
     def read(self) -> None:
@@ -190,7 +177,7 @@ class _Watched(Collector):
 
     def collect(self) -> Iterable[Any]:
         """Yield what was read last."""
-        for spec in (catalog.PODS, catalog.CONTAINERS, catalog.KEEPERS, catalog.NETWORK_ADDRESSES):
+        for spec in self.sources:
             family = GaugeMetricFamily(spec.name, spec.help, labels=spec.labels)
             for key, value in sorted(self._values.get(spec, {}).items()):
                 family.add_metric(key, value)

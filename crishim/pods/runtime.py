@@ -7,9 +7,10 @@ NotFound.
 Out of scope: protobuf (server), how things are done (the modules beside this one).
 """
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from crishim import clock
 from crishim.config.model import Config
@@ -40,11 +41,14 @@ from crishim.pods.views import (
     ExecResult,
     FsStats,
     SandboxFilter,
+    SandboxState,
     SandboxStats,
     SandboxView,
 )
 from crishim.problems import Problems
 from crishim.request import ContainerConfig, Metadata, Resources, SandboxConfig
+
+State = TypeVar("State", SandboxState, ContainerState)
 
 POD_CIDR_KEY = "network.pod_cidr"
 """The store's value with the subnets of the last pod CIDR, a list of texts."""
@@ -162,15 +166,19 @@ class Runtime:
         """Subscribe to the life cycle from now on; `close` the subscription at the end."""
         return self._context.bus.subscribe()
 
-    def counts(self) -> tuple[Mapping[str, int], Mapping[str, int]]:
-        """Return how many sandboxes and containers there are in each state, by the state's name (for metrics)."""
-        pods = dict.fromkeys(("READY", "NOTREADY"), 0)
-        for sandbox in self._shown():
-            pods[sandbox.status.stage.name] += 1
-        inside = {state.name: 0 for state in ContainerState}
-        for container in self._context.registry.containers:
-            inside[container.status.state.name] += 1
-        return pods, inside
+    # --- gauges: how many of what there are now, by the values of their labels ------------------
+
+    def pods_by_state(self) -> Mapping[tuple[str, ...], int]:
+        """Return how many sandboxes are in each state, by the state's name."""
+        return _by_state((sandbox.view.state for sandbox in self._shown()), SandboxState)
+
+    def containers_by_state(self) -> Mapping[tuple[str, ...], int]:
+        """Return how many containers are in each state, by the state's name."""
+        return _by_state((c.status.state for c in self._context.registry.containers), ContainerState)
+
+    def keepers(self) -> Mapping[tuple[str, ...], int]:
+        """Return how many keepers the daemon is connected to."""
+        return {(): sum(sandbox.keeper is not None for sandbox in self._context.registry.sandboxes)}
 
     # --- the runtime itself -------------------------------------------------------------------
 
@@ -390,3 +398,8 @@ class Runtime:
         stats = self._context.stats
         interfaces = stats.interfaces()
         return [stats.sandbox(sandbox, interfaces) for sandbox in self._sandboxes(wanted) if sandbox.ready]
+
+
+def _by_state(found: Iterable[State], kind: type[State]) -> Mapping[tuple[str, ...], int]:
+    counts = Counter(found)
+    return {(state.name,): counts[state] for state in kind}

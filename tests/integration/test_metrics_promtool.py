@@ -4,6 +4,7 @@ import asyncio
 import subprocess
 import urllib.request
 
+from crishim.metrics import catalog
 from crishim.metrics.endpoint import Endpoint
 from crishim.metrics.metrics import Metrics
 from tests.support.abilities import need_program
@@ -17,7 +18,9 @@ def scraped(address: str) -> bytes:
 async def test_promtool_check_metrics() -> None:
     promtool = need_program("promtool", "prometheus")
     metrics = Metrics()
-    metrics.watch(lambda: {"READY": 1}, lambda: {"RUNNING": 1, "EXITED": 2}, lambda: 1)
+    metrics.watch(catalog.PODS, lambda: {("READY",): 1})
+    metrics.watch(catalog.CONTAINERS, lambda: {("RUNNING",): 1, ("EXITED",): 2})
+    metrics.watch(catalog.KEEPERS, lambda: {(): 1})
     metrics.rpc_started("RunPodSandbox")
     metrics.rpc_finished("RunPodSandbox", "OK", 0.01)
     metrics.start_phase("network", 0.001)
@@ -25,7 +28,7 @@ async def test_promtool_check_metrics() -> None:
     metrics.image_received(9)
     metrics.leak_reclaimed("cgroup")
     metrics.degraded("rlimit")
-    metrics.watch_addresses(lambda: {("ipv4", "used"): 1, ("ipv4", "free"): 252})
+    metrics.watch(catalog.NETWORK_ADDRESSES, lambda: {("ipv4", "used"): 1, ("ipv4", "free"): 252})
     metrics.network_attach("embedded", 0.003)
     metrics.network_detach("embedded", 0.001)
     metrics.network_error("bridge", "999")

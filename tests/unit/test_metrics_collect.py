@@ -16,7 +16,9 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def exercised() -> Metrics:
     metrics = Metrics()
-    metrics.watch(lambda: {"READY": 2, "NOTREADY": 0}, lambda: {"RUNNING": 3}, lambda: 2)
+    metrics.watch(catalog.PODS, lambda: {("READY",): 2, ("NOTREADY",): 0})
+    metrics.watch(catalog.CONTAINERS, lambda: {("RUNNING",): 3})
+    metrics.watch(catalog.KEEPERS, lambda: {(): 2})
     metrics.rpc_started("Version")
     metrics.rpc_started("Version")
     metrics.rpc_finished("Version", "OK", 0.0003)
@@ -29,7 +31,9 @@ def exercised() -> Metrics:
     metrics.leak_reclaimed("mount", 3)
     metrics.event_dropped()
     metrics.degraded("oom_score_adj")
-    metrics.watch_addresses(lambda: {("ipv4", "used"): 3, ("ipv4", "free"): 250, ("ipv6", "free"): 2**64})
+    metrics.watch(
+        catalog.NETWORK_ADDRESSES, lambda: {("ipv4", "used"): 3, ("ipv4", "free"): 250, ("ipv6", "free"): 2**64}
+    )
     metrics.network_attach("embedded", 0.003)
     metrics.network_detach("cni", 0.2)
     metrics.network_error("bridge", "11")
@@ -132,7 +136,9 @@ async def test_plugins_cannot_make_series_without_end() -> None:
 
 async def test_a_source_that_fails_costs_its_own_series_only() -> None:
     metrics = Metrics()
-    metrics.watch(lambda: {"READY": 1}, lambda: {"RUNNING": 1 // 0}, lambda: 7)
+    metrics.watch(catalog.PODS, lambda: {("READY",): 1})
+    metrics.watch(catalog.CONTAINERS, lambda: {("RUNNING",): 1 // 0})
+    metrics.watch(catalog.KEEPERS, lambda: {(): 7})
     with structlog.testing.capture_logs() as lines:
         found = await samples(metrics)
     assert found["crishim_pods", "state=READY"] == 1
@@ -148,9 +154,12 @@ async def test_two_daemons_in_one_process_do_not_share_figures() -> None:
     assert (await samples(second))["crishim_events_dropped_total", ""] == 0
 
 
-def test_it_is_both_observers() -> None:
+async def test_it_is_both_observers() -> None:
     metrics = Metrics()
     below: Observer = metrics
     server: RpcObserver = metrics
     below.event_dropped()
     server.rpc_started("Version")
+    found = await samples(metrics)
+    assert found["crishim_events_dropped_total", ""] == 1
+    assert found["crishim_rpcs_in_flight", "method=Version"] == 1

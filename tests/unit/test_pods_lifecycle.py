@@ -182,10 +182,14 @@ async def test_filters(tmp_path: Path) -> None:
         assert inside(sandbox_id=one[:10]) == [y, x]
         assert inside(sandbox_id=two) == []
         assert inside(id=x[:12]) == [x]
-        assert runtime.counts() == (
-            {"READY": 1, "NOTREADY": 1},
-            {"CREATED": 1, "RUNNING": 1, "EXITED": 0, "UNKNOWN": 0},
-        )
+        assert runtime.pods_by_state() == {("READY",): 1, ("NOTREADY",): 1}
+        assert runtime.containers_by_state() == {
+            ("CREATED",): 1,
+            ("RUNNING",): 1,
+            ("EXITED",): 0,
+            ("UNKNOWN",): 0,
+        }
+        assert runtime.keepers() == {(): 1}
 
 
 async def test_names_are_reserved(tmp_path: Path) -> None:
