@@ -76,7 +76,7 @@ class UnavailableError(CrishimError):
 class RegistryUnavailableError(UnavailableError):
     """A registry cannot be reached, or does not serve us now.
 
-    kubelet tells this by the first word of the message (cri-api, `errors.ErrRegistryUnavailable`).
+    kubelet tells this by the first word of the message (cri-api, ErrRegistryUnavailable).
     """
 
     def __init__(self, problem: str) -> None:

@@ -1,4 +1,4 @@
-"""Work that several callers share: one flight per key, and it ends when its last caller has gone (field case A5).
+"""Work that several callers share: one flight per key, and it ends when its last caller has gone.
 
 A pull, a download and an unpacking are each done once however many want them; one caller's cancellation does not
 fail the others, and work that nobody waits for any more is cancelled. (`pods.flight` is the other kind: work that

@@ -1,4 +1,4 @@
-"""Which of an index's manifests is for this machine (field case A3).
+"""Which of an index's manifests is for this machine.
 
 Pure but for `host()`. Entries of an unknown platform (attestations) are never chosen, nor is entry 0 for want of
 another. Source: image-spec, image-index.md, "Platform Variants"; names are Go's GOOS and GOARCH.

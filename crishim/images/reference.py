@@ -1,4 +1,4 @@
-"""Image references: `[host[:port]/]path[:tag][@digest]`, normalised like the field does (field cases A1, A2).
+"""Image references: `[host[:port]/]path[:tag][@digest]`, normalised like the field does.
 
 Pure. Grammar: github.com/distribution/reference, as restated by the distribution spec ("Pulling manifests") and the
 image spec ("Digests"). The host may have upper case, the path may not; a port is told from a tag by the slash that
@@ -47,7 +47,7 @@ class Reference:
 
     @property
     def repo_tag(self) -> str:
-        """The name an image gets from this reference; empty for a digest, which makes no tag (A2)."""
+        """The name an image gets from this reference; empty for a digest, which makes no tag."""
         return "" if self.digest else f"{self.repository}:{self.tag}"
 
     def __str__(self) -> str:

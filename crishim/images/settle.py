@@ -177,7 +177,7 @@ def _copy(found: Found, holder: int, name: str) -> int:
 
 
 def _drop_if_only_whiteouts(root: int, path: str) -> None:
-    """Remove a directory that exists only to remove what is not there (B2: a whiteout of nothing is nothing)."""
+    """Remove a directory that exists only to remove what is not there (a whiteout of nothing is nothing)."""
     with _directory(root, path) as fd, os.scandir(fd) as entries:
         names = [entry.name for entry in entries]
         for name in names:

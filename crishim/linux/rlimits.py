@@ -72,7 +72,7 @@ _BY_THREADS = ("NPROC", "SIGPENDING")
 
 DEFAULT = ("nofile=1024:524288",)
 """The runtime's own default, in `parse`'s form: as systemd gives its services. A soft limit of a million instead lets
-old programs, which close each possible descriptor one by one, take minutes (field case E8)."""
+old programs, which close each possible descriptor one by one, take minutes."""
 
 
 def parse(text: str) -> Rlimit:

@@ -3,7 +3,7 @@
 Create makes nothing in the kernel: a directory for what the container will write, a hold on the image's layers,
 the plan (which finds every problem of the request), the row. Start has the keeper execute the plan: either the
 program runs, or the container is EXITED with code 128 and reason StartError, and the error names the step, path and
-errno (field case E6). Remove ends what runs, gives the layers back and forgets the row; what an interrupted remove
+errno. Remove ends what runs, gives the layers back and forgets the row; what an interrupted remove
 left, the next one finishes.
 
 Out of scope: who may call when (`runtime` gives each call its flight).

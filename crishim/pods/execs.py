@@ -3,7 +3,7 @@
 Unlike all that changes the world, an exec is not shielded: when the caller goes, so do its processes (the keeper's
 client ends them on cancellation). A non-zero exit is a result, not an error; only time that runs out is
 DeadlineExceeded. Out of scope: streams (exec with a terminal, attach).
-Source: CRI `ExecSync`; field cases E1, G3.
+Source: CRI `ExecSync`.
 """
 
 from collections.abc import Sequence

@@ -5,7 +5,7 @@ the store cannot be written, the end is shown all the same but not acknowledged,
 again. Out of scope: the log's completeness (the keeper reports an end only after the last line).
 
 Reasons: `Completed` (code 0), `OOMKilled` (SIGKILL by the kernel's OOM killer: code 137 and the cgroup's counter;
-a child that was OOM-killed while the first process ended otherwise is not it, field case E5), `Error`,
+a child that was OOM-killed while the first process ended otherwise is not it), `Error`,
 `StartError` (128), `KeeperLost` (137 if we killed it, else 255), `Unknown` (255, ended by a reboot).
 """
 

@@ -1,7 +1,7 @@
 """Work that changes the world outlives its caller: one flight per key, and equal retries join it.
 
 gRPC cancels a handler in the middle when the client's deadline passes. Half-made pods and "name is reserved" are
-what follows in other runtimes (field case J4). Here the work runs in a task of its own; callers wait for it
+what follows in other runtimes. Here the work runs in a task of its own; callers wait for it
 shielded. A retry under the same key joins the flight if it carries an equal request, else AlreadyExistsError
 names the owner.
 

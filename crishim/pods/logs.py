@@ -1,7 +1,7 @@
 """Where a container's log goes: inside the sandbox's log directory, or nowhere.
 
 `log_path` is relative to `log_directory` (CRI); an empty one of either means no log. The path may not lead out of
-the directory, by `..` or by a symlink of a directory on the way (field case F4). The keeper creates the file, so
+the directory, by `..` or by a symlink of a directory on the way. The keeper creates the file, so
 it exists when StartContainer returns. Out of scope: the format and rotation (keeper).
 """
 

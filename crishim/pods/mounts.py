@@ -5,7 +5,7 @@ request's text, its verbose info the resolved path.) A missing host path becomes
 volumes expect. The target is the executor's: it stays inside the container's root whatever the image holds.
 
 Out of scope: what is wrong with a mount whatever the host has (`admission.mounts`).
-Source: CRI `Mount`; field cases C1, C4.
+Source: CRI `Mount`.
 """
 
 import contextlib

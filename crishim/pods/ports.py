@@ -1,6 +1,6 @@
 """What `pods/` needs of the engine, the network, the planner and the cgroups: protocols, and nothing else.
 
-`crishim.engine.client`, `crishim.network.chosen` and `pods.planner` satisfy them; `tests/fakes` has stand-ins
+`crishim.engine.client`, `crishim.network.chosen` and `engine.plan.planner` satisfy them; `tests/fakes` has stand-ins
 that pass the same tests. Times are nanoseconds since the epoch, ids are CRI ids, signal numbers the kernel's.
 """
 

@@ -1,6 +1,6 @@
 """CPU use per second from counters that only grow: pure.
 
-A rate needs two samples that lie far enough apart; until then it is None, never a false 0 (field case I2). Calls in
+A rate needs two samples that lie far enough apart; until then it is None, never a false 0. Calls in
 quick succession get the last rate. A counter that went back (a container that was made anew) begins again.
 """
 

@@ -353,7 +353,7 @@ class Runtime:
     ) -> None:
         """Change the cgroup limits; fields that are not given stay as they are.
 
-        `annotations` are for runtimes with plugins; nothing here reads them, and the container's own stay (C7).
+        `annotations` are for runtimes with plugins; nothing here reads them, and the container's own stay.
         """
         await updates.update(self._context, self._context.registry.containers.get(container_id), resources)
 

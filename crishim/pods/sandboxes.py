@@ -2,7 +2,7 @@
 
 Run: reserve the name (a CREATING row) → keeper with namespaces and cgroup → network → files → READY. Each step has
 its undo, last first; if even an undo fails, the sandbox stays listed NOTREADY and stop and remove go on with it, so
-nothing that is held is ever forgotten (field case H1).
+nothing that is held is ever forgotten.
 
 Stop: let nobody in → kill the containers → release the network → end the keeper → NOTREADY. Remove: stop, remove
 the containers, the row. Both are idempotent, and finish what an interrupted earlier call left.

@@ -2,7 +2,7 @@
 
 Everything is read at the moment of the call, from files that stay open, so that a list over 110 pods takes
 milliseconds; nothing is read in between. A group that is gone (its container just ended) leaves its part out and
-never empties the list (field case I1). A sandbox of the host's network has no interfaces.
+never empties the list. A sandbox of the host's network has no interfaces.
 
 Out of scope: how files are read (`crishim.linux.cgroups.stats`), and metric descriptors.
 Source: CRI `ContainerStats`, `PodSandboxStats`.

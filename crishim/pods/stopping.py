@@ -2,7 +2,7 @@
 
 Calls share one stop: whoever comes later waits for the same end, and a shorter grace shortens it for all. SIGKILL
 also ends what is stopped (SIGSTOP) or frozen, since the keeper kills through the cgroup and thaws it. A process
-that even SIGKILL cannot end (D state, field case E4) gives DeadlineExceededError after `KILL_WAIT`; the container
+that even SIGKILL cannot end (D state) gives DeadlineExceededError after `KILL_WAIT`; the container
 stays RUNNING, and a later stop tries again.
 
 Invariant: at most one Stopping works for a container, and it ends when the container does or when it gives up.

@@ -2,8 +2,8 @@
 
 Only given fields change (0 and "" mean "not given"); oom_score_adj belongs to the start and stays as it was. The
 daemon writes the files itself, always and all of them: what the record says need not be what the kernel has. A memory
-limit below what the container uses is refused before anything is written, because the kernel would kill for it (field
-case K2). A container that does not run only gets the new values for its start.
+limit below what the container uses is refused before anything is written, because the kernel would kill for it. A
+container that does not run only gets the new values for its start.
 
 Invariant: the kernel, the record and the plan have the new limits, or all have the old ones.
 Out of scope: the order of writes and what a value means (`crishim.linux.cgroups`).

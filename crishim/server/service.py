@@ -40,7 +40,7 @@ class Server:
         runtime: sandboxes and containers.
         images: images.
         socket: absolute path of the unix socket.
-        observer: told of each RPC (`metrics.Metrics`).
+        observer: told of each RPC (`metrics.metrics.Metrics`).
     """
 
     def __init__(self, runtime: RuntimeApi, images: ImagesManager, socket: str, observer: RpcObserver) -> None:

@@ -1,4 +1,4 @@
-"""Numbered migrations: `migrations/NNNN_name.sql` brings the schema from version NNNN-1 to NNNN.
+"""Numbered migrations: file NNNN in `store.migrations` brings the schema from version NNNN-1 to NNNN.
 
 The version stands in the file's header (`user_version`). Each step is one transaction, so that a crash in the
 middle leaves the version before it. A file of a newer crishim is refused before anything is written to it.

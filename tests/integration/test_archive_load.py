@@ -238,7 +238,7 @@ async def test_what_a_registry_gave_stays_as_it_was(fake: FakeRegistry, tmp_path
         assert len(found.repo_digests) == 1
 
 
-# --- platforms and formats (field cases A3, B4) ----------------------------------------------------------------------
+# --- platforms and formats ----------------------------------------------------------------------
 
 
 async def test_an_index_gives_the_image_of_this_machine(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Names, indexes, credentials and concurrent pulls through the command line: field cases A1 to A5."""
+"""Names, indexes, credentials and concurrent pulls through the command line."""
 
 import base64
 import contextlib
@@ -56,7 +56,7 @@ def bare(shared_instance: Instance) -> Iterator[Instance]:
         fine(shared_instance, "rmi", "--force", image)
 
 
-def test_a1_references(bare: Instance, fake: FakeRegistry) -> None:
+def test_references(bare: Instance, fake: FakeRegistry) -> None:
     fake.image("t", [SMALL])
     fine(bare, "pull", "-q", f"{fake.host}/a:t")
     for name, normal in (
@@ -80,7 +80,7 @@ def test_a1_references(bare: Instance, fake: FakeRegistry) -> None:
     assert len(fake.requests) == before
 
 
-def test_a2_digests_and_removal(bare: Instance, fake: FakeRegistry) -> None:
+def test_digests_and_removal(bare: Instance, fake: FakeRegistry) -> None:
     made = fake.image("v1", [SMALL])
     by_digest = f"{fake.host}/r@{made['digest']}"
     assert fine(bare, "pull", "-q", by_digest) == f"{made['id']}\n"
@@ -94,7 +94,7 @@ def test_a2_digests_and_removal(bare: Instance, fake: FakeRegistry) -> None:
     assert fine(bare, "images", "-q") == ""
 
 
-def test_a3_an_index_with_its_attestation_first(bare: Instance, fake: FakeRegistry) -> None:
+def test_an_index_with_its_attestation_first(bare: Instance, fake: FakeRegistry) -> None:
     made = fake.image("one", [SMALL])
     odd = fake.document({"config": fake.blob(b"{}"), "layers": []}, "odd")
     entry = {key: made[key] for key in ("mediaType", "digest", "size")}
@@ -109,7 +109,7 @@ def test_a3_an_index_with_its_attestation_first(bare: Instance, fake: FakeRegist
     assert "linux/mips" in done.stderr
 
 
-def test_a4_credentials_stay_with_their_origin(bare: Instance, fake: FakeRegistry, tmp_path: Path) -> None:
+def test_credentials_stay_with_their_origin(bare: Instance, fake: FakeRegistry, tmp_path: Path) -> None:
     made = fake.image("t", [SMALL])
     with FakeRegistry() as storage:
         storage.blobs = fake.blobs
@@ -137,7 +137,7 @@ def test_a4_credentials_stay_with_their_origin(bare: Instance, fake: FakeRegistr
         assert leaked == ["", ""]
 
 
-def test_a5_eight_pulls_at_once_and_one_that_leaves(bare: Instance, fake: FakeRegistry) -> None:
+def test_eight_pulls_at_once_and_one_that_leaves(bare: Instance, fake: FakeRegistry) -> None:
     made = fake.image("t", [tar([Entry("f", os.urandom(50_000))]), SMALL])
     layer = made["layers"][0]["digest"]
     go = threading.Event()

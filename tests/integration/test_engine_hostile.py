@@ -176,7 +176,7 @@ async def test_reaper_has_nothing_to_be_taken(lab: Lab) -> None:
         assert [line.split()[2] for line in mounts.split(b"\n") if line] == [b"tmpfs"]
 
 
-# --- links and files in the way of mounts (C1, C2) ------------------------------------------------
+# --- links and files in the way of mounts ------------------------------------------------
 
 
 def trap(top: str) -> None:

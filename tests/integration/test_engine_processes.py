@@ -166,7 +166,7 @@ async def test_host_and_target_pid_namespaces(lab: Lab) -> None:
             await pod.run("true", security=ContainerSecurity(namespaces=gone))
 
 
-# --- failures to start (E6) -----------------------------------------------------------------------
+# --- failures to start -----------------------------------------------------------------------
 
 
 def plant(top: str) -> None:
@@ -233,7 +233,7 @@ async def test_directory_and_user_failures(lab: Lab) -> None:
             await pod.run("/bin/true", log=f"{lab.directory}/none/log")
 
 
-# --- the cwd trick and leaked descriptors (E7) ----------------------------------------------------
+# --- the cwd trick and leaked descriptors ----------------------------------------------------
 
 
 @scenario
@@ -300,7 +300,7 @@ async def test_script_that_names_its_runtime(lab: Lab) -> None:
         assert (await pod.exec(runs, "echo fine"))[0] == b"fine\n"
 
 
-# --- what a process inherits (E8) -----------------------------------------------------------------
+# --- what a process inherits -----------------------------------------------------------------
 
 SHOW = """
 grep -E '^(SigIgn|SigBlk|SigCgt|NoNewPrivs|Seccomp):' /proc/self/status
@@ -353,7 +353,7 @@ async def test_own_session_and_keyring(lab: Lab) -> None:
         assert len(serials) == 2
 
 
-# --- capabilities (D4) ----------------------------------------------------------------------------
+# --- capabilities ----------------------------------------------------------------------------
 
 SETS = "grep ^Cap /proc/self/status"
 
@@ -423,7 +423,7 @@ async def test_privileged_has_all_that_is_to_be_had(lab: Lab) -> None:
         assert (sets["Prm"], sets["Bnd"], sets["Inh"]) == (lab.facts.bounding, lab.facts.bounding, 0)
 
 
-# --- users, HOME, working directory (D3, D6) ------------------------------------------------------
+# --- users, HOME, working directory ------------------------------------------------------
 
 WHO = "id -u; id -g; id -G; echo home=$HOME; pwd"
 

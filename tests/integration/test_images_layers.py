@@ -1,4 +1,4 @@
-"""Layers in overlay's form: field cases B2, B3, B6, and the two traps of layers that do not stand on their own."""
+"""Layers in overlay's form: whiteouts, odd tars, escapes, and the two traps of layers that do not stand alone."""
 
 import io
 import os

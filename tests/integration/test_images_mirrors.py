@@ -1,4 +1,4 @@
-"""Mirrors that are away, silent or liars: what they cost, who is asked next, and what is told (field case A5)."""
+"""Mirrors that are away, silent or liars: what they cost, who is asked next, and what is told."""
 
 import os
 import threading

@@ -1,4 +1,4 @@
-"""Pulls: requests, sharing, faults, and what is left afterwards (field cases A2 to A5, B4, J2)."""
+"""Pulls: requests, sharing, faults, and what is left afterwards."""
 
 import asyncio
 import errno

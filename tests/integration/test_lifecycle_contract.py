@@ -1,4 +1,4 @@
-"""What kubelet's retry loops rely on: idempotence, names, filters, echoes (field cases J4, J5)."""
+"""What kubelet's retry loops rely on: idempotence, names, filters, echoes."""
 
 import asyncio
 from typing import Any

@@ -1,4 +1,4 @@
-"""Damaged records, a second daemon, a reboot: the daemon serves on and removes what no one owns (field case J2)."""
+"""Damaged records, a second daemon, a reboot: the daemon serves on and removes what no one owns."""
 
 import os
 import shutil

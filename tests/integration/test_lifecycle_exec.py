@@ -1,4 +1,4 @@
-"""ExecSync: outputs, bounds, deadlines, and many at once (field cases E1, G3)."""
+"""ExecSync: outputs, bounds, deadlines, and many at once."""
 
 import asyncio
 

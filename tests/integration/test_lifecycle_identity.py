@@ -1,4 +1,4 @@
-"""Who a container's program is: users, groups, capabilities, seccomp, environment, directory (D3, D4, D6)."""
+"""Who a container's program is: users, groups, capabilities, seccomp, environment, directory."""
 
 import grpc
 import pytest

@@ -1,4 +1,4 @@
-"""Images that plant Python modules and name services where a careless runtime would load them as root (C7, facts)."""
+"""Images that plant Python modules and name services where a careless runtime would load them as root."""
 
 import tarfile
 

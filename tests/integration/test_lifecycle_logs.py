@@ -1,4 +1,4 @@
-"""The CRI log: every byte, in order, whatever the program writes and wherever the file lies (field cases F1-F4)."""
+"""The CRI log: every byte, in order, whatever the program writes and wherever the file lies."""
 
 import asyncio
 import os

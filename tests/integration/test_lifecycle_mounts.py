@@ -1,4 +1,4 @@
-"""Mounts of the request, masked paths, and images that try to steer both (field cases C1, C2)."""
+"""Mounts of the request, masked paths, and images that try to steer both."""
 
 import os
 import stat

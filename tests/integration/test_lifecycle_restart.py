@@ -1,4 +1,4 @@
-"""The daemon is killed under running containers: nothing of theirs is lost (field case J1)."""
+"""The daemon is killed under running containers: nothing of theirs is lost."""
 
 import asyncio
 import os

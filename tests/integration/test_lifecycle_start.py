@@ -1,4 +1,4 @@
-"""Programs that cannot start, and what programs inherit when they do (field cases E6, E7, E8)."""
+"""Programs that cannot start, and what programs inherit when they do."""
 
 import hashlib
 import os

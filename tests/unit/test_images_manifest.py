@@ -1,4 +1,4 @@
-"""Manifests, indexes and configs, right and hostile (field cases A3, B4)."""
+"""Manifests, indexes and configs, right and hostile."""
 
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""Shared flights and decompression by magic (field cases A5, B4)."""
+"""Shared flights and decompression by magic."""
 
 import asyncio
 import gzip

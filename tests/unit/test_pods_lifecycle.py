@@ -60,7 +60,7 @@ async def test_whole_life(tmp_path: Path) -> None:
         container_id = await runtime.create_container(pod_id, app(labels={"tier": "x"}), request.metadata)
         view2 = runtime.container(container_id)
         assert (view2.state, view2.image_id, view2.stop_signal) == (CREATED, IMAGE.id, "SIGQUIT")
-        assert view2.config.labels == {"tier": "x"}  # never the image's (C7)
+        assert view2.config.labels == {"tier": "x"}  # never the image's
         assert daemon.images.holds == {container_id: IMAGE.id}
         assert os.path.isdir(f"{daemon.paths.container(container_id)}/upper")
 

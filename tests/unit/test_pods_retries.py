@@ -1,4 +1,4 @@
-"""Clients that go away and come again (field case J4): one pod, one network, one answer in the end."""
+"""Clients that go away and come again: one pod, one network, one answer in the end."""
 
 import asyncio
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Image references: field cases A1 and A2, and the grammar's edges."""
+"""Image references: hosts, ports, tags, digests, ids, and the grammar's edges."""
 
 import pytest
 from hypothesis import given

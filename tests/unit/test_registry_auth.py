@@ -1,4 +1,4 @@
-"""Challenges and tokens: the edges of field case A4."""
+"""Challenges and tokens: redirects, expiry, odd scopes."""
 
 import base64
 import json

@@ -1,4 +1,4 @@
-"""Packed layer bytes to tar bytes, by what they are and not by what their media type says (field case B4).
+"""Packed layer bytes to tar bytes, by what they are and not by what their media type says.
 
 gzip through isal (several members, as eStargz and pigz make them), zstd (several frames), or nothing. Both libraries
 let go of the interpreter lock. Invariants: memory is bounded, however much the input expands: pieces are at most

@@ -3,7 +3,7 @@
 It decompresses, digests and unpacks in one go. It runs as root, but locked down: in a mount namespace of its own whose
 only mount is the layer's directory (nodev, nosuid, noexec), with the six capabilities that owners, modes and nodes
 need. So every path that the archive names, through whatever links, is resolved by the kernel inside the layer, and a
-fault in a decompressor has nothing but the layer; the host cannot be reached (field case B6).
+fault in a decompressor has nothing but the layer; the host cannot be reached.
 
 Nothing is imported after the root has changed: it would be the image's code. Out of scope: the blob's digest, renaming
 the finished layer into place.

@@ -2,8 +2,8 @@
 
 Every path is resolved by the kernel inside the root (openat2(2), RESOLVE_IN_ROOT): an absolute or climbing link
 lands inside, never on the host. The result is an O_PATH fd, and all further work goes by that fd, so what was
-checked is what is used. A missing target is made, following even a dangling link to the place it names (field case
-C1: the image's /etc/localtime → a file that is not there).
+checked is what is used. A missing target is made, following even a dangling link to the place it names (the
+image's /etc/localtime → a file that is not there).
 """
 
 import errno

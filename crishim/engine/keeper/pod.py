@@ -7,7 +7,7 @@ it alive, and its parts are cloned into each container. What containers write th
 of it has a path on the host.
 
 On failure nothing is taken back here: the daemon, which asked for it, undoes a half-made pod by the same code with
-which it removes a whole one (`engine.pods.remove_pod`).
+which it removes a whole one (`engine.client`, `remove_pod`).
 """
 
 import _socket

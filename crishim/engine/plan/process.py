@@ -1,7 +1,7 @@
 """What a container runs and with which rights: request and image config → ProcessPlan. Pure but for profiles' files.
 
 The image's config never steers the runtime: only command, environment, directory, user and stop signal are read from
-it (field case C7).
+it.
 """
 
 from collections.abc import Sequence

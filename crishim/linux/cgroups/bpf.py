@@ -3,7 +3,7 @@
 Used by the keeper, so it imports only ctypes and os. The program comes compiled (`devices.compile_rules`).
 
 Invariant: replacing is atomic (BPF_F_REPLACE): at no moment does the group have no program, which would allow all,
-or two, which would refuse what only one allows (field case K4).
+or two, which would refuse what only one allows.
 
 Sources: bpf(2), linux/bpf.h (`union bpf_attr`), the kernel's cgroup-v2.rst "Device controller".
 """

@@ -221,7 +221,7 @@ def _build(
         timestamp=now(),
         cpu_usage=cpu_usage,
         memory_usage=memory,
-        # A child group that moved out may leave more inactive cache than usage (field case I1): floor 0.
+        # A child group that moved out may leave more inactive cache than usage: floor 0.
         working_set=None if memory is None else max(memory - (inactive or 0), 0),
         rss=rss,
         page_faults=faults[0] or 0,

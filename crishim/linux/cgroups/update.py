@@ -1,10 +1,10 @@
 """Changing a running group's limits: what is in force now, what must be refused, and the writes in the right order.
 
 The writes themselves are `settings.plan_settings` with the `Current` read here. Devices are never touched by an
-update, so no device is refused for a moment (field case K4).
+update, so no device is refused for a moment.
 
 Invariants: a memory limit that the group's unreclaimable use exceeds is refused before anything is written: on v2 the
-kernel would take the write and kill the container (field case K2; cgroup-v2.rst, memory.max). All writes of `change`
+kernel would take the write and kill the container (cgroup-v2.rst, memory.max). All writes of `change`
 are in force, or the values from before it.
 """
 

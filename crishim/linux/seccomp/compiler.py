@@ -5,7 +5,7 @@ What decides a call:
 1. The architecture. One that the profile does not list ends the process.
 2. A number that no rule could have meant: unknown to our tables, or newer than every call that the profile names.
    Where the default is an errno, such a call gives ENOSYS, so that a C library falls back to an older call
-   (field case D5; runtime-spec#1122). Any other default action stands.
+   (runtime-spec#1122). Any other default action stands.
 3. The rules that name the call, those with conditions on arguments first, in the profile's order; then the first one
    without; then the default action. A rule that repeats an index of an argument holds if any of its conditions
    does, else all must hold (as the field's runtimes read it).

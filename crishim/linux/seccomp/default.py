@@ -6,7 +6,7 @@ keyrings, kernel modules, io_uring, userfaultfd, tracing the kernel) unless a ca
 Refused calls give EPERM; calls that the profile could not know, and clone3, ENOSYS (see `compiler`). Names that an
 architecture lacks mean nothing there.
 
-Sources: the system calls' man pages; capabilities(7) for the groups by capability; field case D5.
+Sources: the system calls' man pages; capabilities(7) for the groups by capability.
 """
 
 import errno
