@@ -327,14 +327,18 @@ def _check_rounds(renames: Mapping[str, str], more: Mapping[str, str], part: Par
 
 
 def visible(records: Sequence[LayerRecord]) -> Sequence[LayerRecord]:
-    """Return the layers, bottom first, from the topmost one on that hides all below it.
+    """Return the layers that make the root, bottom first: what can be seen of those given.
 
-    overlayfs does not heed the opaque mark of a layer's root, so what such a layer hides is just not mounted.
+    overlayfs does not heed the opaque mark of a layer's root, so what such a layer hides is just not mounted. Nor does
+    it take a directory twice (ELOOP). A layer that an image lists again counts where it comes last: whatever it holds,
+    whiteouts included, lies there over all that is between, and its earlier places add nothing to that.
     """
-    for position in range(len(records) - 1, 0, -1):
-        if records[position].hides_all:
-            return records[position:]
-    return records
+    top_down: dict[str, LayerRecord] = {}
+    for record in reversed(records):
+        top_down.setdefault(record.key, record)
+        if record.hides_all:
+            break
+    return list(reversed(top_down.values()))
 
 
 def _distinct(parts: Sequence[Part]) -> list[Part]:

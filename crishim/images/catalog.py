@@ -197,17 +197,15 @@ class Catalog:
     def _make_view(self, record: ImageRecord) -> Image:
         names = self.names(record.id)
         layers = []
-        size = 0
         for layer in record.layers:
             unpacked = self._layers.get(layer.key)
-            size += layer.size + (unpacked.size if unpacked else 0)
             directory = unpacked.directory if unpacked else ""
             layers.append(Layer(layer.digest, layer.diff_id, layer.size, directory, layer.media_type))
         return Image(
             id=record.id,
             layers=tuple(layers),
             config=record.config,
-            size=max(size, 1),
+            size=max(self._size(record), 1),
             architecture=record.architecture,
             os=record.os or "linux",
             repo_tags=tuple(name for name in names if "@" not in name),
@@ -216,3 +214,9 @@ class Catalog:
             annotations=record.annotations,
             pinned=not self._pinned.isdisjoint(names),
         )
+
+    def _size(self, record: ImageRecord) -> int:
+        """Return the bytes of an image's blobs and unpacked layers, each of which is here once."""
+        blobs = {layer.digest: layer.size for layer in record.layers}
+        unpacked = {layer.key: found.size for layer in record.layers if (found := self._layers.get(layer.key))}
+        return sum(blobs.values()) + sum(unpacked.values())

@@ -171,17 +171,17 @@ def _distinct(record: ImageRecord) -> list[ImageLayer]:
 
 def _details(catalog: Catalog, layers: Layers, record: ImageRecord, uses: Counter[str]) -> Details:
     image = catalog.view(record)
-    shown, shared = [], 0
+    shown, shared = [], {}
     for layer, seen in zip(record.layers, image.layers, strict=True):
         unpacked = layers.get(layer.key)
         size = unpacked.size if unpacked else 0
         shown.append(LayerUse(seen, size, uses[layer.key]))
         if uses[layer.key] > 1:
-            shared += layer.size + size
+            shared[layer.key] = layer.size + size
     return Details(
         image=image,
         manifest=record.targets[-1],
-        shared=min(shared, image.size),
+        shared=min(sum(shared.values()), image.size),
         platform=str(Platform(record.architecture, record.os or "linux", record.variant)),
         containers=len(catalog.holders(record.id)),
         layers=tuple(shown),

@@ -1,6 +1,8 @@
 """Layers in overlay's form: whiteouts, odd tars, escapes, and the two traps of layers that do not stand alone."""
 
+import hashlib
 import io
+import json
 import os
 import stat
 import tarfile
@@ -58,6 +60,78 @@ async def _merged(registry: FakeRegistry, root: Path, script: str, *layers: list
     finally:
         await service.images.stop()
         service.store.close()
+
+
+TWICE = [
+    directory("d", 0o750),
+    Entry("d/kept", b"layer"),
+    Entry("d/changed", b"layer"),
+    Entry("d/.wh.whited"),
+    directory("o"),
+    Entry("o/.wh..wh..opq"),
+    Entry("o/own"),
+    Entry("kind", b"file"),
+]
+BETWEEN = [
+    directory("d", 0o700),
+    Entry("d/.wh.kept"),
+    Entry("d/changed", b"between"),
+    Entry("d/whited"),
+    Entry("d/between"),
+    directory("o"),
+    Entry("o/other"),
+    directory("kind"),
+    Entry("kind/below"),
+]
+LOOK = "stat -c %a d; for f in d/* o/*; do test ! -e $f || echo $f; done; cat d/kept d/changed kind"
+AFTER = ["750", "d/between", "d/changed", "d/kept", "o/own", "layerlayerfile"]
+
+
+@pytest.mark.parametrize(
+    ("order", "mounted"), [("tt", "t"), ("ttt", "t"), ("tbt", "bt"), ("tbtbt", "bt"), ("ttbbtt", "bt"), ("btt", "bt")]
+)
+async def test_a_layer_that_is_listed_again_counts_where_it_comes_last(
+    registry: FakeRegistry, tmp_path: Path, order: str, mounted: str
+) -> None:
+    packed = {"t": tar(TWICE), "b": tar(BETWEEN)}
+    service, paths = await _pulled(registry, tmp_path, *(packed[which] for which in order))
+    try:
+        assert len(paths) == len(set(paths)) == len(mounted)
+        told = overlay(paths, LOOK).split()
+        assert told == (AFTER if "b" in order else [word for word in AFTER if word != "d/between"])
+        (image,) = service.images.list()
+        assert len(image.layers) == len(order)
+        chain = json.loads(service.images.info(image.id)["info"])["chainID"]
+        wanted = image.layers[0].diff_id
+        for layer in image.layers[1:]:
+            wanted = "sha256:" + hashlib.sha256(f"{wanted} {layer.diff_id}".encode()).hexdigest()
+        assert chain == wanted
+    finally:
+        await service.images.stop()
+        service.store.close()
+
+
+async def test_a_layer_listed_again_that_leans_on_what_is_below_leans_on_each_place(
+    registry: FakeRegistry, tmp_path: Path
+) -> None:
+    """Its hard link takes the file from the layers below it, which are not the same the second time."""
+    leans = [hardlink("copy", "file")]
+    first, second = [Entry("file", b"one")], [Entry("file", b"two"), Entry(".wh.copy")]
+    assert await _merged(registry, tmp_path, "cat copy", first, leans, second, leans) == "two"
+
+
+async def test_layers_listed_again_are_counted_once(registry: FakeRegistry, tmp_path: Path) -> None:
+    layer = tar([Entry("file", bytes(100_000))])
+    sizes = []
+    for count in (1, 3):
+        registry.image(f"t{count}", [layer] * count)
+        async with Service(str(tmp_path / str(count))) as service:
+            await service.images.pull(f"{registry.host}/a:t{count}")
+            (image,) = service.images.list()
+            (shown,) = service.images.details("", dangling=False)
+            sizes.append(image.size)
+            assert shown.shared == 0
+    assert sizes[0] == sizes[1]
 
 
 BASE = [directory("d"), Entry("d/old"), Entry("d/older"), directory("e"), Entry("e/x"), Entry("f")]

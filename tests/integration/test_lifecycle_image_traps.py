@@ -1,7 +1,12 @@
 """Images that plant Python modules and name services where a careless runtime would load them as root."""
 
+import os
 import tarfile
+from pathlib import Path
 
+import pytest
+
+from tests.support.busybox import base_entries, find_busybox
 from tests.support.cri import attempt
 from tests.support.layout import Entry, directory, symlink
 from tests.support.world import World
@@ -16,6 +21,15 @@ PLACES = (
 )
 PAYLOAD = b"import os\nos.close(os.open('/planted-code-ran', os.O_CREAT | os.O_WRONLY))\n"
 NSSWITCH = b"passwd: trap files\ngroup: trap files\nhosts: trap\n"
+
+
+@pytest.fixture
+def busybox_file(tmp_path: Path) -> str:
+    """Return a static busybox of the host's, for images that hold no program."""
+    path = tmp_path / "busybox"
+    path.write_bytes(Path(find_busybox()).read_bytes())
+    os.chmod(path, 0o755)
+    return str(path)
 
 
 def planted() -> list[Entry]:
@@ -79,3 +93,50 @@ async def test_a_passwd_that_is_no_file_does_not_hang_the_start(world: World) ->
         "cat /proc/self/loginuid >/dev/null; echo ran", image=image, security={"run_as_user": {"value": 7}}
     )
     assert outcome.stdout == "ran\n"
+
+
+STACKS = {
+    "the empty layer alone": "e",
+    "the empty layer three times": "eee",
+    "no-op steps above the system": "see",
+    "the system twice": "ss",
+    "a layer before and after another": "sxyx",
+    "the empty layer all over": "esexeye",
+}
+
+
+@pytest.mark.parametrize("case", STACKS)
+async def test_an_image_may_list_a_layer_more_than_once(world: World, busybox_file: str, case: str) -> None:
+    """Each RUN or WORKDIR that changes nothing adds the same empty layer; overlayfs takes a directory only once."""
+    layers = {
+        "e": [],
+        "s": base_entries(),
+        "x": [Entry("first", b"x"), Entry(".wh.second")],
+        "y": [Entry("second", b"y"), Entry(".wh.first")],
+    }
+    image = await world.image_of("stack", [layers[which] for which in STACKS[case]])
+    mounts = [{"host_path": busybox_file, "container_path": "/tool/busybox", "readonly": True}]
+    script = "for f in /first /second; do test -e $f && cat $f; done; echo $(echo ran >/new && cat /new)"
+    words = ["/tool/busybox", "sh", "-c", f"alias cat='/tool/busybox cat'; {script}"]
+    outcome = await world.once(words, image=image, mounts=mounts)
+    assert outcome.stdout == {"sxyx": "x", "esexeye": "y"}.get(STACKS[case], "") + "ran\n"
+
+
+async def test_an_image_may_have_no_layer_at_all(world: World, busybox_file: str) -> None:
+    image = await world.image_of("none", [])
+    mounts = [{"host_path": busybox_file, "container_path": "/tool/busybox", "readonly": True}]
+    pod = await world.pod()
+    for readonly in (False, True):
+        script = "echo ran; /tool/busybox ls /; /tool/busybox mkdir /made && echo made"
+        outcome = await world.once(
+            ["/tool/busybox", "sh", "-c", script],
+            pod=pod,
+            image=image,
+            mounts=mounts,
+            security={"readonly_rootfs": readonly},
+        )
+        assert outcome.stdout.split() == ["ran", "dev", "etc", "proc", "sys", "tool", *([] if readonly else ["made"])]
+    bad = await world.cri.create(pod.id, world.config(["/nothing"], image=image), pod.config)
+    _, error = await attempt(world.cri.start(bad))
+    assert error is not None
+    assert "/nothing" in str(error.details())

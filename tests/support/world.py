@@ -119,9 +119,15 @@ class World:
         self, name: str, entries: Sequence[layout.Entry] = (), config: Mapping[str, Any] | None = None
     ) -> str:
         """Push busybox with further entries in a second layer, pull it, and return its reference."""
+        return await self.image_of(name, [base_entries(), list(entries)], config)
+
+    async def image_of(
+        self, name: str, layers: Sequence[Sequence[layout.Entry]], config: Mapping[str, Any] | None = None
+    ) -> str:
+        """Push an image of just these layers, pull it, and return its reference."""
         path = os.path.join(self._registry.directory, f"{name}-{next(_COUNT)}")
         base = {"Env": ["PATH=/bin:/usr/bin"], **(config or {})}
-        layout.write(path, layout.ImagePlan([base_entries(), list(entries)], base))
+        layout.write(path, layout.ImagePlan(layers, base))
         reference = self._registry.push(path, f"{name}:{next(_COUNT)}")
         await self.cri.pull(reference)
         return reference

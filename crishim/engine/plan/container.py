@@ -125,7 +125,8 @@ def _pid_mode(config: ContainerConfig) -> str:
 
 
 def _root(wanted: ContainerInput, settings: PlanSettings) -> OverlayRoot:
-    layers = [normpath(layer) for layer in wanted.layers]
+    # overlayfs wants a lower layer, also for an image that has none
+    layers = [normpath(layer) for layer in wanted.layers or (settings.paths.empty,)]
     base = settings.paths.root
     inside = [relpath(layer, base) if commonpath([layer, base]) == base else layer for layer in layers]
     return OverlayRoot(
