@@ -1,14 +1,14 @@
 """What a path is in a stack of layers, as overlayfs would show it, without mounting anything.
 
-Used to settle layers that do not stand on their own. Links are followed inside the stack only, each step by fd and
-O_NOFOLLOW, so images cannot lead it elsewhere. Sources: overlayfs.rst ("whiteouts and opaque directories");
-path_resolution(7). Out of scope: changing anything.
+Used to settle layers that do not stand on their own, and to fill volumes. Links are followed inside the stack only,
+each step by fd and O_NOFOLLOW, so images cannot lead it elsewhere. Sources: overlayfs.rst ("whiteouts and opaque
+directories"); path_resolution(7). Out of scope: changing anything.
 """
 
 import contextlib
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -74,6 +74,23 @@ class MergedView:
         del self._fds[mark:]
         return found, name
 
+    @contextlib.contextmanager
+    def entries(self, path: str) -> Iterator[Iterator[Found]]:
+        """Give what a directory holds, each name once; `path` has no links in it.
+
+        The fds of the results are good inside the context only; a result's path is its name.
+        """
+        mark = len(self._fds)
+        stack: Sequence[int] = self._roots
+        try:
+            for part in filter(None, path.split("/")):
+                _, _, stack = self._step(stack, part)
+            yield _merged(stack)
+        finally:
+            for fd in self._fds[mark:]:
+                os.close(fd)
+            del self._fds[mark:]
+
     def _walk(self, path: str, *, follow: bool) -> tuple[Found | None, str]:
         pending = [part for part in path.split("/") if part]
         done: list[str] = []
@@ -136,6 +153,19 @@ class MergedView:
     def _keep(self, fd: int) -> int:
         self._fds.append(fd)
         return fd
+
+
+def _merged(stack: Sequence[int]) -> Iterator[Found]:
+    """Yield the entries of a merged directory, whose own directories are open, the topmost first."""
+    seen: set[str] = set()
+    for fd in stack:
+        for name in os.listdir(fd):
+            if name in seen:
+                continue
+            seen.add(name)
+            info = os.stat(name, dir_fd=fd, follow_symlinks=False)
+            if not (stat.S_ISCHR(info.st_mode) and info.st_rdev == 0):
+                yield Found(name, info, fd, name)
 
 
 def _lexical(parts: Sequence[str]) -> str:

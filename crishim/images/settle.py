@@ -11,17 +11,16 @@ Invariant: after `settle` returned no renames, the layer is right on top of exac
 
 import contextlib
 import os
-import shutil
 import stat
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from crishim.errors import DataLossError
+from crishim.images.copies import copy, copy_attributes, xattrs
 from crishim.images.merged import OPAQUE, Found, MergedView
 from crishim.linux import calls
 
 _OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_OVERLAY = "trusted.overlay."
 
 
 def stands_alone(report: Mapping[str, Any]) -> bool:
@@ -44,7 +43,7 @@ def mark_opaque(directory: str, report: Mapping[str, Any]) -> None:
 def root_differs(lower: str) -> bool:
     """Tell whether a layer's root is other than root:root 0755 without xattrs, what an unlisted root gets."""
     info = os.stat(lower)
-    return (info.st_mode & 0o7777, info.st_uid, info.st_gid) != (0o755, 0, 0) or bool(_xattrs(lower))
+    return (info.st_mode & 0o7777, info.st_uid, info.st_gid) != (0o755, 0, 0) or bool(xattrs(lower))
 
 
 def settle(directory: str, report: Mapping[str, Any], layers: Sequence[str]) -> tuple[dict[str, str], int, int]:
@@ -62,7 +61,7 @@ def settle(directory: str, report: Mapping[str, Any], layers: Sequence[str]) -> 
             if renames:
                 return renames, 0, 0
             if not report["lists_root"] and layers:
-                _copy_attributes(layers[-1], root)
+                copy_attributes(layers[-1], root)
             for path in parents:
                 found = view.look(path, follow=False)
                 if found is not None and stat.S_ISDIR(found.info.st_mode):
@@ -97,28 +96,9 @@ def _adopt(root: int, path: str, found: Found) -> None:
     source = os.open(found.name, _OPEN, dir_fd=found.parent_fd)
     try:
         with _directory(root, path) as fd:
-            _copy_attributes(source, fd)
+            copy_attributes(source, fd)
     finally:
         os.close(source)
-
-
-def _copy_attributes(source: int | str, fd: int) -> None:
-    info = os.stat(source)
-    os.fchown(fd, info.st_uid, info.st_gid)
-    os.fchmod(fd, stat.S_IMODE(info.st_mode))
-    for name, value in _xattrs(source):
-        os.setxattr(fd, name, value)
-    os.utime(fd, ns=(info.st_mtime_ns, info.st_mtime_ns))
-
-
-def _xattrs(source: int | str) -> list[tuple[str, bytes]]:
-    try:
-        names = [name for name in os.listxattr(source) if not name.startswith((_OVERLAY, "security.selinux"))]
-    except OSError as error:
-        if error.errno == 95:  # EOPNOTSUPP: this file system has no xattrs
-            return []
-        raise
-    return [(name, os.getxattr(source, name)) for name in names]
 
 
 def _copy_files(root: int, links: Sequence[Sequence[str]], view: MergedView) -> list[int]:
@@ -143,7 +123,7 @@ def _copy_files(root: int, links: Sequence[Sequence[str]], view: MergedView) -> 
                     raise DataLossError(
                         f"hard link {path[:200]!r} names {target[:200]!r}, which no layer has as a file"
                     )
-                sizes.append(_copy(found, holder, name))
+                sizes.append(copy(found, holder, name))
                 copies[target] = path
             copies[path] = copies[target]
     return sizes
@@ -155,25 +135,6 @@ def _there(holder: int, name: str) -> bool:
     except FileNotFoundError:
         return False
     return True
-
-
-def _copy(found: Found, holder: int, name: str) -> int:
-    info = found.info
-    if stat.S_ISLNK(info.st_mode):
-        os.symlink(os.readlink(found.name, dir_fd=found.parent_fd), name, dir_fd=holder)
-    elif stat.S_ISREG(info.st_mode):
-        source = os.open(found.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=found.parent_fd)
-        copy = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=holder)
-        with open(source, "rb") as reader, open(copy, "wb") as writer:
-            shutil.copyfileobj(reader, writer, 1 << 20)
-            writer.flush()
-            _copy_attributes(source, copy)
-        return info.st_blocks * 512
-    else:
-        os.mknod(name, info.st_mode, info.st_rdev, dir_fd=holder)
-    os.chown(name, info.st_uid, info.st_gid, dir_fd=holder, follow_symlinks=False)
-    os.utime(name, ns=(info.st_mtime_ns, info.st_mtime_ns), dir_fd=holder, follow_symlinks=False)
-    return 0
 
 
 def _drop_if_only_whiteouts(root: int, path: str) -> None:

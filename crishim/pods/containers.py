@@ -14,8 +14,11 @@ import dataclasses
 
 from crishim import clock, codec
 from crishim.engine.plan.cgroup import limits_of
+from crishim.engine.plan.mounts import takes_volume, volume_paths
 from crishim.errors import CrishimError, DeadlineExceededError, FailedPreconditionError, KernelError, NotFoundError
 from crishim.ids import new_id
+from crishim.images import volumes
+from crishim.images.threads import through
 from crishim.pods import exits, keepers, logs, mounts, signals, stopping
 from crishim.pods.context import Context, log
 from crishim.pods.events import EventType
@@ -30,6 +33,8 @@ from crishim.problems import Problems
 from crishim.request import ContainerConfig, ImageConfig, Mount
 from crishim.undo import Undo
 
+MAX_VOLUMES = 256
+"""Most volumes of an image; each is a mount, and images may list any number."""
 MOUNT_SECONDS = 30.0
 """Seconds for looking at all host paths of a request; a file server that hangs must not hold the daemon."""
 
@@ -65,6 +70,7 @@ async def create(context: Context, sandbox: Sandbox, config: ContainerConfig, pr
             layers = context.images.hold(image.id, identifier)
             undo.push("discard the layer", lambda: context.layers.discard(identifier))
             context.layers.make(identifier, layers[-1] if layers else "")
+            made = await _volumes(context, identifier, image.config, layers, resolved, problems)
             spec = ContainerSpec(
                 id=identifier,
                 sandbox_id=sandbox.id,
@@ -75,6 +81,7 @@ async def create(context: Context, sandbox: Sandbox, config: ContainerConfig, pr
                 mounts=resolved,
                 log_path=log_path,
                 stop_signal=stop_signal,
+                volumes=made,
                 image_ref=image_reference(image, config.image),
             )
             container = context.registry.new_container(sandbox, spec, ContainerStatus(resources=config.resources))
@@ -198,6 +205,30 @@ async def _resolve(requested: tuple[Mount, ...]) -> tuple[Mount, ...]:
         raise DeadlineExceededError(
             f"config.mounts: one of the host paths did not answer within {MOUNT_SECONDS:g} s: {paths}"
         ) from None
+
+
+async def _volumes(
+    context: Context,
+    container_id: str,
+    image: ImageConfig,
+    layers: tuple[str, ...],
+    requested: tuple[Mount, ...],
+    problems: Problems,
+) -> tuple[Mount, ...]:
+    """Make the directories of the image's volumes, with what the image has there; they go with the container.
+
+    The CRI has no word for them: they are no mounts of the request, and its status does not show them.
+    """
+    wanted = volume_paths(image.volumes, requested)
+    if len(wanted) > MAX_VOLUMES:
+        problems.add("config.image", f"has {len(wanted)} volumes, and a container may have {MAX_VOLUMES}")
+    if not wanted or problems:
+        return ()
+    home = context.layers.volumes(container_id)
+    made = await through(
+        "volumes", lambda: volumes.make(layers, wanted, home, lambda place: takes_volume(place, requested))
+    )
+    return tuple(Mount(container_path=place, host_path=directory) for directory, place in made)
 
 
 def _stop_signal(config: ContainerConfig, image: ImageConfig) -> str:

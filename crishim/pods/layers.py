@@ -1,4 +1,4 @@
-"""The read/write layers of containers: `containers/<id>/{upper,work}` and the plan beside them.
+"""The read/write layers of containers: `containers/<id>/{upper,work,volumes}` and the plan beside them.
 
 Removal renames the directory into `containers/.gone` and deletes it in a thread, one at a time, off the critical
 path: a layer may hold a million files. What is left in `.gone` is deleted at the next start. The directory is made
@@ -41,6 +41,14 @@ class Layers:
     def upper(self, container_id: str) -> str:
         """Return the directory of what the container wrote."""
         return f"{self._base}/{container_id}/upper"
+
+    def volumes(self, container_id: str) -> str:
+        """Return where its directories for the image's volumes are, if it has any."""
+        return f"{self._base}/{container_id}/volumes"
+
+    def written(self, container_id: str) -> tuple[str, ...]:
+        """Return all directories with what the container wrote; but for the first they may be missing."""
+        return self.upper(container_id), self.volumes(container_id)
 
     def work(self, container_id: str) -> str:
         """Return overlayfs's work directory."""

@@ -69,6 +69,7 @@ def recompute(
             resources=resources or container.status.resources or spec.config.resources,
             upper=context.layers.upper(spec.id),
             work=context.layers.work(spec.id),
+            volumes=spec.volumes,
         ),
     )
     if problems is None:

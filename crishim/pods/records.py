@@ -59,8 +59,8 @@ class ContainerSpec:
     """The part of a container that never changes.
 
     `mounts` are the request's with host paths resolved; `log_path` is absolute or ""; `stop_signal` is the CRI's
-    name or ""; `layers` are the image's layer directories, bottom first. `image_ref` is the image's digest reference,
-    or its id; "" in a record from before it was kept.
+    name or ""; `layers` are the image's layer directories, bottom first; `volumes` the container's own directories for
+    the image's volumes. `image_ref` is the image's digest reference, or its id; "" in a record from before it was kept.
     """
 
     id: str
@@ -73,6 +73,7 @@ class ContainerSpec:
     log_path: str = ""
     stop_signal: str = ""
     image_ref: str = ""
+    volumes: tuple[Mount, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -132,7 +132,7 @@ class Runtime:
             planner=planner,
             observer=observer,
             layers=layers,
-            stats=Stats(Readers(planner.layout), planner, network, Usage(layers.upper)),
+            stats=Stats(Readers(planner.layout), planner, network, Usage(layers.written)),
             bus=Bus(observer),
             abilities=replace(abilities or Abilities(), handlers=config.runtime.handlers),
             boot_id=boot_id or clock.boot_id(),

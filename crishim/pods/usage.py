@@ -1,4 +1,4 @@
-"""How much a container has written: bytes and inodes of its upper directory, without making anyone wait.
+"""How much a container has written: bytes and inodes of its read/write layer and volumes, without making anyone wait.
 
 A tree may hold a million files, so it is walked in a thread, at most every `FRESH` seconds and only while someone
 asks; callers get the last result at once. Only the first answer for a small tree (`FIRST_ENTRIES`) is computed on
@@ -9,7 +9,7 @@ Bytes are blocks in use (st_blocks), as `du` counts; a file with several names c
 
 import asyncio
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from crishim import clock
@@ -25,11 +25,11 @@ class Usage:
     """Usage by container id.
 
     Args:
-        upper: container id → its upper directory.
+        written: container id → its upper directory, and what else it writes to.
     """
 
-    def __init__(self, upper: Callable[[str], str]) -> None:
-        self._upper = upper
+    def __init__(self, written: Callable[[str], Sequence[str]]) -> None:
+        self._written = written
         self._known: dict[str, FsStats] = {}
         self._due: dict[str, float] = {}
         self._walking: set[str] = set()
@@ -39,7 +39,7 @@ class Usage:
     def read(self, container_id: str) -> FsStats | None:
         """Return the last known usage, and have it refreshed if it is old; None if it is not known yet."""
         if container_id not in self._known:
-            first = walk(self._upper(container_id), FIRST_ENTRIES)
+            first = walk(self._written(container_id), FIRST_ENTRIES)
             if first is not None:
                 self._keep(container_id, first)
                 return first
@@ -82,7 +82,7 @@ class Usage:
         if self._executor is None:
             self._executor = ThreadPoolExecutor(1, thread_name_prefix="usage")
         self._walking.add(container_id)
-        future = loop.run_in_executor(self._executor, walk, self._upper(container_id))
+        future = loop.run_in_executor(self._executor, walk, self._written(container_id))
         future.add_done_callback(lambda done: self._arrived(container_id, done))
 
     def _arrived(self, container_id: str, done: "asyncio.Future[FsStats | None]") -> None:
@@ -95,14 +95,14 @@ class Usage:
         self._gone.discard(container_id)
 
 
-def walk(path: str, limit: int = 0) -> FsStats | None:
-    """Return the usage of a tree; None if it is gone, or has more than `limit` entries (0: no limit)."""
+def walk(trees: Sequence[str], limit: int = 0) -> FsStats | None:
+    """Return the usage of trees; None if the first is gone, or there are more than `limit` entries (0: no limit)."""
     timestamp = clock.now()
     blocks = inodes = 0
     linked: set[tuple[int, int]] = set()
-    waiting = [path]
+    waiting = list(trees)
     try:
-        blocks += os.lstat(path).st_blocks
+        blocks += os.lstat(trees[0]).st_blocks
         inodes += 1
     except OSError:
         return None
@@ -128,4 +128,4 @@ def walk(path: str, limit: int = 0) -> FsStats | None:
                     return None
                 if entry.is_dir(follow_symlinks=False):
                     waiting.append(entry.path)
-    return FsStats(timestamp=timestamp, mountpoint=path, used_bytes=blocks * _BLOCK, inodes_used=inodes)
+    return FsStats(timestamp=timestamp, mountpoint=trees[0], used_bytes=blocks * _BLOCK, inodes_used=inodes)

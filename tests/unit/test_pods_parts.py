@@ -106,16 +106,16 @@ def test_usage_counts_blocks_inodes_and_links_once(tmp_path: Path) -> None:
     (tmp_path / "d/file").write_bytes(b"x" * 100_000)
     os.link(tmp_path / "d/file", tmp_path / "again")
     (tmp_path / "link").symlink_to("/etc")
-    stats = walk(str(tmp_path))
+    stats = walk([str(tmp_path)])
     assert stats is not None
     assert stats.inodes_used == 4
     assert 100_000 <= stats.used_bytes < 140_000
-    assert walk(str(tmp_path), 3) is None
-    assert walk(f"{tmp_path}/none") is None
+    assert walk([str(tmp_path)], 3) is None
+    assert walk([f"{tmp_path}/none"]) is None
 
 
 async def test_usage_is_refreshed_behind_the_callers_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    usage = Usage(lambda container_id: f"{tmp_path}/{container_id}")
+    usage = Usage(lambda container_id: [f"{tmp_path}/{container_id}"])
     (tmp_path / "small").mkdir()
     (tmp_path / "large").mkdir()
     for n in range(100):

@@ -40,6 +40,7 @@ class ContainerInput:
         resources: its limits now: the request's, or an update's.
         upper: its read/write layer.
         work: the overlay's working directory beside it.
+        volumes: its directories for the image's volumes.
     """
 
     id: str
@@ -53,6 +54,7 @@ class ContainerInput:
     resources: Resources
     upper: str
     work: str
+    volumes: tuple[Mount, ...] = ()
 
 
 def plan_container(
@@ -87,7 +89,7 @@ def plan_container(
         cgroup_namespace=True,
         cgroup=cgroup.plan_cgroup(group, limits, settings),
         root=_root(wanted, settings),
-        mounts=mounts.plan_mounts(config, wanted.mounts, directories, group, nodes, settings),
+        mounts=mounts.plan_mounts(config, wanted.mounts, directories, group, nodes, settings, wanted.volumes),
         process=process.plan_process(problems, config, wanted.image, wanted.sandbox, settings),
         stdio=StdioPlan(wanted.log_path, config.stdin, config.stdin_once, config.tty),
         shared=local and _shareable(config, settings),

@@ -1,8 +1,8 @@
 """The mounts of a container, in the order of their application. Pure.
 
-First what every container has (/proc, /dev, /dev/pts, /dev/shm, /dev/mqueue, /sys, /sys/fs/cgroup), then the pod's
-files, then the request's mounts in their given order, then masks. Sources: OCI runtime-spec config-linux.md (default
-file systems and devices), Kubernetes KEP-1769 for which files a pod's containers share.
+First what every container has (/proc, /dev, /dev/pts, /dev/shm, /dev/mqueue, /sys, /sys/fs/cgroup), then its image's
+volumes, the pod's files, the request's mounts in their given order, and masks. Sources: OCI runtime-spec
+config-linux.md (default file systems and devices), Kubernetes KEP-1769 for which files a pod's containers share.
 """
 
 from collections.abc import Sequence
@@ -44,6 +44,7 @@ _LINKS = (
     ("/proc/self/fd/2", "stderr"),
     ("/proc/kcore", "core"),
 )
+_SYSTEM = ("/proc", "/sys", "/dev")
 _POD_FILES = (("hosts", "/etc/hosts"), ("hostname", "/etc/hostname"), ("resolv.conf", "/etc/resolv.conf"))
 
 
@@ -54,6 +55,7 @@ def plan_mounts(
     group: str,
     nodes: Sequence[DeviceNode],
     settings: PlanSettings,
+    volumes: Sequence[Mount] = (),
 ) -> tuple[MountOperation, ...]:
     """Return all mount operations of a container.
 
@@ -64,6 +66,7 @@ def plan_mounts(
         group: its control group, shown at /sys/fs/cgroup.
         nodes: device nodes besides the default ones.
         settings: of the instance.
+        volumes: the directories that it has for its image's volumes; what the request mounts lies over them.
     """
     privileged = config.security.privileged
     host_ipc = config.security.namespaces.ipc is NamespaceMode.NODE
@@ -73,6 +76,11 @@ def plan_mounts(
         operations.append(_cgroup_view(group, settings, readonly=not privileged))
     if config.tty:
         operations.append(Terminal())
+    # Whoever made the image asked for a place to write: that holds on a read-only root too.
+    operations += [
+        Bind(volume.host_path, volume.container_path, directory=True, recursive=False, attributes=NOSUID | NODEV)
+        for volume in volumes
+    ]
     operations += [
         PodFile(name, target, readonly=config.security.readonly_rootfs)
         for name, target in _POD_FILES
@@ -85,6 +93,18 @@ def plan_mounts(
         if config.security.readonly_paths:
             operations.append(ReadonlyPaths(config.security.readonly_paths))
     return tuple(operations)
+
+
+def volume_paths(volumes: Sequence[str], mounts: Sequence[Mount]) -> list[str]:
+    """Return where an image's volumes lie that the request does not cover by mounts of its own."""
+    places = {place_of(f"/{path}") for path in volumes}
+    return sorted(place for place in places if takes_volume(place, mounts))
+
+
+def takes_volume(place: str, mounts: Sequence[Mount]) -> bool:
+    """Tell whether a volume of the image may be at a place: not at the root, nor where something else is mounted."""
+    above = {place_of(mount.container_path) for mount in mounts} | set(_SYSTEM)
+    return place != "/" and not any(place == top or place.startswith(f"{top}/") for top in above)
 
 
 def place_of(path: str) -> str:
