@@ -1,6 +1,10 @@
-"""Time as the CRI and the engine want it: integers of nanoseconds."""
+"""Time as the CRI and the engine want it: integers of nanoseconds; and as image configs write it."""
 
 import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from datetime import datetime
 
 NANOSECONDS = 1_000_000_000
 
@@ -13,6 +17,17 @@ def now() -> int:
 def monotonic() -> float:
     """Return the monotonic clock in seconds (deadlines and durations)."""
     return time.monotonic()
+
+
+def moment(text: str) -> "datetime | None":
+    """Return the moment that an RFC 3339 time is; None if it is none. Without a zone it is taken for UTC."""
+    from datetime import UTC, datetime  # what is forked has no use for it
+
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
 
 
 def boot_id() -> str:

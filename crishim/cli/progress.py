@@ -53,7 +53,7 @@ class Lines:
         for item in items:
             if item.state not in _QUIET:
                 size = f", {table.size(item.total)}" if item.total else ""
-                print(f"{item.kind} {table.short(item.id)}: {WORDS[item.state]}{size}", file=self._stream)
+                print(f"{label(item)}: {WORDS[item.state]}{size}", file=self._stream)
 
 
 class Bars:
@@ -68,9 +68,7 @@ class Bars:
         for item in items:
             task = self._tasks.get(item.id)
             if task is None:
-                task = self._tasks[item.id] = self._bars.add_task(
-                    f"{item.kind} {table.short(item.id)}", total=item.total or None, state=""
-                )
+                task = self._tasks[item.id] = self._bars.add_task(label(item), total=item.total or None, state="")
             ended = item.state in _ENDS
             self._bars.update(
                 task,
@@ -78,6 +76,11 @@ class Bars:
                 completed=(item.total or 1) if ended else item.current,
                 state=WORDS.get(item.state, ""),
             )
+
+
+def label(item: pb.Item) -> str:
+    """Return what an item is called; what has no digest is called by what it is."""
+    return item.kind if item.id == item.kind else f"{item.kind} {table.short(item.id)}"
 
 
 def follow(answers: Iterable[Any], display: Display) -> Any:

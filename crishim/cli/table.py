@@ -2,8 +2,10 @@
 
 import json
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
+
+from crishim.clock import moment
 
 _UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 _AGES = ((365 * 86400, "year"), (30 * 86400, "month"), (7 * 86400, "week"), (86400, "day"), (3600, "hour"))
@@ -41,11 +43,10 @@ def size(count: int) -> str:
 
 def age(created: str, now: datetime) -> str:
     """Return how long ago an RFC 3339 time was, like `3 weeks ago`; empty if it is none."""
-    try:
-        then = datetime.fromisoformat(created)
-    except ValueError:
+    then = moment(created)
+    if then is None:
         return ""
-    seconds = (now - (then if then.tzinfo else then.replace(tzinfo=UTC))).total_seconds()
+    seconds = (now - then).total_seconds()
     for length, word in _AGES:
         if seconds >= length:
             count = int(seconds // length)

@@ -9,7 +9,9 @@ repository go with that repository's last tag of the image. What a container use
 import fnmatch
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
 
+from crishim.clock import moment
 from crishim.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError
 from crishim.images import reference
 from crishim.images.catalog import Catalog
@@ -22,6 +24,7 @@ from crishim.images.reference import Reference
 
 _PATTERN = frozenset("*?[")
 _SHOWN = 3
+_OLDEST = datetime.min.replace(tzinfo=UTC)
 
 
 def find(catalog: Catalog, text: str) -> ImageRecord:
@@ -96,7 +99,10 @@ def unused(catalog: Catalog, *, tagged: bool) -> list[ImageRecord]:
 
 
 def details(catalog: Catalog, layers: Layers, pattern: str, *, dangling: bool) -> list[Details]:
-    """Return what is to be said of the images that a name, an id or a pattern of names means, the newest first."""
+    """Return what is to be said of the images that a name, an id or a pattern of names means, the newest first.
+
+    Those made at the same time, which is 1970 for many that are built reproducibly, come in the order of their names.
+    """
     shown = [record for record in catalog.records() if not record.removed]
     uses = Counter(layer.key for record in shown for layer in _distinct(record))
     if pattern and not _PATTERN & set(pattern):
@@ -109,7 +115,8 @@ def details(catalog: Catalog, layers: Layers, pattern: str, *, dangling: bool) -
     found = [_details(catalog, layers, record, uses) for record in chosen]
     if dangling:
         found = [one for one in found if not one.image.repo_tags]
-    return sorted(found, key=lambda one: (one.image.created, one.image.id), reverse=True)
+    found.sort(key=lambda one: (one.image.repo_tags, one.image.repo_digests, one.image.id))
+    return sorted(found, key=lambda one: moment(one.image.created) or _OLDEST, reverse=True)
 
 
 def _named(names: Sequence[str], text: str) -> tuple[str, ...]:

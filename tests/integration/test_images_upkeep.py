@@ -126,3 +126,20 @@ async def test_the_list_knows_sizes_and_what_is_shared(fake: FakeRegistry, tmp_p
         with pytest.raises(InvalidArgumentError, match="filter: "):
             images.details("Not/Good", dangling=False)
         assert images.details("", dangling=True) == []
+
+
+async def test_the_list_goes_by_age_and_by_name_where_that_is_the_same(fake: FakeRegistry, tmp_path: Path) -> None:
+    times = {
+        "west": "2026-03-01T00:30:00-02:00",  # half past two in UTC
+        "east": "2026-03-01T03:00:00+02:00",  # one o'clock
+        "nine": "2026-03-01T00:00:00.123456789Z",
+        **dict.fromkeys(["delta", "alpha", "charlie", "bravo"], "1970-01-01T00:00:00Z"),
+        "odd": "yesterday",
+        "none": "",
+    }
+    async with Service(str(tmp_path)) as service:
+        for number, (name, created) in enumerate(times.items()):
+            fake.image(name, [ONE], created=created, author=str(number))
+            await service.images.pull(f"{fake.host}/{name}:{name}")
+        shown = [one.image.repo_tags[0].rpartition(":")[2] for one in service.images.details("", dangling=False)]
+    assert shown == ["west", "east", "nine", "alpha", "bravo", "charlie", "delta", "none", "odd"]

@@ -193,7 +193,7 @@ async def test_load_and_import_from_file_and_pipe(tmp_path: Path) -> None:
         assert world.last() == ("load", "n", data)
         done = await world.run("load", input=data)
         assert (done.returncode, done.stdout) == (0, names)
-        assert done.stderr.startswith(b"archive archive: done")
+        assert done.stderr.startswith(b"archive: done")
         assert world.last() == ("load", "", data)
         done = await world.run("import", "-q", "-i", str(source), "-c", "CMD x", "-c", "USER y", "-m", "words", "n:1")
         assert (done.returncode, done.stdout, done.stderr) == (0, b"sha256:3\n", b"")
