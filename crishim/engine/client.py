@@ -28,7 +28,10 @@ from crishim.linux import calls
 from crishim.linux.cgroups import apply as cgroups
 from crishim.linux.cgroups.layout import Layout
 from crishim.linux.mountinfo import is_mount_point
+from crishim.log import get_logger
 from crishim.paths import Paths
+
+log = get_logger("crishim.engine")
 
 __all__ = ["Engine", "EngineSettings", "Exit", "Keeper", "StartError", "Started"]
 
@@ -67,6 +70,7 @@ class Engine:
         self._spares_wanted = SPARES
         self._spares_coming = 0
         self._unpacking = Unpacking(lambda fd: self._send({"op": "unpacker"}, (fd,)))
+        self._watched: list[str] = []
         self.spawner_pid = 0
 
     async def start(self) -> None:
@@ -77,8 +81,7 @@ class Engine:
         """
         self._prepare_directories()
         cgroups.make(self._group())
-        for directory in self._watched():
-            os.makedirs(directory, 0o755, exist_ok=True)
+        self._watched = _make_watched(self._settings.layout.watched(self._settings.keepers_group))
         try:
             await self._start_spawner()
         except BaseException:
@@ -232,16 +235,13 @@ class Engine:
     def _group(self) -> tuple[str, ...]:
         return self._settings.layout.directories(self._settings.keepers_group)
 
-    def _watched(self) -> tuple[str, ...]:
-        return self._settings.layout.watched(self._settings.keepers_group)
-
     async def _start_spawner(self) -> None:
         ours, theirs = wire.pair()
         fd = theirs.fileno()
         os.set_inheritable(fd, True)
         self._ready = asyncio.get_running_loop().create_future()
         group = self._group()
-        arguments = [str(fd), str(self._settings.layout.version), str(len(group)), *group, *self._watched()]
+        arguments = [str(fd), str(self._settings.layout.version), str(len(group)), *group, *self._watched]
         self._process = interpreter.start(_LOAD, _MAIN, arguments, (fd,))
         theirs.close()
         self._spawner = Channel(ours, "spawner", self._on_event, self._on_spawner_gone)
@@ -291,6 +291,19 @@ class Engine:
         await asyncio.shield(keeper.stop())
         with contextlib.suppress(OSError):  # what resists is without an owner now: the next start takes it
             _remove(plan.cgroup.directories, plan.cgroup.version, plan.pin, plan.directory)
+
+
+def _make_watched(directories: Sequence[str]) -> list[str]:
+    """Make the group where systemd counts a unit's processes; leave out a place that cannot be written."""
+    made = []
+    for directory in directories:
+        try:
+            os.makedirs(directory, 0o755, exist_ok=True)
+        except OSError as error:
+            log.warning("keepers stay in the unit's group", directory=directory, error=str(error))
+        else:
+            made.append(directory)
+    return made
 
 
 def _remove(group: Sequence[str], version: int, pin: str, directory: str) -> None:

@@ -1,6 +1,7 @@
 """The spawner: it dies and is replaced, its children are no burden, and it runs from a copy that nobody can write."""
 
 import asyncio
+import dataclasses
 import mmap
 import os
 import signal
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from crishim.engine.plan.rehearsal import plan_rehearsal
+from crishim.linux.cgroups.layout import Hierarchy
 from tests.support.lab import Lab, lives, open_lab, scenario, until
 
 pytestmark = pytest.mark.shared_mounts
@@ -151,3 +153,17 @@ async def test_a_rehearsal_that_cannot_clean_up_ends_nothing(lab: Lab, place: st
     finally:
         while os.path.ismount(point):
             subprocess.run(["umount", point], check=True)
+
+
+@scenario
+async def test_where_a_hierarchy_of_systemds_cannot_be_written_it_is_left_out(lab: Lab) -> None:
+    await lab.engine.close()
+    hierarchies = (*lab.layout.watchers, Hierarchy("/proc/self/task", ()))  # nobody makes a directory there
+    lab.layout = dataclasses.replace(lab.layout, watchers=hierarchies)
+    lab.engine = lab.new_engine()
+    await lab.engine.start()
+    try:
+        async with lab.pod() as pod:
+            assert (await pod.complete("echo up"))[0] == "up\n"
+    finally:
+        lab.layout = dataclasses.replace(lab.layout, watchers=hierarchies[:-1])

@@ -152,7 +152,10 @@ def _configure(tree: str) -> None:
             os.symlink("/dev/null", f"{units}/{name}")
     _write(f"{tree}/etc/hostname", "guest\n")
     _write(f"{tree}/etc/hosts", "127.0.0.1 localhost guest\n")
-    _write(f"{tree}/etc/machine-id", "")
+    # Neither a first boot nor one after an upgrade: systemd would make the hardware database anew, for a minute
+    _write(f"{tree}/etc/machine-id", f"{hashlib.sha256(tree.encode()).hexdigest()[:32]}\n")
+    for name in ("etc", "var"):
+        _write(f"{tree}/{name}/.updated", "")
 
 
 def _run(command: list[str], log: IO[str]) -> None:
