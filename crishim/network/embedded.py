@@ -228,7 +228,10 @@ class EmbeddedNetwork:
             self._ports.claim(owner, plan.rules)
             self._senders[request.pod_id] = plan.sender
             self._links.present.add(link)
-            await self._work(self._kernel.connect, plan, netns, owner)
+            if not await self._work(self._kernel.connect, plan, netns, owner):
+                await self._repair()
+                await self._require()
+                await self._work(self._kernel.join, plan, netns)
         except BaseException as error:
             # A task of its own: a caller that is cancelled once more must not leave half of it.
             await asyncio.wait([self._background.spawn(self._give_back(link, request.pod_id, error))])

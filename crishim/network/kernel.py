@@ -98,14 +98,26 @@ class Kernel:
                 connection.close()
         self._route = self._netfilter = None
 
-    def connect(self, plan: PodPlan, netns: PodNetns, owner: Owner) -> None:
+    def connect(self, plan: PodPlan, netns: PodNetns, owner: Owner) -> bool:
         """Make a pod's link, addresses, routes and published ports; after a failure the caller takes all back.
+
+        Returns False, and has done nothing, if someone took the tables away: `repair` makes them with this pod in.
 
         Raises:
             KernelError: names the step.
         """
         admit = [*self.admission.admit(plan.sender), *firewall.publish(self._table, owner, plan.rules)]
-        transaction.commit(self._filters(), admit)
+        try:
+            transaction.commit(self._filters(), admit)
+        except KernelError as error:
+            if error.errno != errno.ENOENT:
+                raise
+            return False
+        self.join(plan, netns)
+        return True
+
+    def join(self, plan: PodPlan, netns: PodNetns) -> None:
+        """Make the link, addresses and routes of a pod that is in the tables; see `connect`."""
         make = links.add_veth(
             plan.link,
             master=self._bridge_index(),
