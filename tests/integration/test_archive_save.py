@@ -20,7 +20,7 @@ from tests.fakes.registry_images import Service
 from tests.support import archives
 from tests.support.abilities import need_program
 from tests.support.archives import DOCKER_MANIFEST, NAME, Layout, chunks, made, pack, unheard
-from tests.support.layout import Entry
+from tests.support.layout import Entry, tar
 from tests.support.registry import Registry
 
 pytestmark = pytest.mark.usefixtures("extraction")
@@ -308,3 +308,22 @@ async def test_a_directory_of_skopeo_packed_by_tar(tmp_path: Path) -> None:
             (loaded,) = await load(service, data)
             assert (loaded.id, loaded.names) == (FULL.id, ("localhost/packed:1",))
             await service.images.remove(FULL.id)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("order", ["", "e", "sess", "sexes"])
+async def test_an_image_that_lists_layers_again_or_none_goes_through_an_archive(
+    fake: FakeRegistry, tmp_path: Path, form: Form, order: str
+) -> None:
+    layers = {"e": tar([]), "s": tar([Entry("one", b"s")]), "x": tar([Entry("one", b"x")])}
+    made = fake.image("t", [layers[which] for which in order])
+    async with Service(str(tmp_path / "one")) as service:
+        await service.images.pull(f"{fake.host}/a:t")
+        data = await save(service, f"{fake.host}/a:t", form=form)
+    async with Service(str(tmp_path / "two")) as service:
+        await load(service, data)
+        (image,) = service.images.list()
+        assert (image.id, len(image.layers)) == (made["id"], len(order))
+        held = service.images.hold(image.id, "test")
+        assert len(held) == len(set(held)) == len(set(order))
+        service.images.release("test")

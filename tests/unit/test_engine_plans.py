@@ -16,13 +16,15 @@ import pytest
 from crishim import codec
 from crishim._proto.runtime.v1 import api_pb2 as pb
 from crishim.engine.plan.container import MAX_LAYERS, ContainerInput, plan_container
+from crishim.engine.plan.mounts import volume_paths
 from crishim.engine.plan.planner import Planner
 from crishim.engine.plan.pod import plan_pod
 from crishim.engine.plan.process import plan_exec
 from crishim.engine.plan.settings import PlanSettings
-from crishim.engine.plan.types import ContainerPlan, DeviceNode, ExecPlan, PodPlan
+from crishim.engine.plan.types import Bind, ContainerPlan, DeviceNode, ExecPlan, PodPlan
 from crishim.errors import FailedPreconditionError, InvalidArgumentError, UnimplementedError
 from crishim.linux.arch import ARCHES
+from crishim.linux.calls import MOUNT_ATTR_NODEV, MOUNT_ATTR_NOSUID
 from crishim.linux.capabilities import DEFAULT_MASK
 from crishim.linux.seccomp.compiler import compile_profile
 from crishim.linux.seccomp.default import default_profile
@@ -37,6 +39,7 @@ from crishim.request import (
     Device,
     ImageConfig,
     Metadata,
+    Mount,
     NamespaceMode,
     NamespaceOptions,
     ProfileType,
@@ -161,6 +164,24 @@ POD = SandboxConfig(Metadata("pod", "u", "ns"), log_directory="/logs")
 IMAGE = ImageConfig(cmd=("/bin/sh",))
 SECURITY = "config.linux.security_context"
 RESOURCES = "config.linux.resources"
+
+
+def test_where_an_images_volumes_lie_and_what_covers_them() -> None:
+    volumes = ("/data", "//data/", "/data/below", "relative", "/", "/..", "/proc/x", "/dev/shm", "/sys", "/keep", "")
+    assert volume_paths(volumes, ()) == ["/data", "/data/below", "/keep", "/relative"]
+    assert volume_paths(volumes, (Mount("/data/", "/host"), Mount("/keep/sub", "/host"))) == ["/keep", "/relative"]
+
+
+def test_a_volume_is_writable_on_a_read_only_root_and_the_requests_mounts_come_after_it() -> None:
+    base = settings("v1")
+    readonly = dataclasses.replace(request(), mounts=(Mount("/v/sub", "/host"),))
+    wanted = dataclasses.replace(
+        container_input(POD, readonly, IMAGE, base), volumes=(Mount("/v", "/root/containers/c/volumes/0"),)
+    )
+    plan = plan_container(Problems(), wanted, frozenset(["/host"]), (), base, local=True)
+    binds = [operation for operation in plan.mounts if isinstance(operation, Bind)]
+    assert [bind.target for bind in binds] == ["/v", "/v/sub"]
+    assert (binds[0].readonly, binds[0].attributes) == (False, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV)
 
 
 def refused(config: ContainerConfig, image: ImageConfig = IMAGE, host: str = "v1", layers: tuple[str, ...] = ()) -> str:
