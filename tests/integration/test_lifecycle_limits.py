@@ -9,6 +9,7 @@ import pytest
 
 from crishim._proto.runtime.v1 import api_pb2 as api
 from crishim.linux.cgroups.layout import Layout, detect
+from crishim.linux.cgroups.limits import MIN_MEMORY
 from tests.support.cri import refused
 from tests.support.world import Pod, World
 
@@ -143,3 +144,15 @@ async def test_unified_keys_are_tried_at_create(world: World, layout: Layout) ->
         assert f"config.linux.resources.unified['{key}']: " in text
     container = await world.cri.create(pod.id, world.config(STAY), pod.config)
     assert not any(map(os.path.exists, layout.directories(group_of(world, layout, container).name)))
+
+
+async def test_memory_below_what_a_start_needs_is_refused_with_the_smallest_that_works(world: World) -> None:
+    pod = await world.pod()
+    for limit in (1, 4096, 1 << 20, MIN_MEMORY - 1):
+        config = world.config(STAY, resources={"memory_limit_in_bytes": limit})
+        text = await refused(world.cri.create(pod.id, config, pod.config), INVALID)
+        assert f"config.linux.resources.memory_limit_in_bytes: must be at least {MIN_MEMORY}" in text
+    container = await world.run(pod, ["/bin/sleep", "600"], resources={"memory_limit_in_bytes": MIN_MEMORY})
+    text = await refused(update(world, container, memory_limit_in_bytes=MIN_MEMORY - 1), INVALID)
+    assert f"linux.memory_limit_in_bytes: must be at least {MIN_MEMORY}" in text
+    assert (await world.cri.exec(container, "/bin/true")).exit_code == 0

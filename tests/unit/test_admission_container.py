@@ -93,8 +93,14 @@ BAD: list[tuple[Change, str]] = [
     (limits(cpu_shares=-1), f"{RES}.cpu_shares: must be 2 to 262144, is -1"),
     (limits(cpuset_cpus="0;1"), f"{RES}.cpuset_cpus: must be a list of numbers"),
     (limits(memory_limit_in_bytes=-2), f"{RES}.memory_limit_in_bytes: must be -1 (no limit) or from 0 on, is -2"),
+    (limits(memory_limit_in_bytes=(4 << 20) - 1), f"{RES}.memory_limit_in_bytes: must be at least 4194304, which a"),
+    (limits(unified={"memory.max": "4096"}), f"{RES}.unified['memory.max']: must be at least 4194304"),
+    (limits(unified={"memory.high": "1"}), f"{RES}.unified['memory.high']: must be at least 4194304"),
     (limits(memory_swap_limit_in_bytes=-2), f"{RES}.memory_swap_limit_in_bytes: must be -1"),
-    (limits(memory_limit_in_bytes=9, memory_swap_limit_in_bytes=8), f"{RES}.memory_swap_limit_in_bytes: is memory and"),
+    (
+        limits(memory_limit_in_bytes=9, memory_swap_limit_in_bytes=8),
+        f"{RES}.memory_swap_limit_in_bytes: is memory and",
+    ),
     (limits(oom_score_adj=1001), f"{RES}.oom_score_adj: must be -1000 to 1000, is 1001"),
     (
         limits(hugepage_limits=[pb.HugepageLimit(limit=1)]),
@@ -196,7 +202,8 @@ def test_what_is_right_passes() -> None:
     message = minimal()
     for change in (
         limits(memory_limit_in_bytes=-1),
-        limits(memory_limit_in_bytes=9, memory_swap_limit_in_bytes=-1),
+        limits(unified={"memory.max": str(4 << 20), "memory.high": "max"}),
+        limits(memory_limit_in_bytes=4 << 20, memory_swap_limit_in_bytes=-1),
         limits(cpu_quota=-1, cpu_period=1000, cpu_shares=2, cpuset_cpus="0-2,7"),
         merge(log_path="a/0.log", stop_signal=pb.SIGNAL_SIGRTMINPLUS3),
         mount(container_path="/processes", host_path="/a"),

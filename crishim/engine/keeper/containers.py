@@ -32,6 +32,8 @@ from crishim.linux.cgroups import bpf
 _REMOVE_AGAIN = 0.05
 _EXECS_PATIENCE = 1.0
 _SETTLE_AGAIN = 0.002
+_KILLED = 128 + 9
+OUT_OF_MEMORY = "the memory limit of the container or its pod leaves too little for it"
 _SYS_PTRACE = 19
 
 
@@ -46,6 +48,7 @@ class Container:
         "id",
         "log",
         "own_pid",
+        "silent",
         "started_at",
         "state",
         "status",
@@ -72,6 +75,7 @@ class Container:
         self.status = 0
         self.started_at = 0
         self.user: list[Any] | None = None
+        self.silent: Callable[[], None] | None = None
 
     def describe(self) -> dict[str, Any]:
         """Return what the daemon keeps of a running container; times in ns since the epoch and ticks since boot."""
@@ -260,6 +264,11 @@ class Containers:
         container.user = user
         ended = container.state == "ended"
         container.child.inspect()
+        if error is None and not container.child.ran and not ended:
+            # it died without a word, and how is known in a moment
+            container.state = "starting"
+            container.silent = lambda: self._set_up(container, None, user, answer)
+            return
         if error is not None or not container.child.ran:
             container.state = "failed"
             answer(error=error or _silent(container))
@@ -278,7 +287,9 @@ class Containers:
         if container.state == "failed":
             self._discard(container)
         elif container.state == "starting":
-            container.state = "ended"  # its report is still to be read, and tells whether it ever ran
+            container.state = "ended"  # its report may still be to be read, and tells whether it ever ran
+            if container.silent is not None:
+                container.silent()
         else:
             self._end(container)
 
@@ -342,13 +353,17 @@ def _traces(plan: dict[str, Any]) -> bool:
 
 def _silent(container: Container) -> dict[str, Any]:
     """Describe a child that ended without a word: its seccomp profile refused even the report, or it was killed."""
-    return {
-        "step": "exec",
-        "errno": 0,
-        "path": "",
-        "message": f"the container's process ended before it ran the program (status {container.status}); "
-        "its seccomp profile may refuse execve",
-    }
+    message = f"the container's process ended before it ran the program (status {container.status})"
+    if container.status != _KILLED:
+        message = f"{message}; its seccomp profile may refuse execve"
+    elif out_of_memory(container.group):
+        message = f"the container's process was killed before it ran the program: {OUT_OF_MEMORY}"
+    return {"step": "exec", "errno": 0, "path": "", "message": message}
+
+
+def out_of_memory(group: dict[str, Any]) -> bool:
+    """Tell whether the OOM killer has struck in a control group."""
+    return cgroups.oom_kills(group["directories"], group["version"]) > 0
 
 
 def unified(group: dict[str, Any]) -> int:

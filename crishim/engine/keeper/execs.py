@@ -21,7 +21,7 @@ from crishim.engine.keeper.children import (
     watch_set_up,
 )
 from crishim.engine.keeper.connection import Connection
-from crishim.engine.keeper.containers import Container, Containers, unified
+from crishim.engine.keeper.containers import OUT_OF_MEMORY, Container, Containers, out_of_memory, unified
 from crishim.engine.keeper.loop import Loop
 from crishim.linux import calls
 from crishim.linux.cgroups import apply as cgroups
@@ -32,7 +32,7 @@ _KILL_ROUNDS = 8
 class Exec:
     """One exec and whom to tell."""
 
-    __slots__ = ("child", "connection", "container", "number", "reported", "request", "status")
+    __slots__ = ("child", "connection", "container", "killed", "number", "reported", "request", "status")
 
     def __init__(self, request: wire.Message, connection: Connection, container: Container) -> None:
         self.number: int = request["exec"]
@@ -42,6 +42,7 @@ class Exec:
         self.child: Child
         self.status = -1
         self.reported = False
+        self.killed = False
 
 
 class Execs:
@@ -140,7 +141,7 @@ class Execs:
         if result.terminal >= 0:
             os.close(result.terminal)
         if result.error is not None or not run.child.ran:
-            run.connection.answer(run.request, error=result.error or _killed())
+            run.connection.answer(run.request, error=result.error or _silent(run))
             if run.status >= 0:
                 self._finish(run)
             return
@@ -163,6 +164,7 @@ class Execs:
 
     def _kill_tree(self, run: Exec) -> None:
         """Kill the process and what it started; those that set up a session of their own are found as descendants."""
+        run.killed = True
         if run.child.settle is not None:
             run.child.settle()
         if run.child.settle is not None:
@@ -216,5 +218,9 @@ def _mountpoint(directory: str) -> str:
         directory = above
 
 
-def _killed() -> dict[str, Any]:
-    return {"step": "exec", "errno": 0, "path": "", "message": "the process was killed before it ran its program"}
+def _silent(run: Exec) -> dict[str, Any]:
+    """Describe a child that ended without a word."""
+    message = "the process was killed before it ran its program"
+    if not run.killed and out_of_memory(run.container.group):
+        message = f"{message}: {OUT_OF_MEMORY}"
+    return {"step": "exec", "errno": 0, "path": "", "message": message}

@@ -44,7 +44,7 @@ def admit_container(problems: Problems, config: ContainerConfig, sandbox: Sandbo
     process.container(problems, config)
     mounts.container(problems, config.mounts)
     devices.container(problems, config)
-    resources.judge(problems, config.resources, "config.linux.resources")
+    resources.judge(problems, config.resources, "config.linux.resources", container=True)
     namespaces.container(problems, config.security.namespaces, sandbox.security.namespaces)
     users.container(problems, config.security, sandbox.security)
     profiles.judge(problems, config.security, abilities)
@@ -52,7 +52,7 @@ def admit_container(problems: Problems, config: ContainerConfig, sandbox: Sandbo
 
 def admit_update(problems: Problems, wanted: Resources) -> None:
     """Judge the limits of UpdateContainerResources, merged with those that hold."""
-    resources.judge(problems, wanted, "linux")
+    resources.judge(problems, wanted, "linux", container=True)
 
 
 def admit_exec(problems: Problems, command: Sequence[str], timeout: int) -> None:

@@ -6,7 +6,7 @@ Sources: the CRI's `LinuxContainerResources`; scheduler/sched-bwc.rst, cpusets(7
 
 import re
 
-from crishim.linux.cgroups.limits import MAX_SHARES, MIN_SHARES, ranges
+from crishim.linux.cgroups.limits import MAX_SHARES, MIN_MEMORY, MIN_SHARES, ranges
 from crishim.pods.admission import checks
 from crishim.problems import Problems
 from crishim.request import Resources
@@ -22,10 +22,12 @@ _PAGE_SIZE = re.compile(r"[1-9][0-9]*(KB|MB|GB)")
 _UNIFIED_KEY = re.compile(r"(?!cgroup\.)[a-z]+(\.[A-Za-z0-9_]+)+")
 
 
-def judge(problems: Problems, wanted: Resources | None, field: str) -> None:
-    """Judge limits, whose field in the request is `field`; None asks for none."""
+def judge(problems: Problems, wanted: Resources | None, field: str, *, container: bool = False) -> None:
+    """Judge limits, whose field in the request is `field`; None asks for none. A `container` starts within them."""
     if wanted is None:
         return
+    if container:
+        _least_memory(problems, wanted, field)
     _cpu(problems, wanted, field)
     _memory(problems, wanted, field)
     checks.number(problems, f"{field}.oom_score_adj", wanted.oom_score_adj, -MAX_SCORE, MAX_SCORE)
@@ -52,6 +54,17 @@ def _cpu(problems: Problems, wanted: Resources, field: str) -> None:
         value = getattr(wanted, name)
         if value and not (_CPU_LIST.fullmatch(value) and all(first <= last for first, last in ranges(value))):
             problems.add(f"{field}.{name}", f"must be a list of numbers and ranges like 0-2,7, is {value!r}")
+
+
+def _least_memory(problems: Problems, wanted: Resources, field: str) -> None:
+    """Refuse what the kernel would kill every start for: better said now than by a container that does not run."""
+    limits = {"memory_limit_in_bytes": wanted.memory_limit_in_bytes}
+    for key in ("memory.max", "memory.high"):
+        value = wanted.unified.get(key, "").strip()
+        limits[f"unified[{key!r}]"] = int(value) if value.isascii() and value.isdigit() else 0
+    for name, limit in limits.items():
+        if 0 < limit < MIN_MEMORY:
+            problems.add(f"{field}.{name}", f"must be at least {MIN_MEMORY}, which a start needs, is {limit}")
 
 
 def _memory(problems: Problems, wanted: Resources, field: str) -> None:
