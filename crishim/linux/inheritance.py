@@ -46,7 +46,7 @@ class _SchedAttr(ctypes.Structure):
 
 
 _libc = ctypes.CDLL(None, use_errno=True)
-_syscall = _libc["syscall"]
+_syscall, _sched_setaffinity, _personality = _libc["syscall"], _libc["sched_setaffinity"], _libc["personality"]
 _syscall.restype = ctypes.c_long
 _long = ctypes.c_long
 _NR = {name: _long(number) for name, number in calls.SYS.get(os.uname().machine, calls.SYS["x86_64"]).items()}
@@ -64,7 +64,7 @@ def leave_starter() -> None:
     for option, value in _OPERATIONS:
         _set(option, value)
     _syscall(_NR["set_mempolicy"], 0, None, _long(0))
-    _libc["personality"](ctypes.c_ulong(0))
+    _personality(ctypes.c_ulong(0))
 
 
 def leave_keeper() -> None:
@@ -72,7 +72,7 @@ def leave_keeper() -> None:
 
     The kernel cuts the processors down to those of the group's cpuset, now and whenever that changes.
     """
-    _libc["sched_setaffinity"](0, _long(len(_ALL_PROCESSORS)), _ALL_PROCESSORS)
+    _sched_setaffinity(0, _long(len(_ALL_PROCESSORS)), _ALL_PROCESSORS)
     _syscall(_NR["sched_setattr"], 0, ctypes.byref(_ordinary), 0)
     _syscall(_NR["ioprio_set"], _IOPRIO_WHO_PROCESS, 0, 0)
 
