@@ -12,7 +12,6 @@ import pytest
 from crishim.engine.client import StartError
 from crishim.engine.plan.types import ContainerPlan
 from crishim.linux import capabilities
-from crishim.linux.cgroups.limits import MIN_MEMORY
 from crishim.linux.rlimits import NUMBERS
 from crishim.request import (
     Capabilities,
@@ -474,46 +473,3 @@ async def test_exec_has_the_rights_of_its_own_user(lab: Lab) -> None:
         container = await pod.run("exec sleep 600", security=security(run_as_user=1000))
         out, _, _ = await pod.exec(container, "id -u; echo $HOME; echo x > /proc/self/fd/1; echo y > /dev/stderr")
         assert out == b"1000\n/home/tester\nx\n"
-
-
-# --- memory of a start ------------------------------------------------------------------------------
-
-
-def squeezed(plan: ContainerPlan, limit: int) -> ContainerPlan:
-    """Return the plan with a memory limit that no request may have."""
-    small = tuple(
-        dataclasses.replace(write, value=str(limit)) if write.file in MEMORY_FILES else write
-        for write in plan.cgroup.writes
-    )
-    assert small != plan.cgroup.writes
-    return dataclasses.replace(plan, cgroup=dataclasses.replace(plan.cgroup, writes=small))
-
-
-MEMORY_FILES = {"memory.limit_in_bytes", "memory.memsw.limit_in_bytes", "memory.max"}
-SMALL = Resources(memory_limit_in_bytes=MIN_MEMORY)
-SHARED = ContainerSecurity()
-TRACING = ContainerSecurity(capabilities=Capabilities(add=("SYS_PTRACE",)))
-
-
-@scenario
-async def test_the_smallest_memory_limit_is_enough_for_every_start_and_exec(lab: Lab) -> None:
-    async with lab.pod() as pod:
-        for rights in (security(), SHARED, security(capabilities=TRACING.capabilities)):
-            for tty in (False, True):
-                container = await pod.run("/bin/sleep", "600", security=rights, tty=tty, resources=SMALL)
-                for _ in range(3):
-                    assert (await pod.exec(container, "/bin/true", ""))[2] == 0
-
-
-@scenario
-async def test_a_start_or_exec_without_memory_says_so(lab: Lab) -> None:
-    async with lab.pod() as pod:
-        forked = squeezed(pod.plan("/bin/sleep", "600", tty=True, resources=SMALL), 400 << 10)
-        with pytest.raises(StartError, match="killed before it ran the program: the memory limit") as caught:
-            await pod.start(forked)
-        assert "seccomp" not in str(caught.value)
-        shared = pod.plan("/bin/sleep", "600", resources=SMALL)
-        container = await pod.start(squeezed(shared, 400 << 10) if shared.shared else shared)
-        if shared.shared:
-            with pytest.raises(StartError, match="killed before it ran its program: the memory limit"):
-                await pod.exec(container, "/bin/true", "")

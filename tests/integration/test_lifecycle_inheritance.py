@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from crishim._proto.runtime.v1 import api_pb2 as api
 from tests.support.abilities import can_raise_limits, need_containers
 from tests.support.instance import Instance
 from tests.support.registry import Registry
@@ -121,6 +122,12 @@ async def test_processors_are_those_of_the_cpuset(bent: World) -> None:
     (first,) = members(bent, container)
     assert os.sched_getaffinity(first) == {0}
     assert allowed((await bent.cri.output(container, "sh", "-c", SHOW)).split()[1]) == {0}
+    online = Path("/sys/devices/system/cpu/online").read_text(encoding="ascii").strip()
+    wider = api.LinuxContainerResources(cpuset_cpus=online)
+    await bent.cri.runtime.UpdateContainerResources(
+        api.UpdateContainerResourcesRequest(container_id=container, linux=wider)
+    )
+    assert os.sched_getaffinity(first) == allowed(online)
 
 
 async def test_the_daemon_can_be_ended_whatever_its_starter_ignored(burdened: Instance) -> None:
