@@ -105,9 +105,9 @@ def _plain_directory(root: int, path: str) -> int:
 
 
 def _bind(operation: dict[str, Any], context: Context) -> None:
-    source, path = operation["source"], operation["target"]
+    path = operation["target"]
     recursive = calls.AT_RECURSIVE if operation["recursive"] else 0
-    found = _source(source, path, directory=operation["directory"])
+    found = _source(operation)
     tree = calls.open_tree(found, "", calls.OPEN_TREE_CLONE | calls.AT_EMPTY_PATH | recursive)
     attributes = operation["attributes"]
     if operation["readonly_recursive"] or (operation["readonly"] and not recursive):
@@ -118,15 +118,18 @@ def _bind(operation: dict[str, Any], context: Context) -> None:
     _attach(tree, path, context, directory=operation["directory"])
 
 
-def _source(source: str, path: str, *, directory: bool) -> int:
-    """Return an fd of a path of the host's that was resolved when the container was created.
+def _source(operation: dict[str, Any]) -> int:
+    """Return an fd of the host's tree.
 
-    Somebody who may write along the path could have put a link in it since then, and would choose what is mounted. A
-    directory is opened as one, which mounts what autofs(5) has there.
+    The request's paths were resolved when the container was created: somebody who may write along one could have put a
+    link in it since then, and would choose what is mounted. A directory is opened as one, which mounts what autofs(5)
+    has there.
     """
-    flags = os.O_PATH | (os.O_DIRECTORY if directory else 0)
+    source, path = operation["source"], operation["target"]
+    flags = os.O_PATH | (os.O_DIRECTORY if operation["directory"] else 0)
+    links = calls.RESOLVE_NO_SYMLINKS if operation.get("resolved") else 0  # a daemon from before the field sends none
     try:
-        return calls.openat2(calls.AT_FDCWD, source, flags, 0, calls.RESOLVE_NO_SYMLINKS)
+        return calls.openat2(calls.AT_FDCWD, source, flags, 0, links)
     except OSError as error:
         number = error.errno or 0
         what = _CHANGED.get(number) or os.strerror(number).lower()

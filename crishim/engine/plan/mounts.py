@@ -162,4 +162,5 @@ def _request_mount(mount: Mount, *, directory: bool) -> Bind:
         recursive=True,
         readonly=mount.readonly,
         readonly_recursive=mount.recursive_read_only,
+        resolved=True,
     )

@@ -53,6 +53,7 @@ class Bind:
     """Clone the host's tree at `source` and attach it at `target` (below the root; made as `directory` or file).
 
     `recursive` includes the mounts below; `readonly` covers the top mount only, `readonly_recursive` all of them.
+    `resolved`: the source is free of symbolic links, and one that came since then is not followed.
     """
 
     source: str
@@ -62,6 +63,7 @@ class Bind:
     readonly: bool = False
     readonly_recursive: bool = False
     attributes: int = 0
+    resolved: bool = False
 
 
 @tagged
