@@ -120,7 +120,11 @@ async def _start(context: Context, container: Container) -> None:
     except CrishimError as error:
         await _fail(context, container, error)
         raise
-    container.run(started)
+    try:
+        container.change(container.running_as(started))
+    except CrishimError as error:
+        await _take_back(context, container, keeper, started, error)
+        raise
     context.observer.start_phase("start", clock.monotonic() - began)
     context.tell(EventType.STARTED, sandbox, started.started_at, container)
     entry, container.early_exit = container.early_exit, None
@@ -152,11 +156,31 @@ async def _fail(context: Context, container: Container, error: CrishimError) -> 
         except CrishimError as second:
             error.add_note(f"kill of {container.id}: {second}")
     now = clock.now()
-    status = dataclasses.replace(container.status, started_at=now)
-    exits.finish(context, container, exits.given_up(status, exits.START_ERROR_CODE, exits.START_ERROR, str(error)))
+    failed = dataclasses.replace(container.status, started_at=now)
+    status = exits.given_up(failed, exits.START_ERROR_CODE, exits.START_ERROR, str(error))
+    stored = exits.finish(context, container, status)
     entry, container.early_exit = container.early_exit, None
-    if entry is not None and keeper is not None:
+    if entry is not None and keeper is not None and stored:
         keepers.acknowledge(context, keeper, entry.seq)
+
+
+async def _take_back(
+    context: Context, container: Container, keeper: Keeper, started: Started, error: CrishimError
+) -> None:
+    """End a program whose start cannot be stored, so that the error leaves nothing behind; the start has failed then.
+
+    One that does not end is shown as RUNNING, in memory alone: it can be stopped, and the next daemon hears of it.
+    """
+    ended = False
+    try:
+        await keeper.kill(container.id)
+        ended = await container.ended_early(stopping.KILL_WAIT)
+    except CrishimError as second:
+        error.add_note(f"kill of {container.id}: {second}")
+    if ended or container.sandbox.keeper is not keeper:  # what a keeper that has gone left is killed as a whole
+        await _fail(context, container, error)
+    else:
+        container.accept(container.running_as(started))
 
 
 async def remove(context: Context, container: Container) -> None:

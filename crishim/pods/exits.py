@@ -12,8 +12,7 @@ a child that was OOM-killed while the first process ended otherwise is not it), 
 import dataclasses
 
 from crishim import clock
-from crishim.errors import CrishimError
-from crishim.pods.context import Context, log
+from crishim.pods.context import Context
 from crishim.pods.events import EventType
 from crishim.pods.objects import Container, Sandbox
 from crishim.pods.ports import Exit
@@ -49,7 +48,7 @@ def on_exit(context: Context, sandbox: Sandbox, entry: Exit) -> bool:
     if container is None or container.status.state is ContainerState.EXITED:
         return True
     if container.status.state is ContainerState.CREATED:
-        container.early_exit = entry
+        container.end_early(entry)
         return False
     return finish(context, container, ended(container.status, entry))
 
@@ -83,13 +82,7 @@ def given_up(status: ContainerStatus, code: int, reason: str, message: str) -> C
 
 def finish(context: Context, container: Container, status: ContainerStatus) -> bool:
     """Commit an EXITED status and publish it; tell whether the store has it."""
-    stored = True
-    try:
-        container.change(status)
-    except CrishimError as error:
-        log.error("the end of a container could not be stored", container=container.id, error=str(error))
-        container.accept(status)
-        stored = False
+    stored = container.follow(status)
     container.plan = None
     context.stats.forget(container.id)
     context.tell(EventType.STOPPED, container.sandbox, status.finished_at, container)

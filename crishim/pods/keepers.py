@@ -71,7 +71,7 @@ async def lost(context: Context, sandbox: Sandbox) -> None:
     with contextlib.suppress(OSError):  # what was half started; stop removes the group, and reports what resists
         apply.kill(group, context.planner.layout.version)
     if sandbox.ready:
-        sandbox.change(dataclasses.replace(sandbox.status, stage=Stage.NOTREADY, reason=exits.KEEPER_LOST))
+        sandbox.follow(dataclasses.replace(sandbox.status, stage=Stage.NOTREADY, reason=exits.KEEPER_LOST))
         context.tell(EventType.STOPPED, sandbox, clock.now())
 
 
@@ -112,7 +112,7 @@ async def bury(context: Context, container: Container) -> None:
     except (OSError, CrishimError) as error:
         log.error("a container without keeper cannot be killed", container=container.id, error=str(error))
         if container.status.state is ContainerState.RUNNING:
-            container.change(dataclasses.replace(container.status, state=ContainerState.UNKNOWN, message=STUCK))
+            container.follow(dataclasses.replace(container.status, state=ContainerState.UNKNOWN, message=STUCK))
         return
     code = exits.KILLED_CODE if killed else exits.UNKNOWN_CODE
     if container.running:

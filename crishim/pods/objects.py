@@ -3,7 +3,8 @@
 Every change is written through: check the move (`states`), write the row, swap the status, void the view. Views
 are made on demand and kept until the next change, so whoever converts them can cache by identity.
 
-Invariant: what memory says, the store says too, but for an exit whose row could not be written (`accept`).
+Invariant: what memory says, the store says too, but for what the world did already and no row could be written of
+(`follow`): the next daemon learns that from keepers and journals.
 Out of scope: finding objects (`registry`), and what a change does to the world.
 """
 
@@ -14,7 +15,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
 from crishim import codec
-from crishim.errors import FailedPreconditionError
+from crishim.errors import CrishimError, FailedPreconditionError
+from crishim.log import get_logger
 from crishim.pods import signals
 from crishim.pods.naming import shown_image
 from crishim.pods.records import (
@@ -33,6 +35,9 @@ if TYPE_CHECKING:
     from crishim.engine.plan.types import ContainerPlan
     from crishim.pods.ports import Exit, Keeper, Started
     from crishim.pods.stopping import Stopping
+
+
+log = get_logger("crishim.pods")
 
 
 class Rows(Protocol):
@@ -86,6 +91,18 @@ class Sandbox:
         """Write a new status through."""
         check_sandbox(self.id, self.status.stage, status.stage)
         self._rows.update(self.id, join(self._encoded, status))
+        self.accept(status)
+
+    def follow(self, status: SandboxStatus) -> None:
+        """Take a status that the world has taken already: in memory alone where the store cannot be written."""
+        try:
+            self.change(status)
+        except CrishimError as error:
+            log.error("the state of a sandbox could not be stored", pod=self.id, error=str(error))  # noqa: TRY400  no fault
+            self.accept(status)
+
+    def accept(self, status: SandboxStatus) -> None:
+        """Take a new status in memory."""
         self.status = status
         self._view = None
 
@@ -137,6 +154,7 @@ class Container:
         self.lock = asyncio.Lock()
         self.stopping: Stopping | None = None
         self.early_exit: Exit | None = None
+        self._early: asyncio.Future[None] | None = None
         self._rows = rows
         self._encoded = codec.dumps(spec)
         self._view: ContainerView | None = None
@@ -165,21 +183,42 @@ class Container:
         self._rows.update(self.id, join(self._encoded, status))
         self.accept(status)
 
-    def run(self, started: "Started") -> None:
-        """Write through that the container's program runs."""
-        self.change(
-            dataclasses.replace(
-                self.status,
-                state=ContainerState.RUNNING,
-                pid=started.pid,
-                start_time=started.start_time,
-                started_at=started.started_at,
-                user=started.user,
-            )
+    def follow(self, status: ContainerStatus) -> bool:
+        """Take a status that the world has taken already; tell whether the store has it, or memory alone."""
+        try:
+            self.change(status)
+        except CrishimError as error:
+            log.error("the state of a container could not be stored", container=self.id, error=str(error))  # noqa: TRY400
+            self.accept(status)
+            return False
+        return True
+
+    def running_as(self, started: "Started") -> ContainerStatus:
+        """Return the status of the container with its program running."""
+        return dataclasses.replace(
+            self.status,
+            state=ContainerState.RUNNING,
+            pid=started.pid,
+            start_time=started.start_time,
+            started_at=started.started_at,
+            user=started.user,
         )
 
+    def end_early(self, entry: "Exit") -> None:
+        """Keep an end that came before the start was committed."""
+        self.early_exit = entry
+        if self._early is not None and not self._early.done():
+            self._early.set_result(None)
+
+    async def ended_early(self, patience: float) -> bool:
+        """Wait, so many seconds, for the end of a program whose start is not committed; tell whether it came."""
+        if self.early_exit is None:
+            self._early = asyncio.get_running_loop().create_future()
+            await asyncio.wait((self._early,), timeout=patience)
+        return self.early_exit is not None
+
     def accept(self, status: ContainerStatus) -> None:
-        """Take a new status in memory only (its row could not be written; the keeper's journal has it)."""
+        """Take a new status in memory only."""
         self.status = status
         self._view = None
         if not self.running and self._ended is not None and not self._ended.done():

@@ -8,11 +8,13 @@ Invariant: nothing that a row owns is touched. A part that resists is logged and
 """
 
 import asyncio
+import dataclasses
 import os
 
 from crishim.errors import CrishimError
 from crishim.ids import is_id
 from crishim.pods.context import Context, log
+from crishim.pods.objects import Sandbox
 from crishim.pods.states import Stage
 from crishim.request import Metadata, SandboxConfig
 
@@ -23,8 +25,7 @@ NOBODY = SandboxConfig(Metadata(""))
 async def reconcile(context: Context) -> None:
     """Remove what no row owns."""
     for sandbox in [s for s in context.registry.sandboxes if s.status.stage is Stage.CREATING]:
-        if await _take_down(context, sandbox.id, sandbox.spec.config):
-            context.registry.sandboxes.delete(sandbox)
+        if await _take_down(context, sandbox.id, sandbox.spec.config) and _forget(context, sandbox):
             context.observer.leak_reclaimed("sandbox")
     owned = frozenset(sandbox.id for sandbox in context.registry.sandboxes)
     for kind, found in (
@@ -51,6 +52,17 @@ async def _take_down(context: Context, pod_id: str, config: SandboxConfig) -> bo
         await asyncio.to_thread(context.engine.remove_pod, pod_id, context.planner.pod_group(pod_id, config))
     except (CrishimError, OSError) as error:
         log.error("a pod without a record resists", pod=pod_id, error=str(error))
+        return False
+    return True
+
+
+def _forget(context: Context, sandbox: Sandbox) -> bool:
+    """Remove the row of a pod that is gone; one that resists is listed, so that it can be removed later."""
+    try:
+        context.registry.sandboxes.delete(sandbox)
+    except CrishimError as error:
+        log.error("the record of a pod resists", pod=sandbox.id, error=str(error))
+        sandbox.accept(dataclasses.replace(sandbox.status, stage=Stage.NOTREADY))
         return False
     return True
 

@@ -131,7 +131,7 @@ async def _take_over(context: Context, sandbox: Sandbox, keeper: Keeper) -> None
         if container is None or container.status.state is ContainerState.EXITED:
             await keeper.kill(identifier)  # its removal or failed start was committed, its end was not
         elif container.status.state is ContainerState.CREATED:
-            container.run(started)
+            container.follow(container.running_as(started))
     keepers.replay(context, sandbox, pending)
     for entry in pending:
         keepers.acknowledge(context, keeper, entry.seq)
@@ -155,7 +155,7 @@ async def _rebooted(context: Context, sandbox: Sandbox) -> None:
     reason = status.reason or REBOOT
     new = dataclasses.replace(status, stage=Stage.NOTREADY, network_held=held, kernel_held=False, reason=reason)
     if new != status:
-        sandbox.change(new)
+        sandbox.follow(new)
 
 
 def _end_all(context: Context, sandbox: Sandbox, message: str) -> None:

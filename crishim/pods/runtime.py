@@ -67,6 +67,9 @@ class RuntimeCondition:
 class Values(Protocol):
     """Small values of the instance that survive the daemon, as JSON."""
 
+    def get(self, key: str, default: Any = None) -> Any:
+        """Return a value, or the default."""
+
     def set(self, key: str, value: Any) -> None:
         """Keep a value; None removes it."""
 
@@ -210,8 +213,14 @@ class Runtime:
         subnets = tuple(subnet.text for subnet in plan_pod_cidr(text))
 
         async def use() -> None:
-            await context.network.use_pod_cidr(subnets)
-            self._store.values.set(POD_CIDR_KEY, list(subnets))
+            values = self._store.values
+            before = values.get(POD_CIDR_KEY)
+            values.set(POD_CIDR_KEY, list(subnets))  # first: a record that cannot be written changes nothing
+            try:
+                await context.network.use_pod_cidr(subnets)
+            except BaseException:
+                values.set(POD_CIDR_KEY, before)
+                raise
 
         if subnets:
             await context.ends.run("update of the pod CIDR", subnets, use)

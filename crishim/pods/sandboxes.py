@@ -15,7 +15,7 @@ import dataclasses
 import os
 
 from crishim import clock
-from crishim.errors import KernelError, UnavailableError
+from crishim.errors import CrishimError, KernelError, UnavailableError
 from crishim.ids import new_id
 from crishim.network.model import Attachment, AttachRequest, Dns, HostPort, PodNetns
 from crishim.pods import containers, files, keepers, stopping
@@ -152,7 +152,7 @@ async def _kill_containers(context: Context, sandbox: Sandbox) -> None:
 
 
 def _not_ready(context: Context, sandbox: Sandbox, *, network: bool, kernel: bool) -> None:
-    """Commit what the stop has reached."""
+    """Commit what the stop has reached; a row that cannot be written keeps no one from removing the sandbox."""
     old = sandbox.status
     new = dataclasses.replace(
         old,
@@ -164,7 +164,7 @@ def _not_ready(context: Context, sandbox: Sandbox, *, network: bool, kernel: boo
     if new == old:
         return
     context.stats.forget(sandbox.id)
-    sandbox.change(new)
+    sandbox.follow(new)
     if old.stage is Stage.READY:
         context.tell(EventType.STOPPED, sandbox, clock.now())
 
@@ -183,17 +183,21 @@ async def _end_keeper(context: Context, sandbox: Sandbox) -> None:
 
 def _forget(context: Context, sandbox: Sandbox, undo: Undo) -> None:
     """Give the name back, unless something could not be undone: then the sandbox stays, to be removed later."""
-    if not undo.failed:
-        context.registry.sandboxes.delete(sandbox)
-        return
     failed = dataclasses.replace(
         sandbox.status,
         stage=Stage.NOTREADY,
         network_held="release the network" in undo.failed,
-        kernel_held=True,
+        kernel_held=bool(undo.failed),
         reason=RUN_FAILED,
     )
-    sandbox.change(failed)
+    if undo.failed:
+        sandbox.follow(failed)
+        return
+    try:
+        context.registry.sandboxes.delete(sandbox)
+    except CrishimError:
+        sandbox.accept(failed)  # its row resists: it is listed, so that whoever lists it can remove it
+        raise
 
 
 def _close_fds(keeper: Keeper) -> None:
