@@ -23,6 +23,7 @@ from crishim.errors import FailedPreconditionError, KernelError
 
 # First, since it decides what structlog loads.
 from crishim.log import get_logger
+from crishim.pods import disk
 from crishim.store.store import Store
 from crishim.version import VERSION
 
@@ -87,7 +88,7 @@ class Daemon:
         self._began = began
         self._state = (False, "starting")
         self._asked = asyncio.Event()
-        self._parts = Parts(config, store, lambda: self._state)
+        self._parts = Parts(config, store, self._readiness)
 
     async def run(self) -> int:
         """Start, serve until asked to end, end."""
@@ -128,6 +129,11 @@ class Daemon:
     def _ready(self) -> None:
         self._state = (True, "")
         notify.ready(f"serving on {self._config.socket_path}")
+
+    def _readiness(self) -> tuple[bool, str]:
+        """Return what `/readyz` says."""
+        full = disk.problem(self._config.paths) if self._state[0] else ""
+        return (False, full) if full else self._state
 
     def _end(self, name: str) -> None:
         log.info("asked to end", signal=name)

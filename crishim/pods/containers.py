@@ -19,7 +19,7 @@ from crishim.errors import CrishimError, DeadlineExceededError, FailedPreconditi
 from crishim.ids import new_id
 from crishim.images import volumes
 from crishim.images.threads import through
-from crishim.pods import exits, keepers, logs, mounts, signals, stopping
+from crishim.pods import disk, exits, keepers, logs, mounts, signals, stopping
 from crishim.pods.context import Context, log
 from crishim.pods.events import EventType
 from crishim.pods.naming import image_reference
@@ -50,9 +50,11 @@ async def create(context: Context, sandbox: Sandbox, config: ContainerConfig, pr
 
     Raises:
         InvalidArgumentError: the request has problems; nothing is left.
+        ResourceExhaustedError: the disk is full.
         NotFoundError: the image is not there; nothing was made.
         AlreadyExistsError: the name is taken.
     """
+    disk.check(context.paths)
     with sandbox.use():
         name = container_name(sandbox.id, config)
         context.registry.containers.reserve(name)
@@ -100,12 +102,14 @@ async def start(context: Context, container: Container) -> None:
 
     Raises:
         FailedPreconditionError: it is not CREATED, or its sandbox is not ready.
+        ResourceExhaustedError: the disk is full; the container stays CREATED.
         CrishimError: its program could not be started; the container is EXITED.
     """
     async with container.lock:
         if container.status.state is not ContainerState.CREATED:
             state = container.status.state.name
             raise FailedPreconditionError(f"container {container.id} is {state}; only a CREATED one can be started")
+        disk.check(context.paths)
         with container.sandbox.use():
             await _start(context, container)
 

@@ -19,7 +19,7 @@ from crishim.images.model import ImagesApi
 from crishim.linux.cgroups.stats import Readers
 from crishim.network.plan import plan_pod_cidr
 from crishim.observe import Observer
-from crishim.pods import containers, execs, info, reconcile, recover, sandboxes, stopping, updates
+from crishim.pods import containers, disk, execs, info, reconcile, recover, sandboxes, stopping, updates
 from crishim.pods.admission.abilities import Abilities
 from crishim.pods.admission.admission import admit_container, admit_exec, admit_sandbox, admit_stop
 from crishim.pods.context import Context
@@ -189,10 +189,13 @@ class Runtime:
         """Return RuntimeReady and NetworkReady."""
         await self._context.network.refresh()
         ready, reason, message = self._context.network.ready()
-        if self._started:
-            runtime = RuntimeCondition("RuntimeReady", True)
-        else:
+        full = disk.problem(self._context.paths)
+        if not self._started:
             runtime = RuntimeCondition("RuntimeReady", False, "Starting", "the state of the last daemon is being read")
+        elif full:
+            runtime = RuntimeCondition("RuntimeReady", False, "DiskFull", full)
+        else:
+            runtime = RuntimeCondition("RuntimeReady", True)
         return (runtime, RuntimeCondition("NetworkReady", ready, reason, message))
 
     def verbose_status(self) -> Mapping[str, str]:

@@ -18,7 +18,7 @@ from crishim import clock
 from crishim.errors import CrishimError, KernelError, UnavailableError
 from crishim.ids import new_id
 from crishim.network.model import Attachment, AttachRequest, Dns, HostPort, PodNetns
-from crishim.pods import containers, files, keepers, stopping
+from crishim.pods import containers, disk, files, keepers, stopping
 from crishim.pods.context import Context
 from crishim.pods.events import EventType
 from crishim.pods.objects import Sandbox
@@ -36,9 +36,11 @@ async def run(context: Context, config: SandboxConfig, handler: str) -> str:
     """Make a sandbox of a validated request; return its id.
 
     Raises:
+        ResourceExhaustedError: the disk is full.
         AlreadyExistsError: the name is taken.
         CrishimError: a step failed; nothing is left but what could not be taken back.
     """
+    disk.check(context.paths)
     spec = SandboxSpec(new_id(), config, clock.now(), context.boot_id, handler)
     context.registry.sandboxes.reserve(sandbox_name(config.metadata))
     plan = context.planner.pod(spec.id, config)

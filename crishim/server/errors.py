@@ -6,6 +6,7 @@ by their first word, and for nothing else: its client takes the status off an er
 is left.
 """
 
+import errno
 import secrets
 
 from grpc import StatusCode
@@ -32,6 +33,8 @@ CODES: dict[type[errors.CrishimError], StatusCode] = {
     errors.KernelError: StatusCode.INTERNAL,
 }
 
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+
 MAX_DETAILS = 4000
 """Longest message in bytes on the wire: it travels percent-encoded in a trailer, and peers limit trailers to 8 KiB."""
 _MOST_BYTES = 12
@@ -53,7 +56,12 @@ class Refusal(Exception):  # noqa: N818  a status on its way to the client, not 
 
 
 def code_of(error: errors.CrishimError) -> StatusCode:
-    """Return the status code of an error: the row of its class, or of the nearest base class."""
+    """Return the status code of an error: the row of its class, or of the nearest base class.
+
+    A step of whatever kind that failed for want of disk space is RESOURCE_EXHAUSTED.
+    """
+    if getattr(error, "errno", 0) in _FULL:
+        return StatusCode.RESOURCE_EXHAUSTED
     return next(CODES[kind] for kind in type(error).__mro__ if kind in CODES)
 
 

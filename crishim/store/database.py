@@ -11,11 +11,16 @@ Invariant: every change of one `transaction()` is in the file, or none.
 import os
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from crishim.errors import CrishimError, DataLossError, InternalError, ResourceExhaustedError
+from crishim.store.reserve import LOG_BYTES
 
+PAGE = 4096
+ROOM = "store.room"
+ROOM_PAGES = 1024
+"""Free pages that a database has after `make_room`: more than commits use up between two checkpoints."""
 BUSY_SECONDS = 5.0
 """How long a commit waits for another process that has the file open, like a person's sqlite3 shell."""
 
@@ -33,6 +38,8 @@ class Database:
     def __init__(self, path: str) -> None:
         self.path = path
         self.on_commit: Callable[[], None] = _nothing
+        self.pages = 0
+        """Pages that were written since somebody set this to 0, as estimated from the values."""
         self._depth = 0
         self._connection = connect(path)
 
@@ -46,6 +53,7 @@ class Database:
             self._connection.execute("PRAGMA journal_mode = WAL")
             self._connection.execute("PRAGMA synchronous = NORMAL")
             self._connection.execute("PRAGMA wal_autocheckpoint = 0")
+            self._connection.execute(f"PRAGMA journal_size_limit = {LOG_BYTES}")
 
     def rows(self, sql: str, values: Sequence[Any] = ()) -> list[Any]:
         """Return all rows of a query."""
@@ -55,7 +63,15 @@ class Database:
     def change(self, sql: str, values: Sequence[Any] = ()) -> int:
         """Run one statement, in a transaction of its own where none is open; return how many rows it changed."""
         with errors(self.path):
-            count = self._connection.execute(sql, values).rowcount
+            try:
+                count = self._connection.execute(sql, values).rowcount
+            except sqlite3.OperationalError as error:
+                if self._depth or not _is_full(error):
+                    raise
+                self._copy_back()
+                count = self._connection.execute(sql, values).rowcount
+        # the row's own page, those of its index and of the list of free ones, and the overflow of a long value
+        self.pages += 3 + sum(len(value) for value in values if isinstance(value, bytes)) // PAGE
         if not self._depth:
             self.on_commit()
         return count
@@ -69,6 +85,11 @@ class Database:
                 if self._connection.in_transaction:
                     self._connection.execute("ROLLBACK")
                 raise
+
+    def _copy_back(self) -> None:
+        """Begin the write-ahead log anew, where it has come to the end of its reserve on a full disk; waits."""
+        with suppress(sqlite3.Error):
+            self._connection.execute("PRAGMA wal_checkpoint(RESTART)").fetchall()
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -87,9 +108,11 @@ class Database:
             yield
             with errors(self.path):
                 self._connection.execute("COMMIT")
-        except BaseException:
+        except BaseException as error:
             if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
+            if isinstance(error, ResourceExhaustedError):
+                self._copy_back()  # so that it works when it is tried again
             raise
         finally:
             self._depth = 0
@@ -117,11 +140,40 @@ def flush(path: str) -> None:
 
 
 def checkpoint(path: str) -> None:
-    """Copy the write-ahead log back into the database, with fsync; blocks, any thread, writers go on meanwhile."""
+    """Copy the write-ahead log back into the database, with fsync; blocks, any thread, writers go on meanwhile.
+
+    SQLite begins the log anew only once all of it was copied. Writers that never pause keep it from that; one that has
+    grown beyond its bound is copied while they wait.
+    """
     connection = connect(path)
     try:
         with errors(path):
-            connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+            _busy, frames, copied = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+            if copied < frames and frames * PAGE > LOG_BYTES:
+                connection.execute("PRAGMA wal_checkpoint(RESTART)").fetchall()
+    finally:
+        connection.close()
+
+
+def make_room(path: str) -> bool:
+    """Give the database free pages to grow into, if it has few; tell whether it had. Blocks, any thread.
+
+    They come from a value that is written and deleted, and are on the disk after the next checkpoint. Where there is no
+    space for both log and file, they would only keep that checkpoint from its end.
+    """
+    connection = connect(path)
+    try:
+        with errors(path):
+            (free,) = connection.execute("PRAGMA freelist_count").fetchone()
+            if free >= ROOM_PAGES * 3 // 4:
+                return False
+            size = (ROOM_PAGES - free) * PAGE
+            disk = os.statvfs(path)
+            if disk.f_bavail * disk.f_frsize < 4 * size:
+                return False
+            connection.execute("INSERT OR REPLACE INTO settings (key, document) VALUES (?, zeroblob(?))", (ROOM, size))
+            connection.execute("DELETE FROM settings WHERE key = ?", (ROOM,))
+            return True
     finally:
         connection.close()
 
@@ -147,10 +199,15 @@ def errors(path: str) -> Iterator[None]:
         raise _translated(path, error) from error
 
 
+def _is_full(error: sqlite3.Error) -> bool:
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
+    return code in _FULL or code & 0xFF == sqlite3.SQLITE_FULL
+
+
 def _translated(path: str, error: sqlite3.Error) -> CrishimError:
     code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
     if code & 0xFF in CORRUPT:
         return DataLossError(f"{path}: {error}; it is moved aside when the daemon starts anew")
-    if code in _FULL or code & 0xFF == sqlite3.SQLITE_FULL:
+    if _is_full(error):
         return ResourceExhaustedError(f"{path}: no space left to write the state: {error}")
     return InternalError(f"{path}: {error}")

@@ -13,22 +13,26 @@ import os
 from contextlib import AbstractContextManager
 from typing import Self
 
-from crishim.errors import KernelError
+from crishim.errors import CrishimError, KernelError
+from crishim.log import get_logger
 from crishim.store import migrate, salvage
-from crishim.store.database import Database, checkpoint, flush
+from crishim.store.database import Database, checkpoint, flush, make_room
 from crishim.store.objects import Objects, Quarantine
+from crishim.store.reserve import Reserve
 from crishim.store.tables import Documents, Leases, Names, Values
 
-CHECKPOINT_COMMITS = 1000
-"""Commits after which the write-ahead log is copied back, so that it does not grow without bound (~4 MB)."""
+CHECKPOINT_PAGES = 512
+"""Pages in the write-ahead log, as estimated, after which it is copied back: half of what is reserved for it."""
+
+log = get_logger("crishim.store")
 
 
 class Store:
     """All tables of one instance; made by `Store.open`."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, reserve: Reserve) -> None:
         self._database = database
-        self._commits = 0
+        self._reserve = reserve
         self._waiting: asyncio.Task[None] | None = None
         self._running: asyncio.Task[None] | None = None
         self._checkpoint: asyncio.Task[None] | None = None
@@ -53,16 +57,24 @@ class Store:
             InternalError, KernelError, ResourceExhaustedError: the file cannot be opened or written.
         """
         emptied = os.path.exists(path) and os.path.getsize(path) == 0
-        database, broken, found = _sound(path)
+        database, reserve, broken, found = _sound(path)
         try:
             migrate.refuse_newer(database)
             database.configure()
             migrate.migrate(database)
             saved = salvage.salvage(broken, database) if broken else 0
         except BaseException:
+            reserve.keep()
             database.close()
+            reserve.close()
             raise
-        store = cls(database)
+        reserve.fill()
+        store = cls(database, reserve)
+        try:
+            if make_room(path):
+                checkpoint(path)
+        except CrishimError as error:
+            log.warning("there is no reserve for a full disk", error=str(error))
         if broken:
             store.problems.append(f"{path} was corrupt ({found}): moved to {broken}, {saved} rows of it were kept")
         elif emptied:
@@ -91,7 +103,9 @@ class Store:
 
     def close(self) -> None:
         """Copy everything into the one file and close it."""
+        self._reserve.keep()
         self._database.close()
+        self._reserve.close()
 
     async def _flush(self, before: asyncio.Task[None] | None) -> None:
         """Flush once the one before is through; who comes until then shares this one."""
@@ -101,37 +115,50 @@ class Store:
         await asyncio.to_thread(flush, self._database.path)
 
     def _count(self) -> None:
-        self._commits += 1
-        if self._commits < CHECKPOINT_COMMITS or (self._checkpoint is not None and not self._checkpoint.done()):
+        if self._database.pages < CHECKPOINT_PAGES or (self._checkpoint is not None and not self._checkpoint.done()):
             return
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
             return  # no loop runs (a tool, a test): closing the file checkpoints it
-        self._commits = 0
-        self._checkpoint = loop.create_task(asyncio.to_thread(checkpoint, self._database.path), name="store checkpoint")
+        self._database.pages = 0
+        self._checkpoint = loop.create_task(self._copy_back(), name="store checkpoint")
+
+    async def _copy_back(self) -> None:
+        try:
+            await asyncio.to_thread(_copy_back, self._database.path)
+        except CrishimError as error:  # the log holds all; the next one tries again
+            log.warning("the store's log could not be copied back", error=str(error))
 
 
-def _sound(path: str) -> tuple[Database, str, str]:
+def _copy_back(path: str) -> None:
+    make_room(path)
+    checkpoint(path)
+
+
+def _sound(path: str) -> tuple[Database, Reserve, str, str]:
     """Open a database that works; return it, where a corrupt one was moved to, and what was wrong with that."""
-    database = _database(path)
+    database, reserve = _database(path)
     try:
         found = salvage.corruption(database)
     except BaseException:
         database.close()
+        reserve.close()
         raise
     if not found:
-        return database, "", ""
+        return database, reserve, "", ""
     database.close()
+    reserve.close()
     broken = salvage.move_aside(path)
-    return _database(path), broken, found
+    return *_database(path), broken, found
 
 
-def _database(path: str) -> Database:
+def _database(path: str) -> tuple[Database, Reserve]:
     """Open a file that only root can read: SQLite gives the log and its index the same mode."""
     try:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         os.chmod(path, 0o600)
     except OSError as error:
         raise KernelError(f"open {path}", error.errno or 0) from None
-    return Database(path)
+    reserve = Reserve(path)
+    return Database(path), reserve

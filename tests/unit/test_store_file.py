@@ -4,15 +4,26 @@ import asyncio
 import os
 import shutil
 import sqlite3
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from crishim.errors import DataLossError, FailedPreconditionError, InternalError, KernelError
-from crishim.store import migrate
+from crishim.store import migrate, reserve
 from crishim.store import store as store_module
 from crishim.store.database import Database
 from crishim.store.store import Store
+from tests.support.small import crowd, small_file_system
+
+
+@pytest.fixture(params=["tmpfs", "ext4"])
+def small(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+    """Return a directory on a file system of 48 MiB."""
+    directory = tmp_path / "small"
+    directory.mkdir()
+    with small_file_system(str(directory), request.param, 48):
+        yield directory
 
 
 def filled(path: str, count: int) -> None:
@@ -29,7 +40,7 @@ def test_settings_of_the_file(tmp_path: Path) -> None:
     store.images.put("a", b"{}")
     for name in os.listdir(tmp_path):
         assert os.stat(tmp_path / name).st_mode & 0o777 == 0o600, name
-    assert len(os.listdir(tmp_path)) == 3
+    assert sorted(os.listdir(tmp_path)) == ["state.db", "state.db-shm", "state.db-spare", "state.db-wal"]
     store.close()
     with sqlite3.connect(path) as other:
         assert other.execute("PRAGMA journal_mode").fetchone() == ("wal",)
@@ -76,7 +87,7 @@ def test_a_sync_whose_caller_is_gone_serves_the_others(tmp_path: Path) -> None:
 
 
 def test_the_log_does_not_grow_without_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store_module, "CHECKPOINT_COMMITS", 20)
+    monkeypatch.setattr(store_module, "CHECKPOINT_PAGES", 60)
     path = str(tmp_path / "state.db")
     store = Store.open(path)
 
@@ -86,7 +97,88 @@ def test_the_log_does_not_grow_without_bound(tmp_path: Path, monkeypatch: pytest
             await asyncio.sleep(0.0005)
 
     asyncio.run(work())
-    assert os.path.getsize(path + "-wal") < 2_000_000
+    assert os.path.getsize(path + "-wal") < reserve.LOG_BYTES + 1_000_000
+    store.close()
+
+
+async def _burst(store: Store, commits: int) -> None:
+    """Make commits as large as a container's record, without a pause but for the loop's turn."""
+    for number in range(commits):
+        store.images.put(f"i{number % 10}", b'["' + b"x" * 8000 + b'"]')
+        if number % 20 == 0:
+            await asyncio.sleep(0)
+
+
+def test_the_log_stays_within_its_reserve_whatever_the_size_of_commits(tmp_path: Path) -> None:
+    path = str(tmp_path / "state.db")
+    store = Store.open(path)
+    asyncio.run(_burst(store, 6000))
+    assert os.path.getsize(path + "-wal") < 3 * reserve.LOG_BYTES
+    store.close()
+
+
+@pytest.mark.parametrize("clean", [True, False])
+def test_on_a_full_disk_everything_can_be_removed(small: Path, clean: bool) -> None:
+    path = str(small / "state.db")
+    store = Store.open(path)
+
+    async def make() -> None:
+        for number in range(300):
+            store.containers.insert(f"c{number:04}", f"n{number}", b'{"pad":"' + b"x" * 6000 + b'"}')
+            await asyncio.sleep(0.0005)
+
+    asyncio.run(make())
+    if clean:
+        store.close()
+        crowd(small)
+        store = Store.open(path)
+    crowd(small)
+
+    async def empty() -> None:
+        for number in range(300):
+            store.containers.update(f"c{number:04}", b'{"pad":"' + b"y" * 6000 + b'"}')
+            await asyncio.sleep(0.0005)
+            store.containers.delete(f"c{number:04}")
+
+    asyncio.run(empty())
+    assert store.containers.load() == []
+    store.close()
+    crowd(small)
+    again = Store.open(path)
+    again.references.set("late", "t")
+    again.references.delete("late")
+    assert again.containers.load() == []
+    assert again.problems == []
+    again.close()
+
+
+def test_what_is_kept_of_the_log_is_never_taken_for_commits(tmp_path: Path) -> None:
+    path = str(tmp_path / "state.db")
+    store = Store.open(path)
+    store.references.set("one", "a")
+    store.close()
+    assert sorted(os.listdir(tmp_path)) == ["state.db", "state.db-reserve", "state.db-spare"]
+    with sqlite3.connect(path) as other:  # a person's shell in between
+        other.execute("UPDATE image_references SET target = 'b'")
+    other.close()
+    again = Store.open(path)
+    assert again.references.get("one") == "b"
+    again.close()
+
+
+def test_a_kept_log_beside_a_living_one_goes(tmp_path: Path) -> None:
+    path = str(tmp_path / "state.db")
+    store = Store.open(path)
+    store.references.set("one", "a")
+    os.link(f"{path}-wal", f"{path}-reserve")  # killed while it closed
+    for name in ("state.db", "state.db-wal", "state.db-reserve"):
+        shutil.copy(tmp_path / name, tmp_path / f"killed-{name}")
+    for name in ("state.db", "state.db-wal", "state.db-reserve"):
+        os.rename(tmp_path / f"killed-{name}", tmp_path / f"killed{name.removeprefix('state')}")
+    again = Store.open(str(tmp_path / "killed.db"))
+    assert again.references.get("one") == "a"
+    assert not os.path.exists(tmp_path / "killed.db-reserve")
+    again.close()
     store.close()
 
 
@@ -100,7 +192,7 @@ def test_a_newer_schema_is_refused_and_left_alone(tmp_path: Path) -> None:
     with pytest.raises(FailedPreconditionError, match=r"schema version 99 and this crishim knows \d+"):
         Store.open(path)
     assert Path(path).read_bytes() == before
-    assert os.listdir(tmp_path) == ["state.db"]
+    assert sorted(os.listdir(tmp_path)) == ["state.db", "state.db-reserve", "state.db-spare"]
 
 
 def test_a_failing_migration_leaves_the_version_before(tmp_path: Path) -> None:
@@ -139,9 +231,9 @@ def test_a_file_that_is_no_database_is_moved_aside(tmp_path: Path) -> None:
 def test_what_can_be_read_of_a_damaged_file_is_kept(tmp_path: Path) -> None:
     path = str(tmp_path / "state.db")
     filled(path, 200)
-    size = os.path.getsize(path)
     with open(path, "r+b") as file:
-        file.seek(size // 2 // 4096 * 4096)
+        pages = file.read()
+        file.seek(pages.index(b"x" * 2000, len(pages) // 2) // 4096 * 4096)  # one of the containers'
         file.write(b"\xa5" * 8192)
     store = Store.open(path)
     assert "was corrupt" in store.problems[0]

@@ -4,9 +4,11 @@ The host's mount table never shows a container's root. The overlay is `volatile`
 twice, so what it wrote needs no sync at its end (kernel: Documentation/filesystems/overlayfs.rst, "Volatile mount").
 """
 
+import errno
 import os
 from typing import Any
 
+from crishim.engine.execute.report import StepError
 from crishim.linux import calls
 
 
@@ -31,7 +33,9 @@ def mount_overlay(plan: dict[str, Any]) -> int:
         key, separator, value = option.partition("=")
         calls.fsconfig(context, key, value if separator else None)
     calls.fscreate(context, "root overlay")
-    return calls.fsmount(context, 0, "root overlay")
+    tree = calls.fsmount(context, 0, "root overlay")
+    _refuse_readonly(tree)
+    return tree
 
 
 def _mount_by_options(plan: dict[str, Any]) -> int:
@@ -43,7 +47,18 @@ def _mount_by_options(plan: dict[str, Any]) -> int:
         raise OSError(7, f"mount root overlay: {len(plan['lower'])} layers need {len(data)} bytes of options, max 4095")
     place = os.path.dirname(plan["upper"])
     calls.mount("overlay", place, "overlay", 0, data)
-    return calls.open_tree(calls.AT_FDCWD, place, 0)
+    tree = calls.open_tree(calls.AT_FDCWD, place, 0)
+    _refuse_readonly(tree)
+    return tree
+
+
+def _refuse_readonly(tree: int) -> None:
+    """Refuse an overlay that the kernel made read-only, because there was no space for its working directory.
+
+    It says so in its log alone (fs/overlayfs/super.c, `ovl_make_workdir`).
+    """
+    if os.fstatvfs(tree).f_flag & os.ST_RDONLY:
+        raise StepError("root overlay: no space is left for what the container writes", errno.ENOSPC, "upper")
 
 
 def _comma(text: str) -> str:
