@@ -123,21 +123,26 @@ class Layers:
             lists_root=bool(report["lists_root"]),
             hides_all="" in report["opaque"],
         )
-        os.rename(path, os.path.join(self.root, name))
+        self._store.layers.put(key, codec.dumps(record))  # first: a directory without record would stay till a restart
+        try:
+            os.rename(path, os.path.join(self.root, name))
+        except OSError:
+            self._store.layers.delete(key)
+            raise
         self._made(path)
-        self._store.layers.put(key, codec.dumps(record))
         self._note(record)
         self._sync_soon()
         return record
 
     def remove(self, key: str) -> None:
         """Forget a layer at once and delete its files in the background; absent is fine."""
-        record = self._records.pop(key, None)
+        record = self._records.get(key)
         if record is None:
             return
+        self._store.layers.delete(key)
+        del self._records[key]
         self.size -= record.size
         self.inodes -= record.inodes
-        self._store.layers.delete(key)
         self.discard(os.path.join(self.root, record.directory))
 
     def discard(self, path: str) -> None:

@@ -10,13 +10,14 @@ aside, what can be read of it is kept, and the daemon serves on.
 
 import asyncio
 import os
+import threading
 from contextlib import AbstractContextManager
 from typing import Self
 
 from crishim.errors import CrishimError, KernelError
 from crishim.log import get_logger
 from crishim.store import migrate, salvage
-from crishim.store.database import Database, checkpoint, flush, make_room
+from crishim.store.database import PAGE, Database, checkpoint, flush, make_room
 from crishim.store.objects import Objects, Quarantine
 from crishim.store.reserve import Reserve
 from crishim.store.tables import Documents, Leases, Names, Values
@@ -33,6 +34,8 @@ class Store:
     def __init__(self, database: Database, reserve: Reserve) -> None:
         self._database = database
         self._reserve = reserve
+        self._copying = threading.Lock()
+        self._closed = False
         self._waiting: asyncio.Task[None] | None = None
         self._running: asyncio.Task[None] | None = None
         self._checkpoint: asyncio.Task[None] | None = None
@@ -69,12 +72,8 @@ class Store:
             reserve.close()
             raise
         reserve.fill()
+        database.pages = min(os.path.getsize(path) // PAGE, CHECKPOINT_PAGES)  # a large file gets its room soon
         store = cls(database, reserve)
-        try:
-            if make_room(path):
-                checkpoint(path)
-        except CrishimError as error:
-            log.warning("there is no reserve for a full disk", error=str(error))
         if broken:
             store.problems.append(f"{path} was corrupt ({found}): moved to {broken}, {saved} rows of it were kept")
         elif emptied:
@@ -102,10 +101,12 @@ class Store:
         await asyncio.shield(self._waiting)
 
     def close(self) -> None:
-        """Copy everything into the one file and close it."""
-        self._reserve.keep()
-        self._database.close()
-        self._reserve.close()
+        """Copy everything into the one file and close it, once no thread has it open."""
+        with self._copying:
+            self._reserve.keep()
+            self._database.close()
+            self._reserve.close()
+            self._closed = True
 
     async def _flush(self, before: asyncio.Task[None] | None) -> None:
         """Flush once the one before is through; who comes until then shares this one."""
@@ -124,16 +125,17 @@ class Store:
         self._database.pages = 0
         self._checkpoint = loop.create_task(self._copy_back(), name="store checkpoint")
 
+    def _copy_back_now(self) -> None:
+        with self._copying:
+            if not self._closed:
+                make_room(self._database.path)
+                checkpoint(self._database.path)
+
     async def _copy_back(self) -> None:
         try:
-            await asyncio.to_thread(_copy_back, self._database.path)
+            await asyncio.to_thread(self._copy_back_now)
         except CrishimError as error:  # the log holds all; the next one tries again
             log.warning("the store's log could not be copied back", error=str(error))
-
-
-def _copy_back(path: str) -> None:
-    make_room(path)
-    checkpoint(path)
 
 
 def _sound(path: str) -> tuple[Database, Reserve, str, str]:
