@@ -78,12 +78,12 @@ def _bandwidth_problems(limits: Limits, layout: Layout, parent: str, period: int
     period = limits.cpu_period or period
     while True:
         above = _number(_read(layout.directory("cpu", parent), "cpu.cfs_quota_us"))
-        base = _number(_read(layout.directory("cpu", parent), "cpu.cfs_period_us"))
-        if above > 0 and base > 0:
+        if above > 0:
             break
         if parent in {"", "/"}:
             return []
         parent = os.path.dirname(parent)
+    base = _number(_read(layout.directory("cpu", parent), "cpu.cfs_period_us")) or period
     if (limits.cpu_quota << 20) // period <= (above << 20) // base:
         return []
     text = f"{limits.cpu_quota} of {period} µs is more than the group above has, {above} of {base} ({parent})"
