@@ -7,6 +7,7 @@ be had, that is the reason of a skip.
 import os
 import platform
 import shutil
+import signal
 import sys
 import tempfile
 
@@ -20,6 +21,7 @@ _PROGRAMS = {"debootstrap": "debootstrap", "mkfs.ext4": "e2fsprogs", qemu.PROGRA
 
 def main(words: list[str]) -> int:
     """Run; return the exit status."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the guest is ended too
     suite, checks, *_ = [*words, *("trixie", "smoke")[len(words) :]]
     if lack := _lack():
         print(f"guest: skipped: {lack}")
