@@ -152,8 +152,10 @@ async def test_layers_are_what_their_bytes_are(
     fake.image("t", [SMALL, b"", SMALL], pack=pack, media_type=media_type)
     async with Service(str(tmp_path)) as service:
         paths = await service.layers(f"{fake.host}/a:t")
-        assert os.listdir(paths[0]) == ["small"]
-        assert paths[0] == paths[2]
+        assert [os.listdir(path) for path in paths] == [[], ["small"]]
+        (image,) = service.images.list()
+        assert len(image.layers) == 3
+        assert image.layers[0].directory == image.layers[2].directory
 
 
 async def test_a_foreign_layer_comes_from_its_url(fake: FakeRegistry, tmp_path: Path) -> None:
