@@ -25,7 +25,7 @@ from crishim.log import get_logger
 log = get_logger("crishim.engine")
 
 _MFD_EXEC = 0x10
-_DECOMPRESSORS = ("isal", "zstandard")  # see `execute.decompress`
+_DECOMPRESSORS = ("isal", "zstandard")  # see `unpack.decompress`
 # The kernel refuses executable memfds (vm.memfd_noexec=2: EACCES), or somebody held on to a page of the copy (EBUSY).
 _REFUSALS = {errno.EACCES, errno.EPERM, errno.EBUSY}
 

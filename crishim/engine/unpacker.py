@@ -1,7 +1,7 @@
 """The unpacker: forked by the spawner when a layer comes, loads the decompressors, and forks a child for each layer.
 
 ```
-daemon ── {options} + [blob, progress, dir, report] ─►  fork: `execute.extract`, reports on `report`
+daemon ── {options} + [blob, progress, dir, report] ─►  fork: `unpack.extract`, reports on `report`
 ```
 It ends at EOF of the daemon's socket; children that extract go on. It never enters a container, so what it loads may
 lie where the host can write to. A fork that fails is reported on the layer's pipe.
@@ -13,9 +13,9 @@ import os
 from collections.abc import Callable
 
 from crishim.engine import wire
-from crishim.engine.execute import decompress, extract
 from crishim.engine.forked import end_after
 from crishim.linux import calls
+from crishim.unpack import decompress, extract
 
 
 def serve(control: _socket.socket, forbid_imports: Callable[[], None]) -> None:

@@ -37,7 +37,7 @@ class Unpacking:
 
         Args:
             fds: the blob, the pipe that says how much of it is there, the directory; they stay the caller's.
-            options: see `engine.execute.extract.run`.
+            options: see `unpack.extract.run`.
         """
         self._busy += 1
         if self._letting_go is not None:

@@ -13,7 +13,7 @@ _PACKAGES = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__fi
 
 
 class Extractor(Protocol):
-    """Runs `crishim.engine.execute.extract.run` in a process of its own."""
+    """Runs `crishim.unpack.extract.run` in a process of its own."""
 
     async def extract(self, fds: tuple[int, int, int], options: Mapping[str, Any]) -> Mapping[str, Any]:
         """Extract and return the child's report.
@@ -24,7 +24,7 @@ class Extractor(Protocol):
 
         Args:
             fds: the blob, the pipe that says how much of it is there, the directory; they stay the caller's.
-            options: see `crishim.engine.execute.extract.run`.
+            options: see `crishim.unpack.extract.run`.
         """
 
 
@@ -37,7 +37,7 @@ class ProgramExtractor:
         words = [*(str(fd) for fd in (*fds, child_fd)), json.dumps(dict(options))]
         try:
             child = subprocess.Popen(  # noqa: ASYNC220  starting is quick; waiting is done in a thread
-                [sys.executable, "-m", "crishim.engine.execute.extract", *words],
+                [sys.executable, "-m", "crishim.unpack.extract", *words],
                 pass_fds=(*fds, child_fd),
                 env={**os.environ, "PYTHONPATH": _PACKAGES},
             )

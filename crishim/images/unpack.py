@@ -1,7 +1,7 @@
 """One layer from its blob to a directory, while the blob is still coming.
 
 A thread follows the download and tells the extracting child how much of the blob's file there is; the child reads it,
-decompresses, digests and extracts (`engine.execute.extract`), and gives up when the pipe through which it is told
+decompresses, digests and extracts (`unpack.extract`), and gives up when the pipe through which it is told
 ends. Invariant: the report is returned only if blob and archive had their digests and the child was content; the
 directory is the caller's to remove otherwise.
 """
@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from crishim import errors
-from crishim.engine.execute.layerstream import TOTAL
 from crishim.errors import AbortedError, CrishimError, DataLossError, InternalError
 from crishim.images.content import disk_error
 from crishim.images.extractor import Extractor
@@ -24,6 +23,7 @@ from crishim.images.fetch import Source
 from crishim.images.registry.transport import Cancel
 from crishim.images.settings import ImageSettings
 from crishim.images.threads import in_thread, wait_out
+from crishim.unpack.layerstream import TOTAL
 
 _ARCHIVES_FAULT = frozenset(
     {errno.ENOENT, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.EINVAL, errno.ELOOP, errno.ENAMETOOLONG}

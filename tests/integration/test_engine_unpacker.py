@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from crishim.engine import unpacking
-from crishim.engine.execute.layerstream import TOTAL
+from crishim.unpack.layerstream import TOTAL
 from tests.support.lab import Lab, open_lab, scenario, until
 from tests.support.tars import archive, info
 

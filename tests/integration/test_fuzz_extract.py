@@ -18,11 +18,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crishim.engine.execute import extract
-from crishim.engine.execute.layerstream import TOTAL
 from crishim.errors import CrishimError
 from crishim.images.settle import mark_opaque, settle, stands_alone
 from crishim.images.trees import remove_tree
+from crishim.unpack import extract
+from crishim.unpack.layerstream import TOTAL
 from tests.support.abilities import need_extraction
 from tests.support.fuzzing import fuzzed
 from tests.support.tars import archive, info

@@ -397,7 +397,7 @@ async def test_bombs_and_too_many_entries(registry: FakeRegistry, tmp_path: Path
 
 async def test_the_child_can_reach_nothing_but_the_layer(registry: FakeRegistry, tmp_path: Path) -> None:
     """A device node is made but cannot be opened, and the capabilities are those of the design."""
-    from crishim.engine.execute import extract
+    from crishim.unpack import extract
 
     layer = tmp_path / "layer"
     layer.mkdir()

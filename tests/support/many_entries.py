@@ -12,9 +12,9 @@ import json
 import os
 import sys
 
-from crishim.engine.execute import extract
-from crishim.engine.execute.layerstream import TOTAL
 from crishim.linux import calls
+from crishim.unpack import extract
+from crishim.unpack.layerstream import TOTAL
 from tests.support.tars import header
 
 _AT_ONCE = 1000

@@ -8,7 +8,7 @@ import os
 import tarfile
 from collections.abc import Callable, Iterable, Sequence
 
-from crishim.engine.execute.tarstream import BLOCK, REGULAR, Entry, TarStream
+from crishim.unpack.tarstream import BLOCK, REGULAR, Entry, TarStream
 
 
 def archive(fill: Callable[[tarfile.TarFile], object], form: int = tarfile.PAX_FORMAT) -> bytes:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from crishim.engine.execute.tarstream import BLOCK, DIRECTORY, REGULAR, SYMLINK, TarError
+from crishim.unpack.tarstream import BLOCK, DIRECTORY, REGULAR, SYMLINK, TarError
 from tests.support.fuzzing import fuzzed
 from tests.support.tars import (
     SPARSE_FORMS,

@@ -10,10 +10,10 @@ import zlib
 import pytest
 import zstandard
 
-from crishim.engine.execute.decompress import pieces
 from crishim.errors import DataLossError, FailedPreconditionError, NotFoundError
 from crishim.images.flight import Shared
 from crishim.images.threads import through, wait_out
+from crishim.unpack.decompress import pieces
 
 DATA = os.urandom(100_000) + b"hello " * 500_000
 

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crishim.engine.execute.layerwriter import clean
-from crishim.engine.execute.tarstream import DIRECTORY, TarError, nanoseconds, number, pax_records
+from crishim.unpack.layerwriter import clean
+from crishim.unpack.tarstream import DIRECTORY, TarError, nanoseconds, number, pax_records
 from tests.support.abilities import need_program
 from tests.support.tars import archive, everything, info, pax, sealed
 

@@ -1,6 +1,6 @@
 """Archives as people hand them over, packed or plain, to tar bytes; and back to a packed layer.
 
-More forms than a layer may have (`engine.execute.decompress`): bzip2 and xz too, which the standard library reads.
+More forms than a layer may have (`unpack.decompress`): bzip2 and xz too, which the standard library reads.
 Invariant: memory is bounded however much the input expands, and limits on size and ratio are kept while it does.
 Sources: RFC 1952, RFC 8878, the .xz file format.
 """
@@ -10,9 +10,9 @@ import lzma
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
-from crishim.engine.execute import decompress
 from crishim.errors import DataLossError, ResourceExhaustedError
 from crishim.images.settings import ImageSettings
+from crishim.unpack import decompress
 
 Read = Callable[[int], bytes]
 _CHUNK = 256 << 10

@@ -15,13 +15,13 @@ import shutil
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 
-from crishim.engine.execute import tarstream
 from crishim.errors import DataLossError, ResourceExhaustedError
 from crishim.images.archive.packing import Opened, Read
 from crishim.images.content import Content, disk_error
 from crishim.images.settings import ImageSettings
 from crishim.images.threads import through
 from crishim.linux.sync import start_writeback
+from crishim.unpack import tarstream
 
 _PIECE = 1 << 20
 _WRITEBACK = 8 << 20  # a multiple of the piece; the fsync at the end then has little left to do

@@ -16,8 +16,8 @@ import stat
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from crishim.engine.execute import tarstream
-from crishim.engine.execute.tarstream import Entry, TarError, TarStream
+from crishim.unpack import tarstream
+from crishim.unpack.tarstream import Entry, TarError, TarStream
 
 WHITEOUT = b".wh."
 OPAQUE = b".wh..wh..opq"

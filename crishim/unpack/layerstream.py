@@ -14,8 +14,8 @@ import select
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from crishim.engine.execute import decompress
 from crishim.errors import AbortedError, DataLossError, ResourceExhaustedError
+from crishim.unpack import decompress
 
 TOTAL = 8  # bytes of each message: how many bytes of the blob there are, little-endian
 _MESSAGES = 512

@@ -15,12 +15,12 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from crishim.engine.execute.ahead import ahead
-from crishim.engine.execute.layerstream import Growing, LayerStream
-from crishim.engine.execute.layerwriter import LayerWriter
-from crishim.engine.execute.tarstream import TarError, TarStream
 from crishim.errors import CrishimError
 from crishim.linux import calls
+from crishim.unpack.ahead import ahead
+from crishim.unpack.layerstream import Growing, LayerStream
+from crishim.unpack.layerwriter import LayerWriter
+from crishim.unpack.tarstream import TarError, TarStream
 
 # capabilities(7): CHOWN, DAC_OVERRIDE, FOWNER, FSETID, MKNOD and SETFCAP
 _CAPABILITIES = 1 << 0 | 1 << 1 | 1 << 3 | 1 << 4 | 1 << 27 | 1 << 31
@@ -114,7 +114,7 @@ def _close_others(keep: set[int]) -> None:
 
 
 def main() -> None:
-    """Run as a program: `python -m crishim.engine.execute.extract BLOB_FD PROGRESS_FD DEST_FD REPORT_FD OPTIONS`."""
+    """Run as a program: `python -m crishim.unpack.extract BLOB_FD PROGRESS_FD DEST_FD REPORT_FD OPTIONS`."""
     run([int(word) for word in sys.argv[1:5]], json.loads(sys.argv[5]))
     os._exit(0)
 
