@@ -67,16 +67,12 @@ class Paths:
         return f"{self.state}/pods"
 
     def pod(self, pod_id: str) -> str:
-        """Runtime directory of one pod: keeper.sock, journal, and on old kernels shm."""
+        """Runtime directory of one pod: its keeper's socket and journal, and on old kernels its shared memory."""
         return f"{self.state}/pods/{pod_id}"
 
     def journal(self, pod_id: str) -> str:
         """The keeper's journal of events that the daemon has not acknowledged."""
         return f"{self.pod(pod_id)}/journal"
-
-    def shm(self, pod_id: str) -> str:
-        """Where the pod's own tmpfs is attached on kernels that clone no detached one."""
-        return f"{self.pod(pod_id)}/shm"
 
     @property
     def rehearsal(self) -> str:

@@ -9,6 +9,7 @@ import grpc
 
 from crishim._proto.crishim.v1 import images_pb2, images_pb2_grpc
 from crishim._proto.runtime.v1 import api_pb2, api_pb2_grpc
+from crishim.constants import MESSAGE_BYTES
 from crishim.errors import (
     CrishimError,
     DeadlineExceededError,
@@ -25,7 +26,6 @@ TIMEOUT = 30.0
 SOCKET_PATH_LENGTH = 107
 """Longest path of a unix socket (unix(7), sun_path less the terminating zero)."""
 
-_MAX_MESSAGE = 16 * 1024 * 1024
 
 _ERRORS: Mapping[grpc.StatusCode, type[CrishimError]] = {
     grpc.StatusCode.NOT_FOUND: NotFoundError,
@@ -56,8 +56,8 @@ class Client:
             raise PermissionDeniedError(f"{path} is not ours to use, try again as root")
         options = [
             ("grpc.enable_http_proxy", 0),
-            ("grpc.max_receive_message_length", _MAX_MESSAGE),
-            ("grpc.max_send_message_length", _MAX_MESSAGE),
+            ("grpc.max_receive_message_length", MESSAGE_BYTES),
+            ("grpc.max_send_message_length", MESSAGE_BYTES),
         ]
         self._channel = grpc.insecure_channel(f"unix:{self._reachable()}", options=options)
         self._runtime = api_pb2_grpc.RuntimeServiceStub(self._channel)

@@ -7,13 +7,11 @@ from dataclasses import dataclass, field, replace
 
 from crishim.config import checks
 from crishim.config.options import SECTION, Spec, option
+from crishim.constants import MESSAGE_BYTES
 from crishim.paths import Paths
 
 DEFAULT_FILE = "/etc/crishim/config.toml"
 """Read when it exists and no `--config` is given."""
-
-MESSAGE_BYTES = 16 * 1024 * 1024
-"""Largest gRPC message that kubelet and crictl receive."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,11 +16,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from crishim.codec import to_value
-from crishim.engine import interpreter, keepers, spare, wire
+from crishim.constants import KEEPER_SOCKET
+from crishim.engine import interpreter, keeper_client, spare, wire
 from crishim.engine.channel import Channel
 from crishim.engine.keeper import journal
 from crishim.engine.keeper.pod import PLACE, unmount
-from crishim.engine.keepers import Exit, Keeper, Started, StartError, journalled
+from crishim.engine.keeper_client import Exit, Keeper, Started, StartError, journalled
 from crishim.engine.plan.types import ContainerPlan, PodPlan
 from crishim.engine.unpacking import Unpacking
 from crishim.errors import CrishimError, InternalError, UnavailableError
@@ -37,7 +38,6 @@ __all__ = ["Engine", "EngineSettings", "Exit", "Keeper", "StartError", "Started"
 
 _LOAD = "from crishim.engine import spawner"
 _MAIN = "spawner.main(sys.argv[1:])"
-_SOCKET = "keeper.sock"
 _END_SHOWS = 0.2
 SPARES = 2
 _SPARE_DELAY = 0.03
@@ -186,17 +186,17 @@ class Engine:
         A keeper that is there but cannot be talked to is killed: nobody would ever know of it again.
         """
         try:
-            sock = wire.connect(self._settings.paths.pod(pod_id), _SOCKET)
+            sock = wire.connect(self._settings.paths.pod(pod_id), KEEPER_SOCKET)
         except OSError:
             return None
-        peer = keepers.pidfd_of_peer(sock, pod_id)
+        peer = keeper_client.pidfd_of_peer(sock, pod_id)
         try:
             keeper = Keeper(pod_id, sock)
             try:
                 await keeper.greeted(self._settings.greeting_deadline)
             except CrishimError as error:
                 keeper.detach()
-                await keepers.end_silent(peer, pod_id, str(error))
+                await keeper_client.end_silent(peer, pod_id, str(error))
                 return None
             return keeper
         finally:

@@ -13,10 +13,11 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from crishim.constants import KEEPER_SOCKET
 from crishim.engine import smallest, wire
 from crishim.engine.keeper import births
 from crishim.engine.keeper import pod as pods
-from crishim.engine.keeper.main import SOCKET, Keeper
+from crishim.engine.keeper.main import Keeper
 from crishim.linux import pages
 from crishim.linux.cgroups import apply as cgroups
 
@@ -80,7 +81,7 @@ class _Driver:
             os.close(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644, dir_fd=held.files))
         self._keeper = Keeper(held)
         self._keeper.take(pod)
-        self._socket = f"{pod['directory']}/{SOCKET}"
+        self._socket = f"{pod['directory']}/{KEEPER_SOCKET}"
         self._left = rounds
         self._container = container
         self._ours, theirs = wire.pair()

@@ -1,7 +1,8 @@
 """Which pods a spare keeper will do for. Loaded by the daemon and in the tiny processes alike."""
 
+from crishim.constants import SHM_SIZE
+
 NAMESPACES = ("net", "ipc", "uts")
-SHM_SIZE = 64 * 1024 * 1024
 
 
 def fits(namespaces: tuple[str, ...], shm_size: int) -> bool:

@@ -1,5 +1,6 @@
 """Files of layers copied with all that belongs to them, as overlayfs would copy them up: owner, mode, xattrs, times."""
 
+import errno
 import os
 import shutil
 import stat
@@ -24,7 +25,7 @@ def xattrs(source: int | str) -> list[tuple[str, bytes]]:
     try:
         names = [name for name in os.listxattr(source) if not name.startswith((_OVERLAY, "security.selinux"))]
     except OSError as error:
-        if error.errno == 95:  # EOPNOTSUPP: this file system has no xattrs
+        if error.errno == errno.EOPNOTSUPP:  # this file system has no xattrs
             return []
         raise
     return [(name, os.getxattr(source, name)) for name in names]

@@ -19,8 +19,8 @@ from crishim.clock import boot_id
 from crishim.images.content import disk_error
 from crishim.images.records import LayerRecord
 from crishim.images.threads import in_thread
-from crishim.images.trees import remove_tree
 from crishim.linux.sync import sync_directory, syncfs
+from crishim.linux.trees import remove_tree
 from crishim.log import get_logger
 from crishim.store.store import Store
 

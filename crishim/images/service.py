@@ -303,11 +303,6 @@ class Images:
         self._catalog.hold(owner, record.id)
         return self._paths(record)
 
-    def layers_of(self, owner: str) -> tuple[str, ...]:
-        """Return the paths of what `owner` holds, bottom first (after a restart); empty if it holds nothing."""
-        record = self._catalog.get(self._catalog.hold_of(owner) or "")
-        return self._paths(record) if record is not None and self._whole(record) else ()
-
     def release(self, owner: str) -> None:
         """Let go of what `owner` pinned; unknown owners are fine."""
         image_id = self._catalog.release(owner)

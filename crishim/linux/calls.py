@@ -9,6 +9,8 @@ policy of any kind. Sources: the man pages of section 2 of each name; numbers fr
 import ctypes
 import os
 
+from crishim.linux import processes
+
 # --- numbers -----------------------------------------------------------------------------------------------------
 
 _MACHINE = os.uname().machine
@@ -302,9 +304,8 @@ _arguments: list[int] = []
 def set_title(title: str) -> None:
     """Overwrite the command line that ps shows (proc_pid_cmdline(5)), as far as the old one's length allows."""
     if not _arguments:  # a forked process has them at the same place
-        with open("/proc/self/stat", "rb") as file:
-            fields = file.read().rpartition(b")")[2].split()
-        _arguments.extend((int(fields[45]), int(fields[46])))
+        fields = processes.stat_fields("self")
+        _arguments.extend((int(fields[processes.ARGUMENTS_START]), int(fields[processes.ARGUMENTS_END])))
     start, end = _arguments
     text = title.encode()[: max(0, end - start - 1)]
     ctypes.memset(start, 0, end - start)

@@ -57,7 +57,7 @@ async def create(context: Context, sandbox: Sandbox, config: ContainerConfig, pr
     disk.check(context.paths)
     with sandbox.use():
         name = container_name(sandbox.id, config)
-        context.registry.containers.reserve(name)
+        context.registry.containers.ensure_free(name)
         image = context.images.find(config.image.image)
         if image is None:
             problems.check()
@@ -135,7 +135,7 @@ async def _start(context: Context, container: Container) -> None:
     if entry is not None and exits.on_exit(context, sandbox, entry):
         keepers.acknowledge(context, keeper, entry.seq)
     elif sandbox.keeper is not keeper and container.running:
-        await keepers.bury(context, container)
+        await keepers.kill_orphans(context, container)
 
 
 async def _execute(context: Context, container: Container, keeper: Keeper) -> Started:
@@ -213,7 +213,7 @@ async def end(context: Context, container: Container) -> None:
     """Kill a container that may run, with its keeper or without one."""
     if container.sandbox.keeper is None:
         if container.running:
-            await keepers.bury(context, container)
+            await keepers.kill_orphans(context, container)
         if container.running:
             raise DeadlineExceededError(f"container {container.id}: {keepers.STUCK}")
         return

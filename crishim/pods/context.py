@@ -16,7 +16,7 @@ from crishim.paths import Paths
 from crishim.pods.admission.abilities import Abilities
 from crishim.pods.events import Bus, Event, EventType
 from crishim.pods.flight import Flights
-from crishim.pods.layers import Layers
+from crishim.pods.layers import ContainerLayers
 from crishim.pods.objects import Container, Sandbox
 from crishim.pods.ports import Engine, Network, Planner
 from crishim.pods.registry import Registry
@@ -45,7 +45,7 @@ class Context:
     network: Network
     planner: Planner
     observer: Observer
-    layers: Layers
+    layers: ContainerLayers
     stats: Stats
     bus: Bus
     abilities: Abilities

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 
 from crishim import clock
 from crishim.errors import CrishimError
+from crishim.linux import processes
 from crishim.linux.cgroups import apply
 from crishim.pods import exits
 from crishim.pods.context import Context, log
@@ -66,7 +67,7 @@ async def lost(context: Context, sandbox: Sandbox) -> None:
     end_process(sandbox.status.keeper_pid, sandbox.status.keeper_start)
     replay(context, sandbox, context.engine.journal(sandbox.id))
     running = [container for container in sandbox.containers.values() if container.running]
-    await asyncio.gather(*(bury(context, container) for container in running))
+    await asyncio.gather(*(kill_orphans(context, container) for container in running))
     group = context.planner.layout.directories(context.planner.pod_group(sandbox.id, sandbox.spec.config))
     with contextlib.suppress(OSError):  # what was half started; stop removes the group, and reports what resists
         apply.kill(group, context.planner.layout.version)
@@ -87,9 +88,7 @@ def end_process(pid: int, start_time: int) -> None:
     with contextlib.suppress(OSError):
         fd = os.pidfd_open(pid)
         try:
-            with open(f"/proc/{pid}/stat", "rb") as file:
-                text = file.read()
-            if int(text[text.rindex(b")") + 2 :].split()[19]) == start_time:
+            if processes.start_time(pid) == start_time:
                 signal.pidfd_send_signal(fd, signal.SIGKILL)
         finally:
             os.close(fd)
@@ -104,7 +103,7 @@ def replay(context: Context, sandbox: Sandbox, entries: Sequence[Exit]) -> None:
         exits.finish(context, container, exits.ended(container.status, entry))
 
 
-async def bury(context: Context, container: Container) -> None:
+async def kill_orphans(context: Context, container: Container) -> None:
     """Kill a container that has no keeper, and commit its end; UNKNOWN if it cannot be killed."""
     try:
         cgroup = container_plan(context, container).cgroup

@@ -17,14 +17,14 @@ from concurrent.futures import ThreadPoolExecutor
 
 from crishim.errors import KernelError
 from crishim.ids import is_id
-from crishim.images.trees import remove_tree
+from crishim.linux.trees import remove_tree
 from crishim.paths import Paths
 
 GONE = ".gone"
 PLAN = "plan.json"
 
 
-class Layers:
+class ContainerLayers:
     """The directories below `<root>/containers`."""
 
     def __init__(self, paths: Paths) -> None:

@@ -44,7 +44,7 @@ class Index(Generic[Thing]):
         self._by_id[thing.id] = thing
         self._by_name[thing.name] = thing
 
-    def reserve(self, name: str) -> None:
+    def ensure_free(self, name: str) -> None:
         """Raise AlreadyExistsError, naming the owner, if the name is taken."""
         owner = self._by_name.get(name)
         if owner is not None:
@@ -54,7 +54,7 @@ class Index(Generic[Thing]):
 
     def insert(self, thing: Thing, parent: str = "") -> None:
         """Add a new object, in the store first."""
-        self.reserve(thing.name)
+        self.ensure_free(thing.name)
         self.rows.insert(thing.id, thing.name, thing.document, parent)
         self.load(thing)
 

@@ -24,7 +24,7 @@ from crishim.pods.admission.abilities import Abilities
 from crishim.pods.admission.admission import admit_container, admit_exec, admit_sandbox, admit_stop
 from crishim.pods.context import Context
 from crishim.pods.events import Bus, Subscription
-from crishim.pods.layers import Layers
+from crishim.pods.layers import ContainerLayers
 from crishim.pods.objects import Container, Sandbox
 from crishim.pods.ports import Engine, Network, Planner
 from crishim.pods.records import container_name, sandbox_name
@@ -121,7 +121,7 @@ class Runtime:
         boot_id: str = "",
     ) -> None:
         paths = config.paths
-        layers = Layers(paths)
+        layers = ContainerLayers(paths)
         self._store = store
         self._host = host
         self._started = False

@@ -42,7 +42,7 @@ async def run(context: Context, config: SandboxConfig, handler: str) -> str:
     """
     disk.check(context.paths)
     spec = SandboxSpec(new_id(), config, clock.now(), context.boot_id, handler)
-    context.registry.sandboxes.reserve(sandbox_name(config.metadata))
+    context.registry.sandboxes.ensure_free(sandbox_name(config.metadata))
     plan = context.planner.pod(spec.id, config)
     sandbox = context.registry.new_sandbox(spec)
     async with Undo(f"sandbox {spec.id}") as undo:
@@ -146,7 +146,7 @@ async def _attach(context: Context, sandbox: Sandbox, keeper: Keeper) -> Attachm
 async def _kill_containers(context: Context, sandbox: Sandbox) -> None:
     running = [container for container in sandbox.containers.values() if container.running]
     if sandbox.keeper is None:
-        await asyncio.gather(*(keepers.bury(context, container) for container in running))
+        await asyncio.gather(*(keepers.kill_orphans(context, container) for container in running))
     elif len(running) == 1:
         await stopping.stop(running[0], 0)
     else:

@@ -20,6 +20,7 @@ from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 from structlog.contextvars import bind_contextvars
 
+from crishim.constants import MESSAGE_BYTES
 from crishim.errors import InvalidArgumentError, ResourceExhaustedError, UnimplementedError
 from crishim.ids import short
 from crishim.server.calls import Call, Calls
@@ -33,9 +34,6 @@ Send = Callable[[Message], Awaitable[None]]
 StreamMethod = Callable[[Any, Send], Awaitable[None]]
 
 CRI_PACKAGE = "runtime.v1"
-
-MAX_MESSAGE = 16 * 1024 * 1024
-"""Bytes; what kubelet and crictl accept, instead of grpc's 4 MiB."""
 
 SUBJECTS = {"pod_sandbox_id": "pod", "container_id": "container"}
 """Fields of requests and answers that say what a call is about, and their names in the log."""
@@ -166,9 +164,9 @@ def _decoder(method: MethodDescriptor) -> Callable[[bytes], Message]:
 
 def fitting(answer: bytes) -> bytes:
     """Return an encoded answer; grpc would end the call without a reason if it were too long."""
-    if len(answer) > MAX_MESSAGE:
+    if len(answer) > MESSAGE_BYTES:
         raise ResourceExhaustedError(
-            f"the answer has {len(answer)} bytes and a message may have {MAX_MESSAGE}: ask with a filter"
+            f"the answer has {len(answer)} bytes and a message may have {MESSAGE_BYTES}: ask with a filter"
         )
     return answer
 

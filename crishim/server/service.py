@@ -11,6 +11,7 @@ import structlog
 
 from crishim._proto.crishim.v1 import images_pb2
 from crishim._proto.runtime.v1 import api_pb2
+from crishim.constants import MESSAGE_BYTES
 from crishim.images.model import ImagesManager
 from crishim.pods.api import RuntimeApi
 from crishim.server.archive_service import ArchiveService
@@ -18,12 +19,12 @@ from crishim.server.calls import Calls
 from crishim.server.image_service import ImageService
 from crishim.server.interceptors import RpcObserver
 from crishim.server.listener import Listener
-from crishim.server.methods import MAX_MESSAGE, service_handler
+from crishim.server.methods import service_handler
 from crishim.server.runtime_service import RuntimeService
 
 OPTIONS: Sequence[tuple[str, int]] = (
-    ("grpc.max_receive_message_length", MAX_MESSAGE),
-    ("grpc.max_send_message_length", MAX_MESSAGE),
+    ("grpc.max_receive_message_length", MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MESSAGE_BYTES),
     # Clients ping an idle connection as they like; without these grpc closes it with "too many pings".
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.min_ping_interval_without_data_ms", 1000),

@@ -13,9 +13,9 @@ from crishim import codec
 from crishim.engine.client import Engine, EngineSettings, Exit
 from crishim.engine.plan import types
 from crishim.engine.plan.rehearsal import plan_rehearsal
-from crishim.images.trees import remove_tree
 from crishim.linux.cgroups import apply as cgroups
 from crishim.linux.cgroups.layout import detect
+from crishim.linux.trees import remove_tree
 from crishim.paths import Paths
 from scripts.benchlib import default_plan
 from scripts.benchlib.cage import Cage, working_directories

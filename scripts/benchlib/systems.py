@@ -15,6 +15,7 @@ import sys
 from abc import ABC, abstractmethod
 from typing import Self
 
+from crishim.constants import DEFAULT_PATH
 from scripts.benchlib import memory, mounts
 from scripts.benchlib.cage import Cage, working_directories
 from scripts.benchlib.cri import Client, wait_listening
@@ -22,7 +23,6 @@ from scripts.benchlib.peers import Peers
 from scripts.benchlib.registry import Registry, free_port
 
 CHECKOUT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 ANSWER = 30.0
 
 
@@ -47,7 +47,7 @@ class System(ABC):
 
     def environment(self) -> dict[str, str]:
         """Return the daemon's environment."""
-        return {"PATH": PATH, "LC_ALL": "C.UTF-8"}
+        return {"PATH": DEFAULT_PATH, "LC_ALL": "C.UTF-8"}
 
     def __enter__(self) -> Self:
         try:
@@ -176,7 +176,7 @@ class Containerd(System):
 
     def environment(self) -> dict[str, str]:
         """The cache's programs first; decompression in the daemon itself, as everywhere without pigz installed."""
-        path = f"{self.peers.directory}:{PATH}"
+        path = f"{self.peers.directory}:{DEFAULT_PATH}"
         return super().environment() | {"PATH": path, "CONTAINERD_DISABLE_PIGZ": "1", "CONTAINERD_DISABLE_IGZIP": "1"}
 
     def command(self) -> list[str]:

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from crishim.errors import CrishimError
 from crishim.images.settle import mark_opaque, settle, stands_alone
-from crishim.images.trees import remove_tree
+from crishim.linux.trees import remove_tree
 from crishim.unpack import extract
 from crishim.unpack.layerstream import TOTAL
 from tests.support.abilities import need_extraction

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from crishim.errors import CrishimError, DataLossError, ResourceExhaustedError
-from crishim.images.trees import remove_tree
+from crishim.linux.trees import remove_tree
 from tests.fakes.registry import FakeRegistry
 from tests.fakes.registry_images import Service, overlay
 from tests.support.abilities import CLONE_NEWNS, can_mount, can_unshare

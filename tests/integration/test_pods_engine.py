@@ -20,7 +20,7 @@ import pytest
 from crishim.config.model import Config
 from crishim.daemon.placement import unmount_namespaces
 from crishim.daemon.planning import plan_settings
-from crishim.engine import keepers, wire
+from crishim.engine import keeper_client, wire
 from crishim.engine.client import Engine, EngineSettings
 from crishim.engine.plan.planner import Planner
 from crishim.engine.plan.rehearsal import plan_rehearsal
@@ -346,9 +346,9 @@ async def test_nobody_but_the_pods_keeper_is_taken_for_it(tmp_path: Path) -> Non
     listener = wire.listen(str(tmp_path), "keeper.sock")
     sock = wire.connect(str(tmp_path), "keeper.sock")
     before = len(os.listdir("/proc/self/fd"))
-    assert keepers.pidfd_of_peer(sock, "0" * 64) == -1  # it is this process that listens
+    assert keeper_client.pidfd_of_peer(sock, "0" * 64) == -1  # it is this process that listens
     assert len(os.listdir("/proc/self/fd")) == before
-    await keepers.end_silent(-1, "0" * 64, "nothing")
+    await keeper_client.end_silent(-1, "0" * 64, "nothing")
     sock.close()
     listener.close()
 

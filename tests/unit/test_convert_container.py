@@ -4,7 +4,7 @@ import pytest
 
 from crishim._proto.runtime.v1 import api_pb2 as pb
 from crishim.errors import InvalidArgumentError
-from crishim.pods.views import ContainerFilter, ContainerState, ExecResult
+from crishim.pods.views import ContainerFilter, ContainerState
 from crishim.problems import Problems
 from crishim.request import (
     Capabilities,
@@ -158,16 +158,6 @@ def test_update_wants_something() -> None:
     with pytest.raises(InvalidArgumentError, match="linux: is missing"):
         resources.from_update(pb.UpdateContainerResourcesRequest(container_id="x"))
     assert resources.from_update(pb.UpdateContainerResourcesRequest(annotations={"a": "b"})) == Resources()
-
-
-@pytest.mark.parametrize(("out", "err"), [(20, 20), (20, 1), (1, 20), (17, 0), (9, 7.9)])
-def test_exec_output_is_cut_to_one_message(out: float, err: float) -> None:
-    mib = 1024 * 1024
-    answer = container.exec_answer(ExecResult(b"o" * int(out * mib), b"e" * int(err * mib), 7))
-    assert answer.exit_code == 7
-    assert len(answer.SerializeToString()) <= 16 * mib
-    assert len(answer.stdout) >= min(out * mib, 8 * mib - 4096)
-    assert len(answer.stderr) >= min(int(err * mib), 8 * mib - 4096)
 
 
 def test_filters() -> None:

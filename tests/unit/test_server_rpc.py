@@ -19,13 +19,14 @@ from structlog.contextvars import get_contextvars
 from crishim import errors
 from crishim._proto.runtime.v1 import api_pb2 as pb
 from crishim._proto.runtime.v1 import api_pb2_grpc as rpc
+from crishim.constants import MESSAGE_BYTES
 from crishim.images.model import Credentials
 from crishim.request import Metadata, Resources
 from crishim.server.calls import Call
 from crishim.server.errors import Refusal
 from crishim.server.image_service import ImageService
 from crishim.server.interceptors import intercept
-from crishim.server.methods import MAX_MESSAGE, snake
+from crishim.server.methods import snake
 from crishim.server.runtime_service import RuntimeService
 from crishim.server.service import Server
 from crishim.server.unimplemented import SENTENCES
@@ -39,7 +40,7 @@ from tests.fakes.cri_backend import (
     sandbox_view,
 )
 
-SIZES = [("grpc.max_receive_message_length", MAX_MESSAGE), ("grpc.max_send_message_length", MAX_MESSAGE)]
+SIZES = [("grpc.max_receive_message_length", MESSAGE_BYTES), ("grpc.max_send_message_length", MESSAGE_BYTES)]
 CODE = grpc.StatusCode
 
 

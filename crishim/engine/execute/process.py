@@ -18,6 +18,7 @@ import os
 import resource
 from typing import Any, NoReturn
 
+from crishim.constants import DEFAULT_PATH
 from crishim.engine.execute import null, paths, terminal, user
 from crishim.engine.execute.report import Report, Reporter, StepError
 from crishim.linux import calls, inheritance
@@ -310,7 +311,7 @@ def _find_program(name: str, environment: dict[bytes, bytes]) -> str:
             raise StepError(f"exec {name}: {_reason(error, name)}", error.errno or 0, name) from None
         return name
     refused = False
-    search = os.fsdecode(environment.get(b"PATH", b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"))
+    search = os.fsdecode(environment.get(b"PATH", DEFAULT_PATH.encode()))
     for directory in search.split(":"):
         candidate = f"{directory or '.'}/{name}"
         if os.access(candidate, os.X_OK, effective_ids=False) and not os.path.isdir(candidate):

@@ -15,6 +15,7 @@ from typing import Any
 from crishim.engine import wire
 from crishim.engine.keeper.loop import Loop, guard
 from crishim.linux import calls
+from crishim.linux.processes import FLAGS, START_TIME, stat_fields
 
 _PF_EXITING = 0x4  # linux/sched.h
 _PF_FORKNOEXEC = 0x40  # forked but did not exec
@@ -53,24 +54,14 @@ class Child:
         if self.inspected:
             return
         self.inspected = True
-        fields = _stat(self.pid)
+        fields = stat_fields(self.pid)
         for _ in range(_LOOKS):
-            if int(fields[6]) & (_PF_FORKNOEXEC | _PF_EXITING) != _PF_FORKNOEXEC:
+            if int(fields[FLAGS]) & (_PF_FORKNOEXEC | _PF_EXITING) != _PF_FORKNOEXEC:
                 break
             time.sleep(_PAUSE)
-            fields = _stat(self.pid)
-        self.ran = not int(fields[6]) & _PF_FORKNOEXEC
-        self.start_time = int(fields[19])
-
-
-def _stat(pid: int) -> list[bytes]:
-    """Return the fields after a process's name."""
-    fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        text = os.read(fd, 4096)
-    finally:
-        os.close(fd)
-    return text[text.rindex(b")") + 2 :].split()
+            fields = stat_fields(self.pid)
+        self.ran = not int(fields[FLAGS]) & _PF_FORKNOEXEC
+        self.start_time = int(fields[START_TIME])
 
 
 class Children:

@@ -17,9 +17,11 @@ request that fails is answered with `error`, never ends the keeper.
 
 import _signal  # type: ignore[import-not-found]  # what `signal` wraps in enums, which cost many page copies
 import _socket
+import errno
 import os
 from typing import Any
 
+from crishim.constants import KEEPER_SOCKET, SHM_SIZE
 from crishim.engine import spare, wire
 from crishim.engine.execute.report import StepError, describe
 from crishim.engine.keeper import births
@@ -32,14 +34,13 @@ from crishim.engine.keeper.journal import Journal
 from crishim.engine.keeper.loop import Loop
 from crishim.linux import calls
 
-SOCKET = "keeper.sock"
 JOURNAL = "journal"
 _STOP_PATIENCE = 10.0
 
 
 def run(plan: dict[str, Any], control: _socket.socket) -> None:
     """Be a pod's keeper until told to stop; `control` is the daemon's first connection."""
-    become()
+    set_up_process()
     try:
         pod = pods.prepare(tuple(plan["namespaces"]), plan["shm_size"], plan["directory"])
     except OSError as error:
@@ -57,8 +58,8 @@ def wait_as_spare(control: _socket.socket) -> None:
     """
     calls.set_name("crishim-spare")
     calls.set_title("crishim-keeper (spare)")
-    become()
-    pod = pods.prepare(spare.NAMESPACES, spare.SHM_SIZE, "")
+    set_up_process()
+    pod = pods.prepare(spare.NAMESPACES, SHM_SIZE, "")
     if not pods.can_clone(pod.tree):
         return
     keeper = Keeper(pod)
@@ -71,7 +72,7 @@ def wait_as_spare(control: _socket.socket) -> None:
     _serve(message["plan"], control, keeper)
 
 
-def become() -> None:
+def set_up_process() -> None:
     """Take on a keeper's properties: own session, subreaper, nothing can look into it, quiet signals."""
     os.setsid()
     calls.prctl(calls.PR_SET_CHILD_SUBREAPER, 1)
@@ -113,7 +114,7 @@ class Keeper:
         self._pod_id = plan["pod_id"]
         self._containers.place = plan["empty"]
         self._journal = Journal(f"{plan['directory']}/{JOURNAL}")
-        self._listener = wire.listen(plan["directory"], SOCKET)
+        self._listener = wire.listen(plan["directory"], KEEPER_SOCKET)
         self._listener.setblocking(False)
         self.loop.add(self._listener.fileno(), self._accept)
 
@@ -193,7 +194,7 @@ class Keeper:
     def _reopen(self, connection: Connection, message: wire.Message, _fds: list[int]) -> None:
         container = self._containers.running(message["container"])
         if container is None:
-            raise ProcessLookupError(3, "the container does not run")
+            raise ProcessLookupError(errno.ESRCH, "the container does not run")
         container.log.reopen()
         connection.answer(message)
 

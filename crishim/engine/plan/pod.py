@@ -1,10 +1,10 @@
 """Pod request → PodPlan: which namespaces the keeper makes, where its control group is, which sysctls it sets. Pure."""
 
+from crishim.constants import SHM_SIZE
 from crishim.engine.plan.settings import PlanSettings
 from crishim.engine.plan.types import CgroupPlan, PodPlan
 from crishim.request import NamespaceMode, SandboxConfig
 
-SHM_SIZE = 64 * 1024 * 1024
 PING_GROUP_RANGE = "net/ipv4/ping_group_range"
 
 

@@ -7,6 +7,7 @@ it.
 from collections.abc import Sequence
 from dataclasses import replace
 
+from crishim.constants import DEFAULT_PATH
 from crishim.engine.plan.settings import PlanSettings
 from crishim.engine.plan.types import CapabilityPlan, ContainerPlan, ExecPlan, ProcessPlan, Rlimit, UserPlan
 from crishim.errors import CrishimError, FailedPreconditionError, UnimplementedError
@@ -23,8 +24,6 @@ from crishim.request import (
     SandboxConfig,
     SecurityProfile,
 )
-
-DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 _SECURITY = "config.linux.security_context"
 

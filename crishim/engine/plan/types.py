@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from crishim.codec import tagged
+from crishim.constants import SHM_SIZE
 
 PLAN_VERSION = 1
 
@@ -221,7 +222,6 @@ class ProcessPlan:
     oom_score_adj: int | None = None
     umask: int = 0o022
     terminal: bool = False
-    apparmor: str = ""
     seccomp_flags: int = 0
 
 
@@ -284,5 +284,5 @@ class PodPlan:
     hostname: str
     cgroup: CgroupPlan
     sysctls: Mapping[str, str] = field(default_factory=dict)
-    shm_size: int = 64 * 1024 * 1024
+    shm_size: int = SHM_SIZE
     version: int = PLAN_VERSION

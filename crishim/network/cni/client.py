@@ -9,10 +9,10 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from crishim.constants import DEFAULT_PATH
 from crishim.network.cni import program, result
 from crishim.network.cni.model import CniError, NetworkList, NotRunError, Plugin, Result, Target
 
-_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _FILE_VERSIONS = ("0.1.0", "0.2.0")
 _NO_VERSION = "unknown CNI_COMMAND: VERSION"
 
@@ -142,7 +142,7 @@ class Client:
 
     def _environment(self, command: str, target: Target | None) -> dict[str, str]:
         found = {key: value for key, value in os.environ.items() if not key.startswith(("CNI_", "NOTIFY_"))}
-        found.setdefault("PATH", _PATH)
+        found.setdefault("PATH", DEFAULT_PATH)
         found |= {"CNI_COMMAND": command, "CNI_PATH": ":".join(self._bin_dirs)}
         if target is not None:
             found |= {

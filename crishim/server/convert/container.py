@@ -15,8 +15,6 @@ from crishim.server.convert.fields import choice
 from crishim.server.convert.mounts import image_spec, mounts
 
 SIGNAL_PREFIX = "SIGNAL_"
-MAX_OUTPUT = 16 * 1024 * 1024 - 4096
-"""Bytes of output in one answer: 16 MiB less the message's own fields."""
 
 
 def config(problems: Problems, message: pb.ContainerConfig) -> ContainerConfig:
@@ -64,13 +62,8 @@ def wanted_stats(message: pb.ContainerStatsFilter) -> ContainerFilter:
 
 
 def exec_answer(result: ExecResult) -> pb.ExecSyncResponse:
-    """Return the outcome of ExecSync, cut so that it fits a message of 16 MiB; each stream may have half at least."""
-    stdout, stderr = result.stdout, result.stderr
-    if len(stdout) + len(stderr) > MAX_OUTPUT:
-        half = MAX_OUTPUT // 2
-        stdout = stdout[: max(half, MAX_OUTPUT - len(stderr))]
-        stderr = stderr[: MAX_OUTPUT - len(stdout)]
-    return pb.ExecSyncResponse(stdout=stdout, stderr=stderr, exit_code=result.exit_code)
+    """Return the outcome of ExecSync; what is kept of the output fits a message (`runtime.exec_output_limit`)."""
+    return pb.ExecSyncResponse(stdout=result.stdout, stderr=result.stderr, exit_code=result.exit_code)
 
 
 def stop_signal(problems: Problems, number: int, path: str) -> str:

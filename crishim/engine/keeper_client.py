@@ -20,6 +20,7 @@ from crishim.engine.capture import Capture
 from crishim.engine.channel import Channel
 from crishim.engine.plan.types import ExecPlan
 from crishim.errors import DeadlineExceededError, FailedPreconditionError, InternalError, UnavailableError
+from crishim.linux.processes import start_time
 from crishim.log import get_logger
 from crishim.request import ResolvedUser
 
@@ -278,7 +279,7 @@ class Keeper:
             wire.close_all(fds)
             self._channel.close()
             return
-        self.start_time = _process_start(self.pid)
+        self.start_time = start_time(self.pid)
         asyncio.get_running_loop().add_reader(self.pidfd, self._on_death)
         if fds:
             self.files_fd, self.netns_fd, self.netlink_fd = (*fds, -1, -1)[:3]
@@ -378,12 +379,3 @@ def _exit(fields: dict[str, Any]) -> Exit:
 def journalled(entries: list[dict[str, Any]]) -> list[Exit]:
     """Return the exits in a journal whose keeper is gone."""
     return [_exit(entry) for entry in entries]
-
-
-def _process_start(pid: int) -> int:
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            text = file.read()
-    except OSError:
-        return 0
-    return int(text[text.rindex(b")") + 2 :].split()[19])
