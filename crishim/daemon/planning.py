@@ -46,6 +46,7 @@ def plan_settings(config: Config, facts: HostFacts, observer: Observer) -> PlanS
     return PlanSettings(
         paths=config.paths,
         layout=facts.layout,
+        hostname=os.uname().nodename,
         cgroup_parent=config.cgroup_parent,
         kernel=facts.kernel_version,
         bounding=facts.bounding,

@@ -94,7 +94,7 @@ class RuntimeApi(Protocol):
     def container(self, container_id: str) -> ContainerView:
         """Return one container by id or unique prefix; NotFoundError otherwise."""
 
-    def container_info(self, container_id: str) -> Mapping[str, str]:
+    async def container_info(self, container_id: str) -> Mapping[str, str]:
         """Return ContainerStatus(verbose)'s info: key → JSON text (`info`: pid, plan…)."""
 
     def containers(self, wanted: ContainerFilter) -> list[ContainerView]:

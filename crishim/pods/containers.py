@@ -19,7 +19,7 @@ from crishim.errors import CrishimError, DeadlineExceededError, FailedPreconditi
 from crishim.ids import new_id
 from crishim.images import volumes
 from crishim.images.threads import through
-from crishim.pods import disk, exits, keepers, logs, mounts, signals, stopping
+from crishim.pods import disk, exits, hostpaths, keepers, logs, signals, stopping
 from crishim.pods.context import Context, log
 from crishim.pods.events import EventType
 from crishim.pods.naming import image_reference
@@ -35,8 +35,6 @@ from crishim.undo import Undo
 
 MAX_VOLUMES = 256
 """Most volumes of an image; each is a mount, and images may list any number."""
-MOUNT_SECONDS = 30.0
-"""Seconds for looking at all host paths of a request; a file server that hangs must not hold the daemon."""
 
 
 async def create(context: Context, sandbox: Sandbox, config: ContainerConfig, problems: Problems) -> str:
@@ -64,7 +62,7 @@ async def create(context: Context, sandbox: Sandbox, config: ContainerConfig, pr
             raise NotFoundError(f"image {config.image.image!r} does not exist here: pull it first")
         log_path = logs.log_file(sandbox.spec.config.log_directory, config.log_path)
         stop_signal = _stop_signal(config, image.config)
-        resolved = await _resolve(config.mounts)
+        examined = await hostpaths.examine(problems, config)
         began = clock.monotonic()
         identifier = new_id()
         async with Undo(f"container {identifier}") as undo:
@@ -72,7 +70,7 @@ async def create(context: Context, sandbox: Sandbox, config: ContainerConfig, pr
             layers = context.images.hold(image.id, identifier)
             undo.push("discard the layer", lambda: context.layers.discard(identifier))
             context.layers.make(identifier, layers[-1] if layers else "")
-            made = await _volumes(context, identifier, image.config, layers, resolved, problems)
+            made = await _volumes(context, identifier, image.config, layers, examined.mounts, problems)
             spec = ContainerSpec(
                 id=identifier,
                 sandbox_id=sandbox.id,
@@ -80,16 +78,17 @@ async def create(context: Context, sandbox: Sandbox, config: ContainerConfig, pr
                 created_at=clock.now(),
                 image_id=image.id,
                 layers=layers,
-                mounts=resolved,
+                mounts=examined.mounts,
                 log_path=log_path,
                 stop_signal=stop_signal,
                 volumes=made,
                 image_ref=image_reference(image, config.image),
             )
             container = context.registry.new_container(sandbox, spec, ContainerStatus(resources=config.resources))
-            container.plan = recompute(context, container, problems)
+            container.plan = await recompute(context, container, problems, host=examined.view)
             check_host(problems, context, container, limits_of(config.resources), "config.linux.resources")
             problems.check()
+            await hostpaths.make_missing(examined)
             container.frozen = codec.frozen(container.plan)
             context.registry.insert_container(container)
         context.observer.start_phase("create", clock.monotonic() - began)
@@ -140,7 +139,7 @@ async def _start(context: Context, container: Container) -> None:
 
 async def _execute(context: Context, container: Container, keeper: Keeper) -> Started:
     """Have the plan executed, and write it down for later meanwhile; it is pure, so a file that fails costs nothing."""
-    plan = container.frozen or codec.frozen(container_plan(context, container))
+    plan = container.frozen or codec.frozen(await container_plan(context, container))
     container.frozen = b""
     starting = asyncio.get_running_loop().create_task(keeper.start_container(plan), name=f"start {container.id}")
     await asyncio.sleep(0)  # the keeper has it now, and takes milliseconds
@@ -218,21 +217,6 @@ async def end(context: Context, container: Container) -> None:
             raise DeadlineExceededError(f"container {container.id}: {keepers.STUCK}")
         return
     await stopping.stop(container, 0)
-
-
-async def _resolve(requested: tuple[Mount, ...]) -> tuple[Mount, ...]:
-    """Resolve host paths in a thread: a path may lie on a file server that does not answer."""
-    if not requested:
-        return ()
-    work = asyncio.get_running_loop().run_in_executor(None, mounts.resolve, requested)
-    try:
-        return await asyncio.wait_for(asyncio.shield(work), MOUNT_SECONDS)
-    except TimeoutError:
-        paths = ", ".join(mount.host_path for mount in requested)
-        log.warning("host paths of mounts do not answer", paths=paths)
-        raise DeadlineExceededError(
-            f"config.mounts: one of the host paths did not answer within {MOUNT_SECONDS:g} s: {paths}"
-        ) from None
 
 
 async def _volumes(

@@ -25,7 +25,7 @@ async def exec_sync(context: Context, container: Container, command: Sequence[st
     if container.status.state is not ContainerState.RUNNING:
         raise FailedPreconditionError(f"container {container.id} is {container.status.state.name}, not RUNNING")
     keeper = container.sandbox.live_keeper()
-    plan = context.planner.exec(container_plan(context, container), command)
+    plan = context.planner.exec(await container_plan(context, container), command)
     limit = context.config.runtime.exec_output_limit
     stdout, stderr, exit_code = await keeper.exec_sync(container.id, plan, timeout, limit)
     return ExecResult(stdout, stderr, exit_code)

@@ -23,19 +23,18 @@ def write(directory: int, spec: SandboxSpec, hostname: str, attachment: Attachme
     Args:
         directory: fd of where they go.
         spec: of the sandbox.
-        hostname: the pod's, "" for the host's.
+        hostname: the pod's.
         attachment: its addresses; None for a pod of the host's network.
 
     Raises:
         KernelError: a file cannot be written.
     """
-    name = hostname or os.uname().nodename
-    hosts = _host_file(HOST_HOSTS) if attachment is None else names.hosts_file(name, attachment.ips)
+    hosts = _host_file(HOST_HOSTS) if attachment is None else names.hosts_file(hostname, attachment.ips)
     dns = spec.config.dns
     resolver = names.resolv_conf(dns, _host_file(HOST_RESOLV_CONF) if dns is None else "")
     try:
         _write(directory, "hosts", hosts)
-        _write(directory, "hostname", names.hostname_file(name))
+        _write(directory, "hostname", names.hostname_file(hostname))
         _write(directory, "resolv.conf", resolver)
     except OSError as error:
         raise KernelError(f"write the files of pod {spec.id}", error.errno or errno.EIO) from None

@@ -45,7 +45,7 @@ async def sandbox_info(context: Context, sandbox: Sandbox) -> Mapping[str, str]:
     return {"info": dumps(document)}
 
 
-def container_info(context: Context, container: Container) -> Mapping[str, str]:
+async def container_info(context: Context, container: Container) -> Mapping[str, str]:
     """Return a container's info and plan."""
     spec, status = container.spec, container.status
     document: dict[str, Any] = {
@@ -65,7 +65,7 @@ def container_info(context: Context, container: Container) -> Mapping[str, str]:
         "config": codec.to_value(spec.config),
     }
     texts = {"info": dumps(document)}
-    plan = _plan(context, container)
+    plan = await _plan(context, container)
     if plan is not None:
         texts["plan"] = dumps(plan)
     return texts
@@ -117,11 +117,11 @@ async def _network(context: Context, sandbox: Sandbox) -> dict[str, Any]:
     return document
 
 
-def _plan(context: Context, container: Container) -> Any:
+async def _plan(context: Context, container: Container) -> Any:
     """Return the plan's JSON value; None if its image is gone and so is the file."""
     try:
         if container.running:
-            return codec.to_value(container_plan(context, container))
-        return codec.to_value(container.plan or stored_plan(context, container) or recompute(context, container))
+            return codec.to_value(await container_plan(context, container))
+        return codec.to_value(container.plan or stored_plan(context, container) or await recompute(context, container))
     except CrishimError:
         return None

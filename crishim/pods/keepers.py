@@ -22,7 +22,6 @@ from crishim.pods import exits
 from crishim.pods.context import Context, log
 from crishim.pods.events import EventType
 from crishim.pods.objects import Container, Sandbox
-from crishim.pods.plans import container_plan
 from crishim.pods.ports import Exit, Keeper
 from crishim.pods.states import Stage
 from crishim.pods.views import ContainerState
@@ -105,9 +104,10 @@ def replay(context: Context, sandbox: Sandbox, entries: Sequence[Exit]) -> None:
 
 async def kill_orphans(context: Context, container: Container) -> None:
     """Kill a container that has no keeper, and commit its end; UNKNOWN if it cannot be killed."""
+    planner = context.planner
     try:
-        cgroup = container_plan(context, container).cgroup
-        killed = await asyncio.to_thread(kill_group, cgroup.directories, cgroup.version)
+        group = planner.container_group(container.id, container.sandbox.id, container.sandbox.spec.config)
+        killed = await asyncio.to_thread(kill_group, planner.layout.directories(group), planner.layout.version)
     except (OSError, CrishimError) as error:
         log.error("a container without keeper cannot be killed", container=container.id, error=str(error))
         if container.status.state is ContainerState.RUNNING:

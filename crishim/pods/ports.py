@@ -179,6 +179,9 @@ class Planner(Protocol):
     def container_group(self, container_id: str, pod_id: str, config: SandboxConfig) -> str:
         """Return the name of a container's control group; `config` is its sandbox's."""
 
+    def pod_hostname(self, config: SandboxConfig) -> str:
+        """Return the name that a pod's containers have."""
+
     def pod(self, pod_id: str, config: SandboxConfig) -> PodPlan:
         """Return the pod's plan."""
 

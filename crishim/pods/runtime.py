@@ -337,9 +337,9 @@ class Runtime:
         """Return one container by id or unique prefix; NotFoundError otherwise."""
         return self._context.registry.containers.get(container_id).view
 
-    def container_info(self, container_id: str) -> Mapping[str, str]:
+    async def container_info(self, container_id: str) -> Mapping[str, str]:
         """Return ContainerStatus(verbose)'s info."""
-        return info.container_info(self._context, self._context.registry.containers.get(container_id))
+        return await info.container_info(self._context, self._context.registry.containers.get(container_id))
 
     def containers(self, wanted: ContainerFilter) -> list[ContainerView]:
         """Return the containers that match, newest first."""

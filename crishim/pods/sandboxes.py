@@ -58,7 +58,7 @@ async def run(context: Context, config: SandboxConfig, handler: str) -> str:
                 undo.push("release the network", lambda: context.network.detach(spec.id, None))
                 attachment = await _attach(context, sandbox, keeper)
                 began = _phase(context, "network", began)
-            files.write(keeper.files_fd, spec, plan.hostname, attachment)
+            files.write(keeper.files_fd, spec, context.planner.pod_hostname(config), attachment)
         finally:
             _close_fds(keeper)
         if sandbox.keeper is None:

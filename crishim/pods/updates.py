@@ -76,7 +76,7 @@ async def update(context: Context, container: Container, resources: Resources) -
         check_host(problems, context, container, limits, "linux", read_current(layout, group).cpu_period)
         problems.check()
         if state is ContainerState.CREATED:
-            plan = recompute(context, container, resources=merged)
+            plan = await recompute(context, container, resources=merged)
             container.change(dataclasses.replace(container.status, resources=merged))
             container.plan, container.frozen = plan, b""
             return

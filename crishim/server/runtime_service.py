@@ -103,7 +103,7 @@ class RuntimeService:
     async def container_status(self, request: pb.ContainerStatusRequest) -> pb.ContainerStatusResponse:
         """NotFound for what is not there."""
         view = self._api.container(required(request, "container_id"))
-        info = self._api.container_info(view.id) if request.verbose else {}
+        info = await self._api.container_info(view.id) if request.verbose else {}
         return pb.ContainerStatusResponse(status=status.container_status(view), info=info)
 
     async def update_container_resources(

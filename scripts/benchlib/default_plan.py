@@ -87,9 +87,6 @@ def _input(paths: Paths, sandbox: request.SandboxConfig, layer: str) -> Containe
         config=config,
         image=request.ImageConfig(env=("PATH=/usr/sbin:/usr/bin:/sbin:/bin",)),
         layers=(layer,),
-        mounts=(),
-        log_path="",
-        resources=resources,
         upper=f"{top}/upper",
         work=f"{top}/work",
     )

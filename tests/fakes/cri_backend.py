@@ -214,7 +214,7 @@ class FakeRuntime:
                 return view
         raise NotFoundError(f"no container {container_id}")
 
-    def container_info(self, container_id: str) -> Mapping[str, str]:
+    async def container_info(self, container_id: str) -> Mapping[str, str]:
         return {"info": '{"pid": 42}'}
 
     def containers(self, wanted: ContainerFilter) -> list[ContainerView]:

@@ -1,5 +1,6 @@
 """A planner whose plans hold just what the tests look at; its control groups lie in a plain directory."""
 
+import os
 from collections.abc import Sequence
 
 from crishim.engine.plan.container import ContainerInput
@@ -36,6 +37,9 @@ class FakePlanner:
     def container_group(self, container_id: str, pod_id: str, config: SandboxConfig) -> str:
         return f"{self.pod_group(pod_id, config)}/{container_id}"
 
+    def pod_hostname(self, config: SandboxConfig) -> str:
+        return config.hostname or os.uname().nodename
+
     def pod(self, pod_id: str, config: SandboxConfig) -> PodPlan:
         self.faults.step("planner.pod")
         group = CgroupPlan(2, self.layout.directories(self.pod_group(pod_id, config)))
@@ -55,7 +59,7 @@ class FakePlanner:
             root=OverlayRoot("/", wanted.layers, wanted.upper, wanted.work, readonly=False),
             mounts=(),
             process=_process(argv),
-            stdio=StdioPlan(log_path=wanted.log_path),
+            stdio=StdioPlan(log_path=wanted.config.log_path),
         )
 
     def exec(self, plan: ContainerPlan, command: Sequence[str]) -> ExecPlan:

@@ -10,7 +10,7 @@ import pytest
 
 from crishim._proto.runtime.v1 import api_pb2 as api
 from crishim.errors import InvalidArgumentError
-from crishim.pods import mounts
+from crishim.pods import hostpaths
 from tests.support.cri import attempt, refused
 from tests.support.layout import Entry, directory, symlink
 from tests.support.world import World
@@ -235,5 +235,5 @@ def test_a_missing_source_is_made_through_no_link_that_came_meanwhile(tmp_path: 
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "link").symlink_to("elsewhere")
     with pytest.raises(InvalidArgumentError, match="is no directory"):
-        mounts._make("config.mounts[0].host_path", str(tmp_path / "link/made"))
+        hostpaths._make("config.mounts[0].host_path", str(tmp_path / "link/made"))
     assert os.listdir(tmp_path / "elsewhere") == []

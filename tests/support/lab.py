@@ -23,6 +23,7 @@ from crishim.daemon.placement import unmount_namespaces
 from crishim.daemon.planning import plan_settings
 from crishim.engine.client import Engine, EngineSettings, Exit, Keeper, Started
 from crishim.engine.plan.container import ContainerInput
+from crishim.engine.plan.host import look
 from crishim.engine.plan.planner import Planner
 from crishim.engine.plan.rehearsal import plan_rehearsal
 from crishim.engine.plan.types import ContainerPlan
@@ -155,11 +156,15 @@ class Pod:
         config = ContainerConfig(
             ContainerMetadata("test"),
             command=command,
+            log_path=f"{self.lab.directory}/logs/{container_id}.log" if log is None else log,
             security=security if security is not None else ContainerSecurity(namespaces=OWN_PID),
             **fields,
         )
-        return self.lab.planner.container(
-            Problems(),
+        problems = Problems()
+        host = look(problems, config)
+        problems.check()
+        plan = self.lab.planner.container(
+            problems,
             ContainerInput(
                 container_id,
                 self.id,
@@ -167,13 +172,13 @@ class Pod:
                 config,
                 image,
                 (self.lab.layer, *layers),
-                config.mounts,
-                f"{self.lab.directory}/logs/{container_id}.log" if log is None else log,
-                config.resources,
                 f"{directory}/upper",
                 f"{directory}/work",
+                host=host,
             ),
         )
+        problems.check()
+        return plan
 
     async def run(self, *argv: str, **fields: Any) -> Container:
         """Start a container; see `plan`."""

@@ -16,6 +16,7 @@ import pytest
 from crishim import codec
 from crishim._proto.runtime.v1 import api_pb2 as pb
 from crishim.engine.plan.container import MAX_LAYERS, ContainerInput, plan_container
+from crishim.engine.plan.host import HostView, look
 from crishim.engine.plan.mounts import volume_paths
 from crishim.engine.plan.planner import Planner
 from crishim.engine.plan.pod import plan_pod
@@ -76,12 +77,9 @@ def container_input(
         id="c1",
         sandbox_id="p1",
         sandbox=pod,
-        config=config,
+        config=dataclasses.replace(config, log_path=log),
         image=image,
         layers=layers or (f"{base.paths.layers}/bottom", f"{base.paths.layers}/top"),
-        mounts=config.mounts,
-        log_path=log,
-        resources=config.resources,
         upper=upper,
         work=upper.replace("upper", "work"),
     )
@@ -116,9 +114,9 @@ def test_plans(name: str, tmp_path: Path) -> None:
     config = codec.from_value(ContainerConfig, case["container"])
     image = codec.from_value(ImageConfig, case["image"])
     nodes = tuple(codec.from_value(DeviceNode, node) for node in case.get("nodes", ()))
-    wanted = container_input(pod, config, image, base)
-    directories = frozenset(case.get("directories", ()))
-    plan = plan_container(Problems(), wanted, directories, nodes, base, local=case.get("local", True))
+    host = HostView(frozenset(case.get("directories", ())), nodes, case.get("local", True))
+    wanted = dataclasses.replace(container_input(pod, config, image, base), host=host)
+    plan = plan_container(Problems(), wanted, base)
     programs = programs_of(base, plan)
     # each plan reads back as it was written: what a keeper gets is what was planned
     assert codec.loads(ContainerPlan, codec.dumps(plan)) == plan
@@ -176,9 +174,11 @@ def test_a_volume_is_writable_on_a_read_only_root_and_the_requests_mounts_come_a
     base = settings("v1")
     readonly = dataclasses.replace(request(), mounts=(Mount("/v/sub", "/host"),))
     wanted = dataclasses.replace(
-        container_input(POD, readonly, IMAGE, base), volumes=(Mount("/v", "/root/containers/c/volumes/0"),)
+        container_input(POD, readonly, IMAGE, base),
+        volumes=(Mount("/v", "/root/containers/c/volumes/0"),),
+        host=HostView(frozenset(["/host"])),
     )
-    plan = plan_container(Problems(), wanted, frozenset(["/host"]), (), base, local=True)
+    plan = plan_container(Problems(), wanted, base)
     binds = [operation for operation in plan.mounts if isinstance(operation, Bind)]
     assert [bind.target for bind in binds] == ["/v", "/v/sub"]
     assert (binds[0].readonly, binds[0].attributes) == (False, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV)
@@ -187,7 +187,7 @@ def test_a_volume_is_writable_on_a_read_only_root_and_the_requests_mounts_come_a
 def refused(config: ContainerConfig, image: ImageConfig = IMAGE, host: str = "v1", layers: tuple[str, ...] = ()) -> str:
     base = settings(host)
     problems = Problems()
-    plan_container(problems, container_input(POD, config, image, base, layers), frozenset(), (), base, local=True)
+    plan_container(problems, container_input(POD, config, image, base, layers), base)
     with pytest.raises(InvalidArgumentError) as caught:
         problems.check()
     assert str(caught.value).startswith(caught.value.field)
@@ -224,7 +224,7 @@ def test_every_problem_is_told_at_once() -> None:
     config = convert(problems, message)
     admit_container(problems, config, POD, Abilities())
     base = settings("v1")
-    plan_container(problems, container_input(POD, config, ImageConfig(), base), frozenset(), (), base, local=True)
+    plan_container(problems, container_input(POD, config, ImageConfig(), base), base)
     with pytest.raises(InvalidArgumentError) as caught:
         problems.check()
     assert [part.partition(": ")[0] for part in str(caught.value).split("; ")] == [
@@ -250,7 +250,7 @@ def test_a_profile_with_a_listener_is_not_there_yet(tmp_path: Path) -> None:
     security = ContainerSecurity(seccomp=SecurityProfile(ProfileType.LOCALHOST, str(path)))
     base, problems = settings("v1"), Problems()
     wanted = container_input(POD, request(security=security), IMAGE, base)
-    plan_container(problems, wanted, frozenset(), (), base, local=True)
+    plan_container(problems, wanted, base)
     with pytest.raises(UnimplementedError, match=f"^{SECURITY}.seccomp.localhost_ref: {path}: defaultAction: SCMP"):
         problems.check()
 
@@ -261,10 +261,10 @@ def test_host_without_filters() -> None:
         security = ContainerSecurity(seccomp=None if profile is None else SecurityProfile(profile))
         wanted = container_input(POD, request(security=security), IMAGE, base)
         if planned:
-            assert plan_container(Problems(), wanted, frozenset(), (), base, local=True).process.seccomp == b""
+            assert plan_container(Problems(), wanted, base).process.seccomp == b""
         else:
             with pytest.raises(FailedPreconditionError, match="no seccomp filters"):
-                plan_container(Problems(), wanted, frozenset(), (), base, local=True)
+                plan_container(Problems(), wanted, base)
 
 
 @pytest.mark.parametrize(
@@ -275,9 +275,8 @@ def test_host_without_filters() -> None:
     ],
 )
 def test_devices_are_looked_up(device: Device, words: str) -> None:
-    base = settings("v1")
     problems = Problems()
-    Planner(base).container(problems, container_input(POD, request(devices=(device,)), IMAGE, base))
+    look(problems, request(devices=(device,)))
     with pytest.raises(InvalidArgumentError) as caught:
         problems.check()
     assert words in str(caught.value)
@@ -286,7 +285,8 @@ def test_devices_are_looked_up(device: Device, words: str) -> None:
 def test_devices_of_the_host() -> None:
     base = settings("v1")
     config = request(devices=(Device("/dev/zero", "/dev/null", "r"),))
-    plan = Planner(base).container(Problems(), container_input(POD, config, IMAGE, base))
+    wanted = dataclasses.replace(container_input(POD, config, IMAGE, base), host=look(Problems(), config))
+    plan = Planner(base).container(Problems(), wanted)
     (devices,) = [operation for operation in plan.mounts if type(operation).__name__ == "Devices"]
     nodes = {node.path: node for node in devices.nodes}  # type: ignore[union-attr]
     assert (nodes["zero"].major, nodes["zero"].minor, nodes["zero"].access) == (1, 3, "r")
@@ -295,7 +295,7 @@ def test_devices_of_the_host() -> None:
 
 def test_defaults_have_the_default_capabilities() -> None:
     base = settings("v1")
-    plan = plan_container(Problems(), container_input(POD, request(), IMAGE, base), frozenset(), (), base, local=True)
+    plan = plan_container(Problems(), container_input(POD, request(), IMAGE, base), base)
     assert plan.process.capabilities.permitted == DEFAULT_MASK
     assert isinstance(plan_exec(plan, ("true",)), ExecPlan)
     assert isinstance(plan_pod("p1", POD, base), PodPlan)

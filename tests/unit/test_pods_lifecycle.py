@@ -109,10 +109,10 @@ async def test_runtime_answers_for_itself(tmp_path: Path) -> None:
         assert json.loads(api.verbose_status()["apparmor"])["runtimeDefault"] == "unconfined"
         assert api.cgroup_driver() == "cgroupfs"
         pod_id, container_id = await _started(daemon)
-        info = json.loads(api.container_info(container_id)["info"])
+        info = json.loads((await api.container_info(container_id))["info"])
         assert (info["pid"], info["sandboxID"]) == (1000, pod_id)
         assert info["config"]["metadata"] == {"name": "app"}
-        assert json.loads(api.container_info(container_id)["plan"])["process"]["argv"] == ["/bin/app"]
+        assert json.loads((await api.container_info(container_id))["plan"])["process"]["argv"] == ["/bin/app"]
         info = json.loads((await api.sandbox_info(pod_id))["info"])
         assert info["networkNamespace"] == daemon.paths.pinned_netns(pod_id)
         assert info["containers"] == [container_id]
@@ -134,7 +134,9 @@ async def test_unknown_and_ambiguous_ids(tmp_path: Path) -> None:
                 ask("nope")
         with pytest.raises(NotFoundError, match="sandbox 'nope' does not exist"):
             await runtime.sandbox_info("nope")
-        for ask2 in (runtime.container, runtime.container_stats, runtime.container_info):
+        with pytest.raises(NotFoundError, match="container 'nope' does not exist"):
+            await runtime.container_info("nope")
+        for ask2 in (runtime.container, runtime.container_stats):
             with pytest.raises(NotFoundError, match="container 'nope' does not exist"):
                 ask2("nope")
         with pytest.raises(NotFoundError):

@@ -10,7 +10,7 @@ import pytest
 from crishim import codec
 from crishim.errors import CrishimError, InternalError, InvalidArgumentError
 from crishim.network.model import Attachment
-from crishim.pods import logs, mounts, signals, updates
+from crishim.pods import hostpaths, logs, signals, updates
 from crishim.pods.rates import Rates
 from crishim.pods.records import (
     ContainerRecord,
@@ -24,6 +24,7 @@ from crishim.pods.records import (
 from crishim.pods.states import CONTAINER_MOVES, SANDBOX_MOVES, Stage, check_container, check_sandbox
 from crishim.pods.usage import Usage, walk
 from crishim.pods.views import ContainerState
+from crishim.problems import Problems
 from crishim.request import (
     ContainerSecurity,
     HugepageLimit,
@@ -47,25 +48,33 @@ def test_signals() -> None:
     assert signals.cri_name("x") == ""
 
 
-def test_host_paths(tmp_path: Path) -> None:
+async def test_host_paths(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("real")
     (tmp_path / "dangling").symlink_to("made-later")
     (tmp_path / "file").write_text("")
     (tmp_path / "loop").symlink_to("loop")
 
-    def resolve(name: str) -> str:
-        return mounts.resolve([Mount("/x", f"{tmp_path}/{name}")])[0].host_path
+    async def examine(problems: Problems, name: str) -> hostpaths.Examined:
+        return await hostpaths.examine(problems, app(mounts=(Mount("/x", f"{tmp_path}/{name}"),)))
 
-    assert resolve("link") == f"{tmp_path}/real"
-    assert resolve("file") == f"{tmp_path}/file"
-    assert resolve("a/b/../c") == f"{tmp_path}/a/c"
-    assert (tmp_path / "a/c").is_dir()
-    assert resolve("dangling") == f"{tmp_path}/made-later"
-    assert (tmp_path / "made-later").is_dir()
+    for name, place, directory in (
+        ("link", "real", True),
+        ("file", "file", False),
+        ("a/b/../c", "a/c", True),
+        ("dangling", "made-later", True),
+    ):
+        found = await examine(Problems(), name)
+        assert found.mounts[0].host_path == f"{tmp_path}/{place}"
+        assert (found.view.directories == {f"{tmp_path}/{place}"}) is directory
+        assert (name in {"a/b/../c", "dangling"}) == bool(found.missing) == (not (tmp_path / place).exists())
+        await hostpaths.make_missing(found)
+        assert (tmp_path / place).is_dir() is directory
     for bad in ("loop", "file/below", "zero\0byte"):
+        problems = Problems()
+        await examine(problems, bad)
         with pytest.raises(InvalidArgumentError, match=r"config\.mounts\[0\]\.host_path"):
-            resolve(bad)
+            problems.check()
 
 
 def test_log_paths(tmp_path: Path) -> None:

@@ -46,10 +46,10 @@ async def test_a_lost_plan_is_computed_anew(tmp_path: Path) -> None:
     async with running(tmp_path) as daemon:
         _, container_id = await _pod(daemon)
         plan = Path(daemon.paths.container(container_id), "plan.json")
-        before = daemon.runtime.container_info(container_id)["plan"]
+        before = (await daemon.runtime.container_info(container_id))["plan"]
         plan.write_text('{"container_')  # cut off by a power failure
         await daemon.restart()
-        assert daemon.runtime.container_info(container_id)["plan"] == before
+        assert (await daemon.runtime.container_info(container_id))["plan"] == before
         assert (await daemon.runtime.exec_sync(container_id, ["id"], 0)).exit_code == 3
 
 

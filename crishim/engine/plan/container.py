@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from os.path import commonpath, normpath, relpath
 
 from crishim.engine.plan import cgroup, mounts, process
+from crishim.engine.plan.host import NOTHING, HostView
 from crishim.engine.plan.pod import container_group
 from crishim.engine.plan.settings import PlanSettings
 from crishim.engine.plan.types import ContainerPlan, DeviceNode, OverlayRoot, StdioPlan
@@ -17,7 +18,6 @@ from crishim.request import (
     Mount,
     NamespaceMode,
     ProfileType,
-    Resources,
     SandboxConfig,
 )
 
@@ -32,15 +32,14 @@ class ContainerInput:
         id: the container's.
         sandbox_id: its pod's.
         sandbox: the pod's request.
-        config: the request.
+        config: the request with the values that hold: host paths resolved, the log file's absolute path, and its
+            limits now, which may be an update's.
         image: what its image says.
         layers: absolute paths of the layers, bottom first.
-        mounts: the request's, host paths resolved.
-        log_path: absolute path of the log file, "" for none.
-        resources: its limits now: the request's, or an update's.
         upper: its read/write layer.
         work: the overlay's working directory beside it.
         volumes: its directories for the image's volumes.
+        host: what the host tells of the request.
     """
 
     id: str
@@ -49,36 +48,25 @@ class ContainerInput:
     config: ContainerConfig
     image: ImageConfig
     layers: tuple[str, ...]
-    mounts: tuple[Mount, ...]
-    log_path: str
-    resources: Resources
     upper: str
     work: str
     volumes: tuple[Mount, ...] = ()
+    host: HostView = NOTHING
 
 
-def plan_container(
-    problems: Problems,
-    wanted: ContainerInput,
-    directories: frozenset[str],
-    nodes: Sequence[DeviceNode],
-    settings: PlanSettings,
-    *,
-    local: bool,
-) -> ContainerPlan:
+def plan_container(problems: Problems, wanted: ContainerInput, settings: PlanSettings) -> ContainerPlan:
     """Return a container's plan; with a problem noted it must not be used.
 
     Args:
         problems: of the request; what host and image tell of it is added.
         wanted: the request and what was found for it.
-        directories: those of the mounts' host paths that are directories.
-        nodes: the device nodes that the request (or its privilege) asks for.
         settings: of the instance.
-        local: no mount's host path is on a file system that waits for another machine or a process.
     """
-    config = wanted.config
+    config, host = wanted.config, wanted.host
     group = container_group(wanted.id, wanted.sandbox_id, wanted.sandbox, settings)
-    limits = cgroup.limits_of(wanted.resources, pids_limit=settings.pids_limit, devices=_device_rules(config, nodes))
+    limits = cgroup.limits_of(
+        config.resources, pids_limit=settings.pids_limit, devices=_device_rules(config, host.nodes)
+    )
     problems.extend(lacking(limits, settings.layout), "config.linux.resources.")
     if len(wanted.layers) > MAX_LAYERS:
         problems.add("config.image", f"has {len(wanted.layers)} layers; the kernel mounts at most {MAX_LAYERS}")
@@ -89,10 +77,10 @@ def plan_container(
         cgroup_namespace=True,
         cgroup=cgroup.plan_cgroup(group, limits, settings),
         root=_root(wanted, settings),
-        mounts=mounts.plan_mounts(config, wanted.mounts, directories, group, nodes, settings, wanted.volumes),
+        mounts=mounts.plan_mounts(config, host, group, settings, wanted.volumes),
         process=process.plan_process(problems, config, wanted.image, wanted.sandbox, settings),
-        stdio=StdioPlan(wanted.log_path, config.stdin, config.stdin_once, config.tty),
-        shared=local and _shareable(config, settings),
+        stdio=StdioPlan(config.log_path, config.stdin, config.stdin_once, config.tty),
+        shared=host.local and _shareable(config, settings),
     )
 
 

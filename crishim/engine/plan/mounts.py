@@ -8,6 +8,7 @@ config-linux.md (default file systems and devices), Kubernetes KEP-1769 for whic
 from collections.abc import Sequence
 from os.path import basename, normpath
 
+from crishim.engine.plan.host import HostView
 from crishim.engine.plan.settings import PlanSettings
 from crishim.engine.plan.types import (
     Bind,
@@ -49,29 +50,21 @@ _POD_FILES = (("hosts", "/etc/hosts"), ("hostname", "/etc/hostname"), ("resolv.c
 
 
 def plan_mounts(
-    config: ContainerConfig,
-    mounts: Sequence[Mount],
-    directories: frozenset[str],
-    group: str,
-    nodes: Sequence[DeviceNode],
-    settings: PlanSettings,
-    volumes: Sequence[Mount] = (),
+    config: ContainerConfig, host: HostView, group: str, settings: PlanSettings, volumes: Sequence[Mount] = ()
 ) -> tuple[MountOperation, ...]:
     """Return all mount operations of a container.
 
     Args:
         config: the request.
-        mounts: its mounts with host paths resolved.
-        directories: those of the host paths that are directories (the rest are files, sockets, devices).
+        host: what the host tells of it.
         group: its control group, shown at /sys/fs/cgroup.
-        nodes: device nodes besides the default ones.
         settings: of the instance.
         volumes: the directories that it has for its image's volumes; what the request mounts lies over them.
     """
     privileged = config.security.privileged
     host_ipc = config.security.namespaces.ipc is NamespaceMode.NODE
-    taken = {place_of(mount.container_path) for mount in mounts}
-    operations = [*_base(privileged=privileged, host_ipc=host_ipc, taken=taken, nodes=nodes)]
+    taken = {place_of(mount.container_path) for mount in config.mounts}
+    operations = [*_base(privileged=privileged, host_ipc=host_ipc, taken=taken, nodes=host.nodes)]
     if "/sys/fs/cgroup" not in taken and "/sys" not in taken:
         operations.append(_cgroup_view(group, settings, readonly=not privileged))
     if config.tty:
@@ -86,7 +79,7 @@ def plan_mounts(
         for name, target in _POD_FILES
         if target not in taken
     ]
-    operations += [_request_mount(mount, directory=mount.host_path in directories) for mount in mounts]
+    operations += [_request_mount(mount, directory=mount.host_path in host.directories) for mount in config.mounts]
     if not privileged:
         if config.security.masked_paths:
             operations.append(MaskPaths(config.security.masked_paths))

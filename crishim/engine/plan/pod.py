@@ -19,7 +19,6 @@ def plan_pod(pod_id: str, config: SandboxConfig, settings: PlanSettings) -> PodP
     options = config.security.namespaces
     own_network = options.network is not NamespaceMode.NODE
     own_ipc = options.ipc is not NamespaceMode.NODE
-    # A pod of the host's network has the host's name too: what it serves is reached under that name.
     wanted = (("net", own_network), ("ipc", own_ipc), ("uts", own_network))
     namespaces = tuple(name for name, own in wanted if own)
     return PodPlan(
@@ -28,11 +27,20 @@ def plan_pod(pod_id: str, config: SandboxConfig, settings: PlanSettings) -> PodP
         empty=settings.paths.empty,
         namespaces=namespaces,
         pin=settings.paths.pinned_netns(pod_id) if own_network else "",
-        hostname=config.hostname if own_network else "",
+        hostname=pod_hostname(config, settings) if own_network else "",
         cgroup=CgroupPlan(settings.layout.version, settings.layout.directories(pod_group(pod_id, config, settings))),
         sysctls=_sysctls(config, settings),
         shm_size=SHM_SIZE if own_ipc else 0,
     )
+
+
+def pod_hostname(config: SandboxConfig, settings: PlanSettings) -> str:
+    """Return the name that a pod's containers have: by uname(2), in /etc/hostname and in HOSTNAME.
+
+    A pod of the host's network has the host's name: what it serves is reached under that name.
+    """
+    own = config.security.namespaces.network is not NamespaceMode.NODE
+    return config.hostname if own and config.hostname else settings.hostname
 
 
 def pod_group(pod_id: str, config: SandboxConfig, settings: PlanSettings) -> str:

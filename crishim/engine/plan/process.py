@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from crishim.constants import DEFAULT_PATH
+from crishim.engine.plan.pod import pod_hostname
 from crishim.engine.plan.settings import PlanSettings
 from crishim.engine.plan.types import CapabilityPlan, ContainerPlan, ExecPlan, ProcessPlan, Rlimit, UserPlan
 from crishim.errors import CrishimError, FailedPreconditionError, UnimplementedError
@@ -44,7 +45,7 @@ def plan_process(
     program, flags = _seccomp(problems, security, sets.bounding, settings)
     return ProcessPlan(
         argv=argv,
-        env=_environment(config, image, sandbox),
+        env=_environment(config, image, pod_hostname(sandbox, settings)),
         cwd=_cwd(config.working_dir or image.working_dir),
         user=_user(security, image),
         capabilities=sets,
@@ -70,13 +71,13 @@ def _argv(config: ContainerConfig, image: ImageConfig) -> tuple[str, ...]:
     return image.entrypoint + (config.args or image.cmd)
 
 
-def _environment(config: ContainerConfig, image: ImageConfig, sandbox: SandboxConfig) -> tuple[str, ...]:
+def _environment(config: ContainerConfig, image: ImageConfig, hostname: str) -> tuple[str, ...]:
     """Return `NAME=value` with raw bytes as latin-1 text; the image's first, the request's override, the last wins."""
     values: dict[str, str] = {"PATH": DEFAULT_PATH}
     if config.tty:
         values["TERM"] = "xterm"
-    if sandbox.hostname:
-        values["HOSTNAME"] = sandbox.hostname
+    if hostname:
+        values["HOSTNAME"] = hostname
     for entry in image.env:
         name, separator, value = entry.partition("=")
         if separator and name:

@@ -47,8 +47,24 @@ def plan_rehearsal(settings: PlanSettings) -> tuple[PodPlan, ContainerPlan]:
         readonly=False,
         append=settings.overlay_append,  # and not volatile: such a layer is mounted once
     )
-    pod = replace(pod, namespaces=(), pin="", hostname="")
-    return pod, replace(container, root=root, shared=True)
+    return _without_effects(pod), replace(container, root=root, shared=True)
+
+
+def _without_effects(pod: PodPlan) -> PodPlan:
+    """Return the plan of a pod that makes nothing outside its directory and group: the spawner itself is its keeper.
+
+    Only what is named here is taken over, so what a pod's plan gains some day does not happen to the host.
+    """
+    return PodPlan(
+        pod_id=pod.pod_id,
+        directory=pod.directory,
+        empty=pod.empty,
+        namespaces=(),
+        pin="",
+        hostname="",
+        cgroup=pod.cgroup,
+        shm_size=pod.shm_size,
+    )
 
 
 def small_pod(settings: PlanSettings) -> SandboxConfig:
@@ -71,11 +87,11 @@ def plan_small(settings: PlanSettings, layer: str, directory: str) -> tuple[PodP
     sandbox = small_pod(settings)
     namespaces = NamespaceOptions(pid=NamespaceMode.CONTAINER)
     profile = sandbox.security.seccomp
-    resources = Resources(cpu_shares=2, memory_limit_in_bytes=256 << 20, oom_score_adj=1000)
     config = ContainerConfig(
         metadata=ContainerMetadata(POD),
         command=(PROGRAM,),
-        resources=resources,
+        log_path=f"{directory}/log",
+        resources=Resources(cpu_shares=2, memory_limit_in_bytes=256 << 20, oom_score_adj=1000),
         security=ContainerSecurity(
             namespaces=namespaces, masked_paths=_MASKED, readonly_paths=_READONLY, seccomp=profile
         ),
@@ -87,13 +103,10 @@ def plan_small(settings: PlanSettings, layer: str, directory: str) -> tuple[PodP
         config=config,
         image=ImageConfig(env=("PATH=/bin",)),
         layers=(layer,),
-        mounts=(),
-        log_path=f"{directory}/log",
-        resources=resources,
         upper=f"{directory}/upper",
         work=f"{directory}/work",
     )
     problems = Problems()
-    container = plan_container(problems, wanted, frozenset(), (), settings, local=True)
+    container = plan_container(problems, wanted, settings)
     problems.check()
     return plan_pod(POD, sandbox, settings), container

@@ -26,6 +26,7 @@ class PlanSettings:
         overlay_append: the kernel takes overlay layers one by one.
         swap: swap is accounted, so limits on it can be set.
         pids_limit: processes allowed in each container; 0: not limited.
+        hostname: the host's own name.
         sysctls: of every pod with a network of its own, where its request says nothing: path below /proc/sys → value.
         seccomp: what RuntimeDefault stands for; None where the kernel has no filters.
         arch: of the machine.
@@ -44,3 +45,4 @@ class PlanSettings:
     sysctls: Mapping[str, str] = field(default_factory=dict)
     seccomp: Profile | None = None
     arch: Arch = field(default_factory=native_arch)
+    hostname: str = ""

@@ -1,0 +1,84 @@
+"""What only the host can tell of a request: the kinds of its host paths, and the device nodes that it names.
+
+Looking may take as long as a file server or a FUSE process wants, so it is done in a thread and never by the planner.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from crishim.engine.plan.types import DeviceNode
+from crishim.linux import devices
+from crishim.linux.filesystems import is_local
+from crishim.problems import Problems
+from crishim.request import ContainerConfig, Device
+
+
+@dataclass(frozen=True, slots=True)
+class HostView:
+    """What was found.
+
+    Attributes:
+        directories: those of the mounts' host paths that are directories; the rest are files, sockets, devices.
+        nodes: the device nodes that the request, or its privilege, asks for.
+        local: no mount's host path is on a file system that waits for another machine or a process.
+    """
+
+    directories: frozenset[str] = frozenset()
+    nodes: tuple[DeviceNode, ...] = ()
+    local: bool = True
+
+
+NOTHING = HostView()
+"""Of a request that names nothing on the host."""
+
+
+def look(problems: Problems, config: ContainerConfig) -> HostView:
+    """Look at the host paths and devices of a request, whose mounts are resolved; blocks.
+
+    Args:
+        problems: of the request; devices that are not there are added.
+        config: the request.
+    """
+    paths = {mount.host_path for mount in config.mounts}
+    return HostView(
+        directories=frozenset(path for path in paths if _is_directory(path)),
+        nodes=_nodes(problems, config.devices, privileged=config.security.privileged),
+        local=all(is_local(_nearest(path)) for path in paths),
+    )
+
+
+def _is_directory(path: str) -> bool:
+    """Tell whether a path is a directory, or will be made as one since nothing is there."""
+    return os.path.isdir(path) or not os.path.lexists(path)
+
+
+def _nearest(path: str) -> str:
+    """Return the path, or the first one above it that is there."""
+    while not os.path.lexists(path) and path not in {"", "/"}:
+        path = os.path.dirname(path)
+    return path
+
+
+def _nodes(problems: Problems, wanted: Sequence[Device], *, privileged: bool) -> tuple[DeviceNode, ...]:
+    """Return the device nodes that a request asks for; a privileged container gets all of the host's."""
+    found: dict[str, DeviceNode] = {}
+    if privileged:
+        for device in devices.host_devices():
+            found[device.path] = _node(device, device.path, "rwm")
+    for number, item in enumerate(wanted):
+        inside = os.path.normpath(item.container_path).removeprefix("/dev/")
+        try:
+            listed = devices.lookup(item.host_path)
+        except OSError as error:
+            reason = os.strerror(error.errno or 0).lower()
+            problems.add(f"config.devices[{number}].host_path", f"{item.host_path}: {reason}")
+            continue
+        for device in listed:
+            path = f"{inside}/{device.path}" if device.path else inside
+            found[path] = _node(device, path, item.permissions)
+    return tuple(found.values())
+
+
+def _node(device: devices.Device, path: str, access: str) -> DeviceNode:
+    return DeviceNode(path, device.kind, device.major, device.minor, device.mode, device.uid, device.gid, access)
