@@ -1,6 +1,7 @@
 """Images and containers that mean harm: planted modules, links in the way of mounts, masks, the runtime's own files."""
 
 import contextlib
+import dataclasses
 import hashlib
 import os
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from crishim.engine.client import StartError
+from crishim.engine.plan.types import Bind
 from crishim.request import Capabilities, ContainerSecurity, Mount, NamespaceOptions
 from tests.support.lab import OWN_PID, Lab, Pod, open_lab, scenario, until
 from tests.support.surroundings import ABSENT
@@ -350,3 +352,19 @@ async def test_exec_reads_nothing_whatever_became_of_dev_null(lab: Lab, instead:
         container = await pod.run("/bin/sleep", "600")
         assert (await pod.exec(container, f"rm /dev/null; {instead}"))[2] == 0
         assert await pod.exec(container, "cat; echo end") == (b"end\n", b"", 0)
+
+
+@scenario
+async def test_only_paths_of_the_request_are_without_links(lab: Lab) -> None:
+    """The root may be a link that an administrator made; what the request named was resolved at the create."""
+    os.makedirs(f"{lab.directory}/real", exist_ok=True)
+    Path(lab.directory, "real/file").write_text("ours", encoding="ascii")
+    os.symlink("real", f"{lab.directory}/link")
+    async with lab.pod() as pod:
+        plan = pod.plan("cat /data/file", mounts=(Mount("/data", f"{lab.directory}/link"),))
+        own = tuple(dataclasses.replace(m, resolved=False) if isinstance(m, Bind) else m for m in plan.mounts)
+        container = await pod.start(dataclasses.replace(plan, mounts=own))
+        await pod.ended(container)
+        assert container.output() == b"ours"
+        with pytest.raises(StartError, match="link: has become a symbolic link since the container was created"):
+            await pod.run("true", mounts=(Mount("/data", f"{lab.directory}/link"),))
