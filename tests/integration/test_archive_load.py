@@ -158,7 +158,10 @@ async def test_an_image_whose_layers_repeat(tmp_path: Path) -> None:
     async with Service(str(tmp_path)) as service:
         await load(service, archives.docker_old({image: [NAME]}))
         paths = service.images.hold(image.id, "test")
-        assert paths[0] == paths[2]
+        assert [os.listdir(path) for path in paths] == [["x"], []]
+        (found,) = service.images.list()
+        first, second, *again = (layer.directory for layer in found.layers)
+        assert again == [first, second]
 
 
 # --- names -----------------------------------------------------------------------------------------------------------
