@@ -49,6 +49,11 @@ class Protocol(IntEnum):
     UDP = 1
     SCTP = 2
 
+    @property
+    def word(self) -> str:
+        """The protocol as programs write it, like `tcp`."""
+        return self.name.lower()
+
 
 @dataclass(frozen=True, slots=True)
 class Metadata:
@@ -79,7 +84,7 @@ class DnsConfig:
 
 @dataclass(frozen=True, slots=True)
 class PortMapping:
-    """One published port."""
+    """One port of a pod; a host_port of 0 publishes it nowhere, host_ip "" means any address of the host."""
 
     protocol: Protocol = Protocol.TCP
     container_port: int = 0

@@ -39,9 +39,9 @@ INFINITY = -1
 
 @dataclass(frozen=True, slots=True)
 class Rlimit:
-    """One limit; INFINITY is no limit."""
+    """One limit by its kernel number (getrlimit(2)); INFINITY is no limit."""
 
-    kind: int
+    resource: int
     soft: int
     hard: int
 
@@ -97,10 +97,10 @@ def container(configured: Iterable[str], threads_max: int) -> tuple[Rlimit, ...]
 
     `threads_max` is the most threads that the machine may have (kernel.threads-max).
     """
-    limits = {limit.kind: limit for limit in KERNEL}
+    limits = {limit.resource: limit for limit in KERNEL}
     half = threads_max // 2
     limits.update({NUMBERS[name]: Rlimit(NUMBERS[name], half, half) for name in _BY_THREADS})
-    limits.update({limit.kind: limit for limit in map(parse, configured)})
+    limits.update({limit.resource: limit for limit in map(parse, configured)})
     return tuple(limits[kind] for kind in sorted(limits))
 
 
@@ -129,11 +129,11 @@ def clamp(
     """
     result, degraded = [], []
     for limit in wanted:
-        ceiling = INFINITY if may_raise else hard(limit.kind)
+        ceiling = INFINITY if may_raise else hard(limit.resource)
         soft, top = _least(limit.soft, ceiling), _least(limit.hard, ceiling)
-        result.append(Rlimit(limit.kind, _least(soft, top), top))
+        result.append(Rlimit(limit.resource, _least(soft, top), top))
         if (soft, top) != (limit.soft, limit.hard):
-            degraded.append(name_of(limit.kind))
+            degraded.append(name_of(limit.resource))
     return tuple(result), tuple(degraded)
 
 

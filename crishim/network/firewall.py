@@ -49,7 +49,7 @@ _CT_DESTINATION = {4: e.CT_DESTINATION4, 6: e.CT_DESTINATION6}
 _MOST_LOCAL = 1 << 16  # addresses of the host; whole prefixes may be local (ip-route(8), type local)
 
 _KEY = struct.Struct(">B3xH2x")  # protocol and port, each padded
-_NAMES = {number: name for name, number in PROTOCOLS.items()}
+_NAMES = {number: protocol.word for protocol, number in PROTOCOLS.items()}
 
 MAPS = ("given4", "any4", "given6", "any6")
 
@@ -72,7 +72,7 @@ def table(
     for number, (map_name, protocol) in enumerate(keys, start=len(MAPS) + 1):
         given = [_ADDRESS_TYPE[int(map_name[-1])], m.TYPE_PORT]
         key = given if map_name.startswith("given") else [m.TYPE_LONE_PORT]
-        requests.append(m.add_set(name, f"{map_name}-{protocol}", number, key))
+        requests.append(m.add_set(name, f"{map_name}-{protocol.word}", number, key))
     for number, version in enumerate((4, 6), start=len(MAPS) + len(keys) + 1):
         requests.append(m.add_set(name, f"local{version}", number, [_ADDRESS_TYPE[version]], most=_MOST_LOCAL))
     requests += [
@@ -200,8 +200,8 @@ def _by_published_port(version: int) -> Iterator[list[bytes]]:
     local = [asked, e.find(f"local{version}", 0), e.load_ct_original(e.CT_PORT)]
     for protocol, number in PROTOCOLS.items():
         start = [e.load_meta(e.META_L4PROTO), e.equal(bytes((number,))), *translated]
-        yield [*start, *given, e.find(f"given{version}-{protocol}", 0)]
-        yield [*start, *local, e.find(f"any{version}-{protocol}", 0)]
+        yield [*start, *given, e.find(f"given{version}-{protocol.word}", 0)]
+        yield [*start, *local, e.find(f"any{version}-{protocol.word}", 0)]
 
 
 def _of_version(version: int) -> list[bytes]:

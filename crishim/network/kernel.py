@@ -31,6 +31,7 @@ from crishim.network.model import PodNetns
 from crishim.network.plan import INTERFACE, PROTOCOLS, PodPlan, PortRule, Subnet, link_prefix
 from crishim.network.ports import Owner
 from crishim.network.settings import NetworkSettings
+from crishim.request import Protocol
 
 _ABSENT = {errno.ENOENT, errno.ENODEV, errno.ENXIO}
 
@@ -250,7 +251,7 @@ class Kernel:
             wanted = {
                 (socket.inet_pton(family, rule.host_ip) if rule.host_ip else b"", rule.host_port)
                 for rule in rules
-                if rule.protocol == PROTOCOLS["udp"] and rule.version == version
+                if rule.protocol == PROTOCOLS[Protocol.UDP] and rule.version == version
             }
             if not wanted or sysctl.read("netfilter/nf_conntrack_count") == "0":
                 continue

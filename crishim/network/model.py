@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from crishim.observe import Observer
+from crishim.request import DnsConfig, PortMapping
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,25 +24,6 @@ class PodNetns:
 
 
 @dataclass(frozen=True, slots=True)
-class HostPort:
-    """One published port; protocol is `tcp`, `udp` or `sctp`; host_ip "" means any."""
-
-    protocol: str
-    container_port: int
-    host_port: int
-    host_ip: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Dns:
-    """A pod's resolver settings, as the request gives them."""
-
-    servers: tuple[str, ...] = ()
-    searches: tuple[str, ...] = ()
-    options: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
 class AttachRequest:
     """What a pod wants of the network; name, namespace and uid are kubelet's (for CNI args and messages).
 
@@ -52,9 +34,9 @@ class AttachRequest:
     name: str = ""
     namespace: str = ""
     uid: str = ""
-    ports: tuple[HostPort, ...] = ()
+    ports: tuple[PortMapping, ...] = ()
     annotations: Mapping[str, str] = field(default_factory=dict)
-    dns: Dns | None = None
+    dns: DnsConfig | None = None
     cgroup_parent: str = ""
 
 

@@ -11,10 +11,12 @@ from dataclasses import dataclass, field
 
 from crishim.errors import InvalidArgumentError
 from crishim.network.guard import Sender
-from crishim.network.model import AttachRequest, HostPort
+from crishim.network.model import AttachRequest
+from crishim.problems import Problems
+from crishim.request import PortMapping, Protocol
 
 INTERFACE = "eth0"
-PROTOCOLS = {"tcp": 6, "udp": 17, "sctp": 132}
+PROTOCOLS = {Protocol.TCP: 6, Protocol.UDP: 17, Protocol.SCTP: 132}
 POD_CIDR_FIELD = "runtime_config.network_config.pod_cidr"
 _LEAST_HOSTS = 4  # network, gateway, one pod, broadcast
 _LONGEST_NAME = 15  # IFNAMSIZ - 1
@@ -155,17 +157,17 @@ def hardware_address(address: str) -> str:
     return "0a:58:" + tail.hex(":")
 
 
-def check_ports(ports: Sequence[HostPort], versions: Sequence[int]) -> None:
-    """Validate a request's ports against the families that pods have; all problems are in one message.
+def check_ports(ports: Sequence[PortMapping], versions: Sequence[int]) -> None:
+    """Compare a request's ports, valid in form, with the families that pods have.
 
     Raises:
-        InvalidArgumentError: with the path of the first wrong field.
+        InvalidArgumentError: names each host address that cannot be published on.
     """
-    problems = [problem for number, port in enumerate(ports) for problem in _problems(number, port, versions)]
-    if problems:
-        path, _ = problems[0]
-        first, *rest = [f"{where}: {what}" for where, what in problems]
-        raise InvalidArgumentError(path, "; ".join([first.removeprefix(f"{path}: "), *rest]))
+    problems = Problems()
+    for number, port in enumerate(ports):
+        if port.host_ip and port.host_port and (what := _host_ip_problem(port.host_ip, versions)):
+            problems.add(f"config.port_mappings[{number}].host_ip", what)
+    problems.check()
 
 
 def plan_rules(request: AttachRequest, addresses: Sequence[PodAddress]) -> tuple[PortRule, ...]:
@@ -200,27 +202,10 @@ def _special(network: IpNetwork) -> str:
     return "no host" if network.network_address.is_unspecified else ""
 
 
-def _problems(number: int, port: HostPort, versions: Sequence[int]) -> list[tuple[str, str]]:
-    path = f"config.port_mappings[{number}]"
-    problems = []
-    if port.protocol not in PROTOCOLS:
-        problems.append((f"{path}.protocol", f"{port.protocol!r} must be one of {', '.join(PROTOCOLS)}"))
-    if not 0 <= port.host_port <= 0xFFFF:
-        problems.append((f"{path}.host_port", f"{port.host_port} must be from 0 to 65535"))
-    if not (1 if port.host_port else 0) <= port.container_port <= 0xFFFF:
-        problems.append((f"{path}.container_port", f"{port.container_port} must be from 1 to 65535"))
-    if port.host_ip and port.host_port:
-        problems.extend((f"{path}.host_ip", what) for what in _host_ip_problems(port.host_ip, versions))
-    return problems
-
-
-def _host_ip_problems(text: str, versions: Sequence[int]) -> list[str]:
-    try:
-        address = ipaddress.ip_address(text)
-    except ValueError:
-        return [f"{text!r} is no IP address"]
+def _host_ip_problem(text: str, versions: Sequence[int]) -> str:
+    address = ipaddress.ip_address(text)
     if address == ipaddress.IPv6Address("::1"):
-        return ["::1 cannot be forwarded (the kernel routes it nowhere else); use 127.0.0.1 or another IPv6 address"]
+        return "::1 cannot be forwarded (the kernel routes it nowhere else); use 127.0.0.1 or another IPv6 address"
     if address.version not in versions:
-        return [f"{text} is IPv{address.version}, but this instance's pods have none; add such a subnet"]
-    return []
+        return f"{text} is IPv{address.version}, but this instance's pods have none; add such a subnet"
+    return ""

@@ -13,7 +13,7 @@ from crishim.errors import AlreadyExistsError
 from crishim.network.plan import PROTOCOLS, PortRule
 
 _ANY = {4: str(ipaddress.IPv4Address(0)), 6: "::"}
-_NAMES = {number: name for name, number in PROTOCOLS.items()}
+_NAMES = {number: protocol.word for protocol, number in PROTOCOLS.items()}
 
 
 @dataclass(frozen=True, slots=True)

@@ -91,7 +91,7 @@ async def _network(context: Context, sandbox: Sandbox) -> dict[str, Any]:
     config, attachment = sandbox.spec.config, sandbox.status.attachment
     ports = [
         {
-            "protocol": port.protocol.name.lower(),
+            "protocol": port.protocol.word,
             "hostIP": port.host_ip,
             "hostPort": port.host_port,
             "containerPort": port.container_port,

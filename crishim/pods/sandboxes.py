@@ -17,7 +17,7 @@ import os
 from crishim import clock
 from crishim.errors import CrishimError, KernelError, UnavailableError
 from crishim.ids import new_id
-from crishim.network.model import Attachment, AttachRequest, Dns, HostPort, PodNetns
+from crishim.network.model import Attachment, AttachRequest, PodNetns
 from crishim.pods import containers, disk, files, keepers, stopping
 from crishim.pods.context import Context
 from crishim.pods.events import EventType
@@ -130,15 +130,10 @@ def own_network(config: SandboxConfig) -> bool:
 async def _attach(context: Context, sandbox: Sandbox, keeper: Keeper) -> Attachment:
     config = sandbox.spec.config
     meta = config.metadata
-    ports = tuple(
-        HostPort(port.protocol.name.lower(), port.container_port, port.host_port, port.host_ip)
-        for port in config.port_mappings
-        if port.host_port
-    )
+    ports = tuple(port for port in config.port_mappings if port.host_port)
     netns = PodNetns(sandbox.id, context.paths.pinned_netns(sandbox.id), keeper.netns_fd, keeper.netlink_fd)
-    dns = None if config.dns is None else Dns(config.dns.servers, config.dns.searches, config.dns.options)
     request = AttachRequest(
-        sandbox.id, meta.name, meta.namespace, meta.uid, ports, config.annotations, dns, config.cgroup_parent
+        sandbox.id, meta.name, meta.namespace, meta.uid, ports, config.annotations, config.dns, config.cgroup_parent
     )
     return await context.network.attach(netns, request)
 

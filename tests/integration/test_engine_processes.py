@@ -316,7 +316,7 @@ echo cwd $(pwd)
 async def test_nothing_of_the_daemon_is_inherited(lab: Lab) -> None:
     async with lab.pod() as pod:
         resources = Resources(oom_score_adj=500)
-        (nofile,) = [limit for limit in lab.planner.settings.rlimits if limit.kind == NUMBERS["NOFILE"]]
+        (nofile,) = [limit for limit in lab.planner.settings.rlimits if limit.resource == NUMBERS["NOFILE"]]
         container = await pod.run(SHOW + "env; exec sleep 600", resources=resources)
         await pod.logged(container, b"PWD=")
         main = container.output().decode().split("\n")

@@ -18,9 +18,10 @@ from crishim.errors import (
 from crishim.ids import new_id
 from crishim.network.embedded import EmbeddedNetwork
 from crishim.network.ipam import MemoryLeases
-from crishim.network.model import AttachRequest, HostPort, PodNetns
+from crishim.network.model import AttachRequest, PodNetns
 from crishim.network.settings import NetworkSettings
 from crishim.observe import NullObserver
+from crishim.request import PortMapping, Protocol
 from tests.integration.network_topology import Namespace, Pod, Service, ask, inside, need_network_namespaces
 
 TCP = socket.SOCK_STREAM
@@ -115,7 +116,7 @@ def test_another_range_for_new_pods_while_old_ones_live(host: Namespace) -> None
         made = network(leases, "10.202.0.0/16")
         await made.start()
         with Pod() as old, Pod() as new, Pod() as newest:
-            port = HostPort("tcp", 80, 8080)
+            port = PortMapping(Protocol.TCP, 80, 8080)
             assert (await made.attach(old.netns, AttachRequest(old.id, ports=(port,)))).ips == ("10.202.0.2",)
             with pytest.raises(InvalidArgumentError, match="is no subnet"):
                 await made.use_subnets(["10.300.0.0/16"])
@@ -204,7 +205,7 @@ def test_a_namespace_that_died_first_frees_its_address_at_detach(host: Namespace
         made = network()
         await made.start()
         pod = Pod()
-        await made.attach(pod.netns, AttachRequest(pod.id, ports=(HostPort("tcp", 80, 8080),)))
+        await made.attach(pod.netns, AttachRequest(pod.id, ports=(PortMapping(Protocol.TCP, 80, 8080),)))
         pod.close()
         async with asyncio.timeout(10):
             while made._links.present:
@@ -224,15 +225,19 @@ def test_a_port_conflict_names_the_owner_and_leaves_nothing(host: Namespace) -> 
         made = network()
         await made.start()
         with Pod() as one, Pod() as two:
-            port = HostPort("tcp", 80, 8080)
+            port = PortMapping(Protocol.TCP, 80, 8080)
             await made.attach(one.netns, AttachRequest(one.id, "web", "shop", ports=(port,)))
-            request = AttachRequest(two.id, "late", "shop", ports=(HostPort("tcp", 1, 9090), port))
+            request = AttachRequest(two.id, "late", "shop", ports=(PortMapping(Protocol.TCP, 1, 9090), port))
             with pytest.raises(AlreadyExistsError, match=rf"tcp 0\.0\.0\.0:8080 .*shop/web \({one.id[:13]}\)"):
                 await made.attach(two.netns, request)
             assert made.usage() == {"10.202.7.0/24": (1, 253)}
             assert (links(host), elements(host)) == (1, 1)
             # another protocol, and a given host address, are no conflict
-            free = (HostPort("udp", 80, 8080), HostPort("tcp", 80, 8080, "127.0.0.1"), HostPort("sctp", 80, 8080))
+            free = (
+                PortMapping(Protocol.UDP, 80, 8080),
+                PortMapping(Protocol.TCP, 80, 8080, "127.0.0.1"),
+                PortMapping(Protocol.SCTP, 80, 8080),
+            )
             await made.attach(two.netns, AttachRequest(two.id, "late", "shop", ports=free))
             assert elements(host) == 4
             for pod in (one, two):
@@ -266,12 +271,14 @@ def test_the_observer_is_told_of_times_and_failures(host: Namespace) -> None:
         await made.start()
         assert made.addresses() == {("ipv4", "used"): 0, ("ipv4", "free"): 5}
         with Pod() as pod, Pod() as other:
-            await made.attach(pod.netns, AttachRequest(pod.id, ports=(HostPort("tcp", 80, 8080),)))
+            await made.attach(pod.netns, AttachRequest(pod.id, ports=(PortMapping(Protocol.TCP, 80, 8080),)))
             assert made.addresses() == {("ipv4", "used"): 1, ("ipv4", "free"): 4}
             with pytest.raises(AlreadyExistsError):
-                await made.attach(other.netns, AttachRequest(other.id, ports=(HostPort("tcp", 80, 8080),)))
+                await made.attach(other.netns, AttachRequest(other.id, ports=(PortMapping(Protocol.TCP, 80, 8080),)))
             with pytest.raises(InvalidArgumentError):
-                await made.attach(other.netns, AttachRequest(other.id, ports=(HostPort("tcp", 80, 99999),)))
+                await made.attach(
+                    other.netns, AttachRequest(other.id, ports=(PortMapping(Protocol.TCP, 80, 8080, "fd00::1"),))
+                )
             await made.detach(pod.id, None)
         await free_again(made)
         assert told.calls == [
@@ -317,7 +324,7 @@ def test_a_failed_step_is_named_and_taken_back(host: Namespace, broken: str) -> 
                 host.run("nft", "add", "element", "inet", "crishim-ctl0", "any4", "{ tcp . 8080 : 192.0.2.9 . 1 }")
                 expected = "add elements to nftables set crishim-ctl0 any4"
             with pytest.raises(KernelError, match=expected):
-                await made.attach(netns, AttachRequest(pod.id, ports=(HostPort("tcp", 80, 8080),)))
+                await made.attach(netns, AttachRequest(pod.id, ports=(PortMapping(Protocol.TCP, 80, 8080),)))
             assert made.usage() == {"10.202.7.0/24": (0, 253)}
             assert (links(host), made.interface_stats()) == (0, {})
         await made.shutdown(remove=True)
@@ -331,7 +338,7 @@ def test_a_cancelled_attach_leaves_nothing(host: Namespace) -> None:
         await made.start()
         for delay in (0, 1, 2, 3):
             with Pod() as pod:
-                request = AttachRequest(pod.id, ports=(HostPort("udp", 80, 8080),))
+                request = AttachRequest(pod.id, ports=(PortMapping(Protocol.UDP, 80, 8080),))
                 task = asyncio.ensure_future(made.attach(pod.netns, request))
                 for _ in range(delay):
                     await asyncio.sleep(0)
@@ -352,9 +359,11 @@ def test_a_restarted_daemon_keeps_live_pods_and_removes_the_rest(host: Namespace
         await before.start()
         with Pod() as live, Pod() as dead, Pod() as half:
             kept = await before.attach(
-                live.netns, AttachRequest(live.id, "a", "ns", ports=(HostPort("tcp", 80, 8080),))
+                live.netns, AttachRequest(live.id, "a", "ns", ports=(PortMapping(Protocol.TCP, 80, 8080),))
             )
-            await before.attach(dead.netns, AttachRequest(dead.id, "b", "ns", ports=(HostPort("udp", 80, 8081),)))
+            await before.attach(
+                dead.netns, AttachRequest(dead.id, "b", "ns", ports=(PortMapping(Protocol.UDP, 80, 8081),))
+            )
             leases.take("10.202.7.0/24", "10.202.7.99", half.id)  # leased, and then the daemon was killed
             await before.shutdown(remove=True)
             assert (links(host), elements(host)) == (2, 2)  # pods are left: nothing was removed
@@ -367,8 +376,8 @@ def test_a_restarted_daemon_keeps_live_pods_and_removes_the_rest(host: Namespace
             assert list(after.interface_stats()) == [live.id]
             assert await after.reconcile(frozenset({live.id})) == 0
             with pytest.raises(AlreadyExistsError, match="ns/a"):
-                await after.attach(dead.netns, AttachRequest(dead.id, ports=(HostPort("tcp", 80, 8080),)))
-            fresh = await after.attach(dead.netns, AttachRequest(dead.id, ports=(HostPort("udp", 80, 8081),)))
+                await after.attach(dead.netns, AttachRequest(dead.id, ports=(PortMapping(Protocol.TCP, 80, 8080),)))
+            fresh = await after.attach(dead.netns, AttachRequest(dead.id, ports=(PortMapping(Protocol.UDP, 80, 8081),)))
             assert fresh.ips != kept.ips
             for pod in (live, dead):
                 await after.detach(pod.id, None)
@@ -428,11 +437,15 @@ def test_a_wrong_port_is_refused_before_anything_is_made(host: Namespace) -> Non
         made = network()
         await made.start()
         pod_id = new_id()
-        ports = (HostPort("tcp", 80, 8080), HostPort("icmp", 80, 1), HostPort("tcp", 0, 99999, "nonsense"))
+        ports = (
+            PortMapping(Protocol.TCP, 80, 8080),
+            PortMapping(Protocol.TCP, 80, 81, "::1"),
+            PortMapping(Protocol.UDP, 1, 2, "fd00::1"),
+        )
         with pytest.raises(InvalidArgumentError) as caught:
             await made.attach(PodNetns(pod_id, "", -1, -1), AttachRequest(pod_id, ports=ports))
-        assert caught.value.field == "config.port_mappings[1].protocol"
-        for part in ("[2].host_port: 99999", "[2].container_port: 0", "[2].host_ip: 'nonsense'"):
+        assert caught.value.field == "config.port_mappings[1].host_ip"
+        for part in ("::1 cannot be forwarded", "[2].host_ip: fd00::1 is IPv6"):
             assert part in str(caught.value)
         assert made.usage() == {"10.202.7.0/24": (0, 253)}
         await made.shutdown(remove=True)

@@ -17,18 +17,19 @@ from crishim.linux.netlink.connection import NETFILTER, Connection
 from crishim.linux.nft import expressions, messages, transaction
 from crishim.network.embedded import EmbeddedNetwork
 from crishim.network.ipam import MemoryLeases
-from crishim.network.model import AttachRequest, HostPort
+from crishim.network.model import AttachRequest
 from crishim.network.plan import link_name, link_prefix
 from crishim.network.settings import NetworkSettings
+from crishim.request import PortMapping, Protocol
 from tests.integration.network_topology import Namespace, Pod, inside, need_network_namespaces
 from tests.support.abilities import need_program
 
 RULES = Path(__file__).with_name("network_tables.nft").read_text(encoding="utf-8")
 PORTS = (
-    HostPort("tcp", 80, 8080),
-    HostPort("sctp", 90, 9090),
-    HostPort("udp", 53, 5353, "127.0.0.1"),
-    HostPort("tcp", 81, 8081, "2001:db8::1"),
+    PortMapping(Protocol.TCP, 80, 8080),
+    PortMapping(Protocol.SCTP, 90, 9090),
+    PortMapping(Protocol.UDP, 53, 5353, "127.0.0.1"),
+    PortMapping(Protocol.TCP, 81, 8081, "2001:db8::1"),
 )
 
 
@@ -154,7 +155,7 @@ def test_a_thousand_ports_of_one_pod(host: Namespace) -> None:
         network = EmbeddedNetwork(NetworkSettings("ctf0", ("10.203.7.0/24",)), MemoryLeases())
         await network.start()
         with Pod() as pod:
-            ports = tuple(HostPort("tcp", number, number) for number in range(20000, 21000))
+            ports = tuple(PortMapping(Protocol.TCP, number, number) for number in range(20000, 21000))
             await network.attach(pod.netns, AttachRequest(pod.id, ports=ports))
             assert host.run("nft", "list", "ruleset").count(pod.id) == 1000
             await network.detach(pod.id, None)

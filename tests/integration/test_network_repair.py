@@ -13,9 +13,10 @@ from crishim.ids import new_id
 from crishim.network import embedded
 from crishim.network.embedded import EmbeddedNetwork
 from crishim.network.ipam import MemoryLeases
-from crishim.network.model import Attachment, AttachRequest, HostPort
+from crishim.network.model import Attachment, AttachRequest
 from crishim.network.plan import link_name
 from crishim.network.settings import NetworkSettings
+from crishim.request import PortMapping, Protocol
 from tests.integration.network_topology import Pod, Service, World, ask, inside, need_network_namespaces
 from tests.support.abilities import need_program
 
@@ -24,7 +25,7 @@ V6 = socket.AF_INET6
 BRIDGE = "ctr0"
 TABLE = f"crishim-{BRIDGE}"
 SETTINGS = NetworkSettings(BRIDGE, ("10.204.7.0/24", "fd00:204:7::/64"))
-PORTS = (HostPort("tcp", 80, 8080), HostPort("tcp", 80, 8081, "192.0.2.1"))
+PORTS = (PortMapping(Protocol.TCP, 80, 8080), PortMapping(Protocol.TCP, 80, 8081, "192.0.2.1"))
 
 
 @pytest.fixture
@@ -164,7 +165,7 @@ def test_an_attach_that_finds_damage_has_it_mended(world: World, monkeypatch: py
         monkeypatch.setattr(embedded, "_REPAIR_SECONDS", 3600.0)  # nobody asks for readiness
         scene.world.host.run("sh", "-c", damage)
         late = scene.world.pod()
-        request = AttachRequest(late.id, "late", "test", "", (HostPort("tcp", 80, 8082),))
+        request = AttachRequest(late.id, "late", "test", "", (PortMapping(Protocol.TCP, 80, 8082),))
         async with asyncio.timeout(30):
             while True:
                 try:

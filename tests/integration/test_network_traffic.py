@@ -12,8 +12,9 @@ from crishim.linux.netlink import conntrack
 from crishim.linux.netlink.connection import NETFILTER, Connection
 from crishim.network.embedded import EmbeddedNetwork
 from crishim.network.ipam import MemoryLeases
-from crishim.network.model import AttachRequest, HostPort
+from crishim.network.model import AttachRequest
 from crishim.network.settings import NetworkSettings
+from crishim.request import PortMapping, Protocol
 from tests.integration.network_topology import Pod, Service, World, ask, inside, need_network_namespaces
 from tests.support.frames import IPV4, frame, ipv4, send_all
 
@@ -49,7 +50,7 @@ def play(world: World, story: Callable[[EmbeddedNetwork], Coroutine[Any, Any, No
     assert "ctn0" not in world.host.run("ip", "link")
 
 
-async def attach(network: EmbeddedNetwork, pod: Pod, *ports: HostPort, name: str = "") -> tuple[str, ...]:
+async def attach(network: EmbeddedNetwork, pod: Pod, *ports: PortMapping, name: str = "") -> tuple[str, ...]:
     return (await network.attach(pod.netns, AttachRequest(pod.id, name, "test", "", ports))).ips
 
 
@@ -90,7 +91,7 @@ def test_a_published_port_is_reached_from_everywhere(world: World, bridged: str)
 
     async def story(network: EmbeddedNetwork) -> None:
         web, other = world.pod(), world.pod()
-        ips = await attach(network, web, HostPort("tcp", 80, 8080), HostPort("udp", 53, 5353))
+        ips = await attach(network, web, PortMapping(Protocol.TCP, 80, 8080), PortMapping(Protocol.UDP, 53, 5353))
         neighbour = await attach(network, other)
         gateway = "10.201.7.1"
         with Service(web, TCP, 80, "web"), Service(web, TCP, 80, "web", V6), Service(web, UDP, 53, "dns"):
@@ -119,9 +120,11 @@ def test_a_published_port_is_reached_from_everywhere(world: World, bridged: str)
 def test_a_given_host_address_wins_and_others_stay_closed(world: World) -> None:
     async def story(network: EmbeddedNetwork) -> None:
         local, wide, six = world.pod(), world.pod(), world.pod()
-        await attach(network, local, HostPort("tcp", 80, 8080, "127.0.0.1"))
-        await attach(network, wide, HostPort("tcp", 80, 8080), HostPort("tcp", 80, 8081, "192.0.2.1"))
-        await attach(network, six, HostPort("tcp", 80, 8082, "::"))
+        await attach(network, local, PortMapping(Protocol.TCP, 80, 8080, "127.0.0.1"))
+        await attach(
+            network, wide, PortMapping(Protocol.TCP, 80, 8080), PortMapping(Protocol.TCP, 80, 8081, "192.0.2.1")
+        )
+        await attach(network, six, PortMapping(Protocol.TCP, 80, 8082, "::"))
         with Service(local, TCP, 80, "local"), Service(wide, TCP, 80, "wide"), Service(six, TCP, 80, "six", V6):
             assert (await call(world.host, "127.0.0.1", 8080)).startswith("local ")
             assert (await call(world.outside, "192.0.2.1", 8080)).startswith("wide ")
@@ -160,7 +163,9 @@ def test_a_pod_never_reaches_the_hosts_loopback(world: World) -> None:
 def test_a_neighbour_on_the_wire_does_not_reach_ports_of_the_hosts_loopback(world: World) -> None:
     async def story(network: EmbeddedNetwork) -> None:
         pod = world.pod()
-        await attach(network, pod, HostPort("udp", 53, 5353, "127.0.0.1"), HostPort("udp", 53, 5354))
+        await attach(
+            network, pod, PortMapping(Protocol.UDP, 53, 5353, "127.0.0.1"), PortMapping(Protocol.UDP, 53, 5354)
+        )
         mac = json.loads(world.host.run("ip", "-j", "link", "show", "up0"))[0]["address"]
         theirs, ours = world.outside_ips[0], world.host_ips[0]
         heard = pod.socket(UDP)
@@ -208,7 +213,9 @@ def test_what_another_program_translates_keeps_its_source(world: World) -> None:
     async def story(network: EmbeddedNetwork) -> None:
         web, client = world.pod(), world.pod()
         # both are published, at the service's port as well: what decides is who translated
-        ips = await attach(network, web, HostPort("tcp", 80, 80), HostPort("tcp", 80, 8080, "192.0.2.1"))
+        ips = await attach(
+            network, web, PortMapping(Protocol.TCP, 80, 80), PortMapping(Protocol.TCP, 80, 8080, "192.0.2.1")
+        )
         seen = await attach(network, client)
         for family, kind, service, node in (
             ("ip", 0, "10.96.0.10", "192.0.2.1"),
@@ -250,7 +257,7 @@ def need_bridge_netfilter(world: World) -> None:
 
 def test_udp_from_a_fixed_port_reaches_the_pod_that_took_over(world: World) -> None:
     async def story(network: EmbeddedNetwork) -> None:
-        port = HostPort("udp", 53, 9999)
+        port = PortMapping(Protocol.UDP, 53, 9999)
         with Service(world.host, UDP, 9999, "host"):
             assert await call(world.outside, "192.0.2.1", 9999, UDP, source=4000) == "host 192.0.2.2"
         first, second = world.pod(), world.pod()
@@ -270,7 +277,11 @@ def test_flows_of_other_ports_and_addresses_are_left_alone(world: World) -> None
 
     async def story(network: EmbeddedNetwork) -> None:
         pod = world.pod()
-        ports = (HostPort("udp", 53, 9999), HostPort("udp", 53, 9998, "192.0.2.1"), HostPort("udp", 53, 9996, "::"))
+        ports = (
+            PortMapping(Protocol.UDP, 53, 9999),
+            PortMapping(Protocol.UDP, 53, 9998, "192.0.2.1"),
+            PortMapping(Protocol.UDP, 53, 9996, "::"),
+        )
         callers = [("192.0.2.1", port) for port in (9999, 9998, 9997)] + [
             ("2001:db8::1", port) for port in (9996, 9997)
         ]
@@ -342,8 +353,8 @@ def test_two_instances_side_by_side(world: World) -> None:
             await network.start()
             assert network.ready()[0]
         one, two = world.pod(), world.pod()
-        ips_one = await attach(first, one, HostPort("tcp", 80, 8080))
-        ips_two = await attach(second, two, HostPort("tcp", 80, 8081))
+        ips_one = await attach(first, one, PortMapping(Protocol.TCP, 80, 8080))
+        ips_two = await attach(second, two, PortMapping(Protocol.TCP, 80, 8081))
         with Service(one, TCP, 80, "one"), Service(two, TCP, 80, "two"):
             # neither removes what is the other's
             assert await first.reconcile(frozenset({one.id})) == 0

@@ -10,7 +10,8 @@ from crishim.network.cni import result
 from crishim.network.cni.model import CniError, Result, Target
 from crishim.network.cni.records import Record, attachment, dumps, loads
 from crishim.network.cni.wishes import EGRESS, INGRESS, IPS, MAC, arguments, capabilities
-from crishim.network.model import AttachRequest, Dns, HostPort
+from crishim.network.model import AttachRequest
+from crishim.request import DnsConfig, PortMapping, Protocol
 
 TARGET = Target("p", "/n", "eth0", {"A": "1"}, {"mac": "x"})
 BRIDGE = {
@@ -91,9 +92,9 @@ def test_arguments() -> None:
 def test_capabilities() -> None:
     assert capabilities(AttachRequest("id"), ()) == {}
     notes = {INGRESS: "1.5M", EGRESS: "64Ki", MAC: "0a:58:00:00:00:01", IPS: "10.0.0.5/24, fd00::5"}
-    ports = (HostPort("udp", 53, 5353, "127.0.0.1"),)
+    ports = (PortMapping(Protocol.UDP, 53, 5353, "127.0.0.1"),)
     found = capabilities(
-        AttachRequest("id", ports=ports, annotations=notes, dns=Dns(), cgroup_parent="/x"), ("10.0.0.0/8",)
+        AttachRequest("id", ports=ports, annotations=notes, dns=DnsConfig(), cgroup_parent="/x"), ("10.0.0.0/8",)
     )
     assert found == {
         "portMappings": [{"hostPort": 5353, "containerPort": 53, "protocol": "udp", "hostIP": "127.0.0.1"}],

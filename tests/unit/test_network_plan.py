@@ -5,7 +5,7 @@ import hashlib
 import pytest
 
 from crishim.errors import InvalidArgumentError
-from crishim.network.model import AttachRequest, HostPort
+from crishim.network.model import AttachRequest
 from crishim.network.plan import (
     PodAddress,
     PortRule,
@@ -18,6 +18,7 @@ from crishim.network.plan import (
     plan_subnets,
 )
 from crishim.network.settings import NetworkSettings
+from crishim.request import PortMapping, Protocol
 
 POD = "0123456789abcdef" * 4
 
@@ -123,34 +124,31 @@ def _addresses(*texts: str) -> list[PodAddress]:
     ],
 )
 def test_a_port_is_published_on_the_families_it_names(host_ip: str, expected: list[tuple[int, str]]) -> None:
-    request = AttachRequest(POD, ports=(HostPort("udp", 53, 5353, host_ip), HostPort("tcp", 80, 0)))
+    request = AttachRequest(POD, ports=(PortMapping(Protocol.UDP, 53, 5353, host_ip), PortMapping(Protocol.TCP, 80, 0)))
     rules = plan_rules(request, _addresses("10.9.0.2", "fd00:9::2"))
     assert [(rule.version, rule.host_ip) for rule in rules] == expected
     assert {(rule.protocol, rule.host_port, rule.container_port) for rule in rules} == {(17, 5353, 53)}
 
 
 def test_the_same_port_twice_is_one_rule() -> None:
-    request = AttachRequest(POD, ports=(HostPort("tcp", 80, 8080), HostPort("tcp", 80, 8080, "0.0.0.0")))
+    request = AttachRequest(
+        POD, ports=(PortMapping(Protocol.TCP, 80, 8080), PortMapping(Protocol.TCP, 80, 8080, "0.0.0.0"))
+    )
     assert plan_rules(request, _addresses("10.9.0.2")) == (PortRule(4, 6, "", 8080, "10.9.0.2", 80),)
 
 
 @pytest.mark.parametrize(
     ("port", "words"),
     [
-        (HostPort("TCP", 80, 80), "protocol: 'TCP' must be one of tcp, udp, sctp"),
-        (HostPort("tcp", 0, 80), "container_port: 0 must be from 1"),
-        (HostPort("tcp", 80, -1), "host_port: -1"),
-        (HostPort("tcp", 80, 65536), "host_port: 65536"),
-        (HostPort("tcp", 80, 80, "localhost"), "host_ip: 'localhost' is no IP address"),
-        (HostPort("tcp", 80, 80, "::1"), "use 127.0.0.1"),
-        (HostPort("tcp", 80, 80, "fd00::1"), "IPv6, but this instance's pods have none"),
+        (PortMapping(Protocol.TCP, 80, 80, "::1"), "use 127.0.0.1"),
+        (PortMapping(Protocol.TCP, 80, 80, "fd00::1"), "IPv6, but this instance's pods have none"),
     ],
 )
-def test_a_wrong_port_names_its_field(port: HostPort, words: str) -> None:
+def test_a_wrong_port_names_its_field(port: PortMapping, words: str) -> None:
     with pytest.raises(InvalidArgumentError, match=r"^config\.port_mappings\[1\]\.") as caught:
-        check_ports([HostPort("tcp", 1, 1), port], [4])
+        check_ports([PortMapping(Protocol.TCP, 1, 1), port], [4])
     assert words in str(caught.value)
 
 
 def test_ports_that_are_not_published_need_nothing() -> None:
-    check_ports([HostPort("tcp", 0, 0), HostPort("tcp", 80, 0, "whatever")], [4])
+    check_ports([PortMapping(Protocol.TCP, 0, 0), PortMapping(Protocol.TCP, 80, 0, "whatever")], [4])

@@ -24,6 +24,7 @@ from crishim.request import (
     NamespaceMode,
     NamespaceOptions,
     PortMapping,
+    Protocol,
     SandboxSecurity,
 )
 from tests.fakes.daemon import NOTHING, Daemon, app, pod, running
@@ -54,7 +55,7 @@ async def test_whole_life(tmp_path: Path) -> None:
         view = runtime.sandbox(pod_id)
         assert (view.state, view.metadata.attempt, view.ips) == (SandboxState.READY, 2, ("10.0.0.3",))
         assert (view.labels, view.annotations) == ({"app": "web"}, {"a": "1"})
-        assert [(p.protocol, p.host_port) for p in daemon.network.attached[pod_id].ports] == [("tcp", 80)]
+        assert [(p.protocol, p.host_port) for p in daemon.network.attached[pod_id].ports] == [(Protocol.TCP, 80)]
         assert Path(daemon.paths.pod(pod_id), "hosts").read_text().endswith(f"10.0.0.3\t{os.uname().nodename}\n")
 
         container_id = await runtime.create_container(pod_id, app(labels={"tier": "x"}), request.metadata)

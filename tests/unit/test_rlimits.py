@@ -50,7 +50,7 @@ def test_unlimited_soft_above_a_hard_number_is_refused() -> None:
 
 
 def test_a_containers_limits_are_the_kernels_with_the_configured_ones_in_place() -> None:
-    limits = {limit.kind: limit for limit in rlimits.container(["nofile=10:20"], 9000)}
+    limits = {limit.resource: limit for limit in rlimits.container(["nofile=10:20"], 9000)}
     assert limits[7] == Rlimit(7, 10, 20)
     assert limits[NUMBERS["STACK"]] == Rlimit(3, 8 << 20, INFINITY)
     assert list(limits) == sorted(limits)

@@ -1,7 +1,7 @@
 """Resources of a container → its control group's plan. Pure."""
 
 from crishim.engine.plan.settings import PlanSettings
-from crishim.engine.plan.types import CgroupPlan, CgroupWrite
+from crishim.engine.plan.types import CgroupPlan
 from crishim.linux.cgroups.devices import DeviceRule
 from crishim.linux.cgroups.settings import Limits, plan_settings
 from crishim.request import Resources
@@ -36,6 +36,6 @@ def plan_cgroup(group: str, limits: Limits, settings: PlanSettings) -> CgroupPla
     return CgroupPlan(
         settings.layout.version,
         settings.layout.directories(group),
-        tuple(CgroupWrite(write.directory, write.file, write.value) for write in planned.writes),
+        planned.writes,
         planned.device_program,
     )

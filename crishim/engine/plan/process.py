@@ -10,7 +10,7 @@ from dataclasses import replace
 from crishim.constants import DEFAULT_PATH
 from crishim.engine.plan.pod import pod_hostname
 from crishim.engine.plan.settings import PlanSettings
-from crishim.engine.plan.types import CapabilityPlan, ContainerPlan, ExecPlan, ProcessPlan, Rlimit, UserPlan
+from crishim.engine.plan.types import CapabilityPlan, ContainerPlan, ExecPlan, ProcessPlan, UserPlan
 from crishim.errors import CrishimError, FailedPreconditionError, UnimplementedError
 from crishim.linux import capabilities
 from crishim.linux.seccomp.compiler import compile_profile
@@ -52,7 +52,7 @@ def plan_process(
         no_new_privs=security.no_new_privs,
         seccomp=program,
         seccomp_flags=flags,
-        rlimits=tuple(Rlimit(limit.kind, limit.soft, limit.hard) for limit in settings.rlimits),
+        rlimits=settings.rlimits,
         oom_score_adj=max(config.resources.oom_score_adj, settings.oom_score_floor),
         terminal=config.tty,
     )

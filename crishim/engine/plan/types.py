@@ -11,17 +11,10 @@ from dataclasses import dataclass, field
 
 from crishim.codec import tagged
 from crishim.constants import SHM_SIZE
+from crishim.linux.cgroups.settings import Write
+from crishim.linux.rlimits import Rlimit
 
 PLAN_VERSION = 1
-
-
-@dataclass(frozen=True, slots=True)
-class CgroupWrite:
-    """Write `value` to `file` in `directory` (absolute)."""
-
-    directory: str
-    file: str
-    value: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +23,7 @@ class CgroupPlan:
 
     version: int
     directories: tuple[str, ...]
-    writes: tuple[CgroupWrite, ...] = ()
+    writes: tuple[Write, ...] = ()
     device_program: bytes = b""
 
 
@@ -193,15 +186,6 @@ class CapabilityPlan:
     bounding: int
     permitted: int
     ambient: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Rlimit:
-    """One resource limit by its kernel number (getrlimit(2))."""
-
-    resource: int
-    soft: int
-    hard: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,7 +59,7 @@ def capabilities(request: AttachRequest, pod_cidrs: Sequence[str]) -> dict[str, 
             {
                 "hostPort": port.host_port,
                 "containerPort": port.container_port,
-                "protocol": port.protocol,
+                "protocol": port.protocol.word,
                 "hostIP": port.host_ip,
             }
             for port in request.ports
