@@ -2,16 +2,28 @@
 
 The commented default file, `config show`, the flags of `serve` and every error derive from what stands here, so
 that an option is documented once. Reading files is the subject of `load`, the options themselves of `model`.
+
+The types that an option may have are those of `FORMS`, and no others: text, numbers and booleans, `tuple[str, ...]` for
+a TOML list of strings, and the same with `Spec(table=True)` for a TOML table of names.
 """
 
 import dataclasses
 import types
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 Check = Callable[[Any], str]
 """Returns what is wrong with a value, as the rest of a sentence, or "" if it is right."""
+
+FORMS: Mapping[Any, str] = {
+    str: "a string",
+    int: "an integer",
+    bool: "true or false",
+    float: "a number",
+    tuple[str, ...]: "a list of strings",
+}
+"""The types of options, and what errors call them."""
 
 _OPTION = "option"
 
@@ -56,8 +68,8 @@ class Option:
 
     @property
     def is_list(self) -> bool:
-        """Whether the value is a list of strings."""
-        return typing.get_origin(self.kind) is tuple
+        """Whether the value is a list of strings in TOML, and its flag may be repeated."""
+        return self.kind == tuple[str, ...] and not self.spec.table
 
 
 def option(default: Any, spec: Spec) -> Any:
@@ -77,6 +89,8 @@ def walk(kind: type[Any], prefix: str = "") -> Iterator[Option]:
     hints = typing.get_type_hints(kind)
     for field in dataclasses.fields(kind):
         if _OPTION in field.metadata:
+            if hints[field.name] not in FORMS:
+                raise TypeError(f"{prefix}{field.name}: options of type {hints[field.name]} are not known (FORMS)")
             yield Option(prefix + field.name, hints[field.name], field.default, field.metadata[_OPTION])
     for name, (inner, _) in sections(kind).items():
         yield from walk(inner, f"{prefix}{name}.")
@@ -89,12 +103,6 @@ def entry_problem(item: Option, name: str, value: Any) -> str:
     return _constraint(item.spec, name)
 
 
-def describe(kind: Any) -> str:
-    """Return the name of an option's type for an error, like `a list of strings`."""
-    names = {str: "a string", int: "an integer", bool: "true or false", float: "a number"}
-    return names.get(kind, "a list of strings")
-
-
 def problem(item: Option, value: Any) -> str:
     """Return what is wrong with a value of an option, or "" if nothing is; the names of a table have been checked."""
     if item.spec.table:
@@ -105,7 +113,7 @@ def problem(item: Option, value: Any) -> str:
         return next((found for v in value if (found := _constraint(item.spec, v))), "")
     wanted = (int, float) if item.kind is float else (item.kind,)
     if type(value) not in wanted:
-        return f"must be {describe(item.kind)}, is {value!r}"
+        return f"must be {FORMS[item.kind]}, is {value!r}"
     return _constraint(item.spec, value)
 
 

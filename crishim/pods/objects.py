@@ -34,7 +34,6 @@ from crishim.pods.views import ContainerState, ContainerView, SandboxState, Sand
 if TYPE_CHECKING:
     from crishim.engine.plan.types import ContainerPlan
     from crishim.pods.ports import Exit, Keeper, Started
-    from crishim.pods.stopping import Stopping
 
 
 log = get_logger("crishim.pods")
@@ -51,6 +50,15 @@ class Rows(Protocol):
 
     def delete(self, identifier: str) -> bool:
         """Remove a row."""
+
+
+class Ending(Protocol):
+    """A stop in progress (`stopping`)."""
+
+    task: "asyncio.Task[None]"
+
+    def hasten(self, grace: float) -> None:
+        """Shorten the grace if `grace` seconds from now end sooner."""
 
 
 class Sandbox:
@@ -152,7 +160,7 @@ class Container:
         self.plan: ContainerPlan | None = None
         self.frozen = b""
         self.lock = asyncio.Lock()
-        self.stopping: Stopping | None = None
+        self.stopping: Ending | None = None
         self.early_exit: Exit | None = None
         self._early: asyncio.Future[None] | None = None
         self._rows = rows

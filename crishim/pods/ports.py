@@ -101,7 +101,7 @@ class Keeper(Protocol):
         timeout: float,  # noqa: ASYNC109  enforced by the keeper
         limit: int,
     ) -> tuple[bytes, bytes, int]:
-        """Run a planned exec; timeout in seconds (0: none), at most `limit` bytes of each stream are kept."""
+        """Run a planned exec; timeout in seconds (0: none), at most `limit` bytes of its output are kept."""
 
     async def reopen_log(self, container_id: str) -> None:
         """Open the log file anew; return when the new file exists."""

@@ -19,6 +19,7 @@ from typing import NoReturn
 from scripts.benchlib import cage, mounts, peers, report
 from scripts.benchlib.measure import Samples
 from scripts.benchlib.rows import NAMES, ROWS, SUBJECT
+from scripts.benchlib.setting import Setting
 
 CHECKOUT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
@@ -38,7 +39,7 @@ def main() -> int:
     with _own_place() as scratch:
         from scripts.benchlib import plan
 
-        plan.run(wanted, plan.Setting(found, cache, scratch, options.systems, quick=options.quick), samples)
+        plan.run(wanted, Setting(found, cache, scratch, options.systems, quick=options.quick), samples)
     rows = [row for row in ROWS if row.name in wanted]
     print(report.table(rows, samples))
     if options.json:

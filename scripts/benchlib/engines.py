@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from crishim.engine.plan import types
 from crishim.linux.seccomp.default import default_profile
@@ -20,9 +20,7 @@ from scripts.benchlib.cage import Cage
 from scripts.benchlib.crishim_engine import CrishimEngine
 from scripts.benchlib.measure import Samples
 from scripts.benchlib.rows import CRUN, FLOOR, RUNC, SUBJECT
-
-if TYPE_CHECKING:
-    from scripts.benchlib.plan import Setting
+from scripts.benchlib.setting import Setting
 
 ROWS = frozenset({"engine", "engine-quiet"})
 BATCH = 10
@@ -31,7 +29,7 @@ Run = Callable[[int, float], list[float]]
 """Take so many samples, each after so many seconds of quiet; return them in ms."""
 
 
-def measure(setting: "Setting", image: oci.Image, samples: Samples, rows: frozenset[str]) -> None:
+def measure(setting: Setting, image: oci.Image, samples: Samples, rows: frozenset[str]) -> None:
     """Measure the rows that are wanted on each system that is there."""
     with contextlib.ExitStack() as stack:
         runs = dict(_systems(setting, image, samples, stack))
@@ -48,7 +46,7 @@ def measure(setting: "Setting", image: oci.Image, samples: Samples, rows: frozen
 
 
 def _systems(
-    setting: "Setting", image: oci.Image, samples: Samples, stack: contextlib.ExitStack
+    setting: Setting, image: oci.Image, samples: Samples, stack: contextlib.ExitStack
 ) -> Iterator[tuple[str, Run]]:
     """Set up each system; one that fails is named, and the others still run."""
     cage = Cage("engine")
@@ -76,7 +74,7 @@ def _systems(
             yield name, run
 
 
-def _oci(name: str, setting: "Setting", image: oci.Image, engine: CrishimEngine, stack: contextlib.ExitStack) -> Run:
+def _oci(name: str, setting: Setting, image: oci.Image, engine: CrishimEngine, stack: contextlib.ExitStack) -> Run:
     directory = os.path.join(setting.scratch, f"bundle-{name}")
     program = str(getattr(setting.peers, name))
     bundle.write(directory, image, engine.container, f"{engine.cage.pods}/{name}", _profile(engine.container))

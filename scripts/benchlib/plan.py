@@ -3,35 +3,15 @@
 import contextlib
 import traceback
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 
 import grpc
 
 from scripts.benchlib import engines, lone, networks, oci, pods, population, pulls
 from scripts.benchlib.measure import Samples
-from scripts.benchlib.peers import Peers
 from scripts.benchlib.registry import Registry
 from scripts.benchlib.rows import CONTAINERD, CONTAINERD_PIGZ, SUBJECT
+from scripts.benchlib.setting import Setting
 from scripts.benchlib.systems import Containerd, ContainerdPigz, Crishim, CrishimCni, System
-
-
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """What a run has: the peers, the cache, a scratch directory, the systems asked for, and how thorough it is."""
-
-    peers: Peers
-    cache: str
-    scratch: str
-    systems: list[str] | None
-    quick: bool = False
-
-    def asked(self, name: str) -> bool:
-        """Tell whether a system is to be measured."""
-        return self.systems is None or name in self.systems
-
-    def times(self, full: int) -> int:
-        """Return how many samples to take where a full run takes `full`."""
-        return max(2, full // 5) if self.quick else full
 
 
 def run(wanted: Iterable[str], setting: Setting, samples: Samples) -> None:

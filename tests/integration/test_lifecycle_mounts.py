@@ -1,5 +1,6 @@
 """Mounts of the request, masked paths, and images that try to steer both."""
 
+import asyncio
 import os
 import stat
 import tarfile
@@ -11,6 +12,7 @@ import pytest
 from crishim._proto.runtime.v1 import api_pb2 as api
 from crishim.errors import InvalidArgumentError
 from crishim.pods import hostpaths
+from tests.support import fuse
 from tests.support.cri import attempt, refused
 from tests.support.layout import Entry, directory, symlink
 from tests.support.world import World
@@ -54,6 +56,37 @@ async def test_a_missing_host_path_becomes_a_directory_and_a_link_is_resolved(wo
     assert os.listdir(tmp_path / "absent" / "deep") == ["x"]
     assert os.listdir(tmp_path / "real") == ["y"]
     assert [row.host_path for row in outcome.status.mounts] == [row["host_path"] for row in mounts]
+
+
+async def test_a_source_that_does_not_answer_holds_its_own_create_only(world: World, tmp_path: Path) -> None:
+    pod = await world.pod()
+    with fuse.silent(str(tmp_path)):
+        config = world.config(STAY, mounts=[mount(tmp_path, "/data")])
+        waiting = asyncio.ensure_future(attempt(world.cri.create(pod.id, config, pod.config)))
+        outcome = await world.once("echo served", pod=pod)
+        assert outcome.stdout == "served\n"
+        assert not waiting.done()
+    _, error = await waiting
+    assert error is not None
+    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert f"config.mounts[0].host_path: {tmp_path}: " in (error.details() or "")
+
+
+async def test_a_source_that_stopped_answering_holds_no_other_call(world: World, tmp_path: Path) -> None:
+    pod = await world.pod()
+    config = world.config("echo late", mounts=[mount(tmp_path, "/data")])
+    container = await world.cri.create(pod.id, config, pod.config)
+    shares = api.LinuxContainerResources(cpu_shares=300)
+    limits = api.UpdateContainerResourcesRequest(container_id=container, linux=shares)
+    with fuse.silent(str(tmp_path)):  # the new plan looks at the host path again
+        waiting = asyncio.ensure_future(attempt(world.cri.runtime.UpdateContainerResources(limits)))
+        outcome = await world.once("echo served", pod=pod)
+        assert outcome.stdout == "served\n"
+        assert not waiting.done()
+    await waiting
+    await world.cri.start(container)
+    await world.cri.wait_exit(container)
+    await world.cri.remove(container)
 
 
 async def test_a_target_below_an_absolute_link_lands_inside_the_root(world: World, tmp_path: Path) -> None:

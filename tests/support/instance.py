@@ -54,6 +54,7 @@ class Instance:
     """
 
     def __init__(self, config: str = "", launcher: Sequence[str] = ()) -> None:
+        self._crictl = crictl_path()  # where there is none, skip before anything is made
         self._launcher = list(launcher)
         self.name = f"{run_id()}{next(_COUNT):02x}"
         self.base = tempfile.mkdtemp(prefix=f"ct{self.name}-")
@@ -175,7 +176,7 @@ class Instance:
         self, *arguments: str, check: bool = True, data: str | None = None
     ) -> "subprocess.CompletedProcess[str]":
         """Run crictl against this instance; a failure shows both outputs and the daemon's last log lines."""
-        command = [crictl_path(), "--config", f"{self.base}/crictl.yaml", *arguments]
+        command = [self._crictl, "--config", f"{self.base}/crictl.yaml", *arguments]
         result = subprocess.run(
             command, input=data, capture_output=True, text=True, check=False, errors="replace", timeout=180
         )

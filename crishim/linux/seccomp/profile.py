@@ -97,7 +97,7 @@ def load_profile(path: str) -> Profile:
     Raises:
         NotFoundError: there is no such file.
         InvalidArgumentError: it is no profile; the field is the path of the key that is wrong.
-        UnimplementedError: it wants a listener, which is not there yet.
+        UnimplementedError: it wants a listener, which is not supported yet.
     """
     try:
         with open(path, "rb") as file:
