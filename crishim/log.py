@@ -5,12 +5,14 @@
 ```
 Every part takes its logger by `structlog.get_logger("crishim.<part>")`; `rpc`, `pod` and `container` are bound as
 context variables. Level, form and file change at run time. Invariants: what is below the level costs one comparison;
-a log that cannot be written never fails a call; no password, token or signature is written, wherever it stands.
+a log that cannot be written never fails a call, and one that nobody reads never holds one up: lines wait, and what is
+too much is dropped, counted and told; no password, token or signature is written, wherever it stands.
 
 Import this module before structlog: it keeps structlog from loading a console library (rich: 60 ms, 6 MB) that the
 daemon never uses, where one happens to be installed.
 """
 
+import atexit
 import dataclasses
 import json
 import logging
@@ -20,6 +22,7 @@ import sys
 import threading
 import time
 import traceback
+from collections import deque
 from collections.abc import Mapping, MutableMapping
 from typing import Any
 
@@ -31,6 +34,8 @@ from structlog.contextvars import merge_contextvars  # noqa: E402  as above
 
 if _hidden:
     del sys.modules["rich"]
+
+from crishim.outlet import Outlet  # noqa: E402  as above
 
 LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
 
@@ -45,31 +50,112 @@ _BARE = re.compile(r"[^\s\"=\\\x00-\x1f\x7f]+")
 HIDDEN = "***"
 
 
+_MOST_WAITING = 1 << 20
+_PATIENCE = 1.0
+_PAUSE = 0.01
+
+
 class Sink:
-    """Where lines go: standard error or a file; each line is one write, so that lines of threads do not mix."""
+    """Where lines go: standard error or a file; lines of threads do not mix.
+
+    A line goes out at once. Where it is not taken (a pipe that nobody reads, see `outlet`), it waits with all that come
+    after it, and a thread that is there only then writes them when there is room. `dropped` counts the lines that were
+    too much or could not be written at all; how many were lost is told when lines flow again.
+    """
 
     def __init__(self) -> None:
         self.level = LEVELS["info"]
         self.json = False
-        self._path = ""
-        self._descriptor = 2
+        self.dropped = 0
+        self._told = 0
+        self._outlet: Outlet | None = None
+        self._lock = threading.RLock()  # an object that goes while a line is written may have something to say
+        self._waiting: deque[bytes] = deque()
+        self._size = 0
+        self._writer: threading.Thread | None = None
+        self._watched: Outlet | None = None
 
     def open(self, path: str) -> None:
         """Write to a file from now on ("" is standard error); opens anew what was renamed. Raises OSError."""
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
-        fresh = os.open(path, flags, 0o640) if path else 2
-        old, self._descriptor, self._path = self._descriptor, fresh, path
-        if old != 2:
-            os.close(old)
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+        descriptor = os.open(path, flags, 0o640) if path else 2
+        try:
+            fresh = Outlet(descriptor)
+        finally:
+            if path:
+                os.close(descriptor)
+        with self._lock:
+            old, self._outlet = self._outlet, fresh
+            if old is not None and old is not self._watched:
+                old.close()
 
     def write(self, text: str) -> None:
-        """Write one event; a full disk or a closed pipe drops it."""
+        """Write one event, now or later; a full disk or a closed pipe drops it."""
         data = text.encode("utf-8", "backslashreplace")
+        with self._lock:
+            if self._size + len(data) > _MOST_WAITING:
+                self.dropped += 1
+                return
+            self._waiting.append(data)
+            self._size += len(data)
+            if self._writer is None and not self._flush():
+                self._watch()
+
+    def finish(self) -> None:
+        """Give what waits a moment to be written, at the process's end."""
+        writer = self._writer
+        if writer is not None:
+            writer.join(_PATIENCE)
+
+    def _flush(self) -> bool:
+        """Write what waits as far as it is taken; tell whether nothing waits any more."""
         try:
-            while data:
-                data = data[os.write(self._descriptor, data) :]
+            if self._outlet is None:
+                self._outlet = Outlet(2)
+            while self._waiting:
+                written = self._outlet.write(self._waiting[0])
+                self._size -= written
+                if written < len(self._waiting[0]):
+                    self._waiting[0] = self._waiting[0][written:]
+                    return False
+                self._waiting.popleft()
+                if not self._waiting and self.dropped != self._told:
+                    self._tell()
         except OSError:
+            self.dropped += len(self._waiting)
+            self._waiting.clear()
+            self._size = 0
+        return True
+
+    def _tell(self) -> None:
+        """Add how many lines were lost."""
+        count, self._told = self.dropped - self._told, self.dropped
+        line = render(_Output("crishim.log"), "warning", {"event": "lines of the log were lost", "count": count})
+        self._waiting.append(line.encode())
+        self._size += len(self._waiting[-1])
+
+    def _watch(self) -> None:
+        """Have a thread write what waits."""
+        writer = threading.Thread(target=self._write_later, name="log", daemon=True)
+        try:
+            writer.start()
+        except RuntimeError:  # no thread can be had; the next line tries again
             return
+        self._writer = writer
+
+    def _write_later(self) -> None:
+        while True:
+            with self._lock:
+                if self._watched is not None and self._watched is not self._outlet:
+                    self._watched.close()
+                self._watched = self._outlet
+            if self._watched is not None:
+                self._watched.wait(_PATIENCE)
+            with self._lock:
+                if self._flush():
+                    self._writer = self._watched = None
+                    return
+            time.sleep(_PAUSE)
 
 
 SINK = Sink()
@@ -223,10 +309,16 @@ class _Bridge(logging.Handler):
 
 def _catch() -> None:
     """Catch what would otherwise go past the log: the logging module, and exceptions of threads and of the process."""
+    atexit.register(SINK.finish)
     logging.root.handlers[:] = [_Bridge()]
     logging.root.setLevel(logging.WARNING)
     log = structlog.get_logger("crishim")
     sys.excepthook = lambda kind, error, trace: log.critical("unhandled", exc_info=(kind, error, trace))
+    sys.unraisablehook = lambda args: log.error(
+        "unhandled while an object went",
+        message=args.err_msg,
+        exc_info=(args.exc_type, args.exc_value, args.exc_traceback),
+    )
     threading.excepthook = lambda args: log.error(
         "unhandled in a thread",
         thread=args.thread.name if args.thread else "",

@@ -72,7 +72,7 @@ def prepare(config: Config) -> None:
     limits.raise_descriptors()
     if limits.protect_from_oom() > limits.OOM_SCORE_ADJ:
         log.warning("the kernel does not allow the daemon a lower oom_score_adj", remedy="see 'crishim check'")
-    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # its chatter goes past the log
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # its chatter goes past the log, and waits for a reader
     os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"  # the daemon never forks Python code
 
 

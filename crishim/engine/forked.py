@@ -1,9 +1,10 @@
 """How a forked child of spawner and unpacker ends: always, and without running what belongs to its parent."""
 
 import os
-import sys
 from collections.abc import Callable
 from typing import NoReturn
+
+from crishim.outlet import complain
 
 
 def end_after(work: Callable[[], None], what: str) -> NoReturn:
@@ -13,6 +14,6 @@ def end_after(work: Callable[[], None], what: str) -> NoReturn:
         work()
         status = 0
     except BaseException as error:  # noqa: BLE001  the last place before the process ends
-        sys.stderr.write(f"crishim {what} {os.getpid()}: {type(error).__name__}: {error}\n")
+        complain(f"crishim {what} {os.getpid()}: {type(error).__name__}: {error}")
     finally:
         os._exit(status)

@@ -9,7 +9,6 @@ pod's directory and control group are removed, and the signals put back. A rehea
 
 import _signal  # type: ignore[import-not-found]  # typeshed describes only what wraps it
 import os
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +19,7 @@ from crishim.engine.keeper import pod as pods
 from crishim.engine.keeper.main import Keeper
 from crishim.linux import pages
 from crishim.linux.cgroups import apply as cgroups
+from crishim.outlet import complain
 
 ROUNDS = 10
 _PATIENCE = 10.0
@@ -42,7 +42,7 @@ def _try(step: Callable[[], None]) -> bool:
     try:
         step()
     except Exception as error:  # noqa: BLE001  the spawner must go on
-        sys.stderr.write(f"crishim spawner: rehearsal: {type(error).__name__}: {error}\n")
+        complain(f"crishim spawner: rehearsal: {type(error).__name__}: {error}")
         return False
     return True
 
@@ -106,7 +106,7 @@ class _Driver:
             except (BlockingIOError, wire.ClosedError):
                 return
             if "error" in message:
-                sys.stderr.write(f"crishim spawner: rehearsal: {message['error']['message']}\n")
+                complain(f"crishim spawner: rehearsal: {message['error']['message']}")
                 self._keeper.loop.stop()
             elif message.get("event") == "hello":
                 self._next()

@@ -78,6 +78,12 @@ PUSH_BYTES = Spec(
 EVENTS_DROPPED = Spec(
     "crishim_events_dropped_total", Kind.COUNTER, (), "Events that a subscriber was too slow to receive."
 )
+LOG_DROPPED = Spec(
+    "crishim_log_lines_dropped_total",
+    Kind.COUNTER,
+    (),
+    "Lines of the daemon's log that were lost: nobody read its standard error, or its file could not be written.",
+)
 LEAKS = Spec(
     "crishim_leaks_reclaimed_total",
     Kind.COUNTER,
@@ -139,6 +145,7 @@ OWN = (
     PUSH_SECONDS,
     PUSH_BYTES,
     EVENTS_DROPPED,
+    LOG_DROPPED,
     LEAKS,
     DEGRADED,
     NETWORK_ATTACH_SECONDS,

@@ -12,10 +12,11 @@ from typing import Any
 
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, disable_created_metrics
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
+from crishim.log import SINK
 from crishim.metrics import catalog, table
 from crishim.version import CRI_VERSION, VERSION
 
@@ -54,6 +55,7 @@ class Metrics:
         self._network_failures: set[tuple[str, str]] = set()
         self._gauge(catalog.BUILD).labels(VERSION, CRI_VERSION, platform.python_version()).set(1)
         self._watched = _Watched()
+        self._watched.sources[catalog.LOG_DROPPED] = lambda: {(): SINK.dropped}
         self._registry.register(self._watched)
         ProcessCollector(registry=self._registry)
         for outcome in ("ok", "cached"):
@@ -178,7 +180,8 @@ class _Watched(Collector):
     def collect(self) -> Iterable[Any]:
         """Yield what was read last."""
         for spec in self.sources:
-            family = GaugeMetricFamily(spec.name, spec.help, labels=spec.labels)
+            kind = CounterMetricFamily if spec.kind is catalog.Kind.COUNTER else GaugeMetricFamily
+            family = kind(spec.name, spec.help, labels=spec.labels)
             for key, value in sorted(self._values.get(spec, {}).items()):
                 family.add_metric(key, value)
             yield family

@@ -74,6 +74,8 @@ class Instance:
         if config:
             _write(self.config, config)
         _write(f"{self.base}/crictl.yaml", _CRICTL.format(socket=self.socket))
+        self.stderr = -1
+        """Descriptor that the daemon gets as its standard error; -1 for the log."""
         self._program: Program | None = None
         SCOPE.directories.add(self.base)
         SCOPE.words.update({self.bridge, self.cgroup_parent.lstrip("/")})
@@ -103,7 +105,8 @@ class Instance:
         """Start the daemon and wait until its socket answers."""
         if self not in SCOPE.live:
             SCOPE.live.append(self)
-        self._program = Program([*self._launcher, *self.command()], f"{self.base}/daemon.log", {"PYTHONPATH": _ROOT})
+        command = [*self._launcher, *self.command()]
+        self._program = Program(command, f"{self.base}/daemon.log", {"PYTHONPATH": _ROOT}, self.stderr)
         self._program.wait_until(self._answers)
 
     def _answers(self) -> bool:

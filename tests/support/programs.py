@@ -15,9 +15,12 @@ class Program:
         command: argv.
         log: file that gets stdout and stderr; `output()` reads it for the report of a failure.
         environment: added to this process's own.
+        stderr: where its standard error goes instead, -1 for the log.
     """
 
-    def __init__(self, command: Sequence[str], log: str, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, command: Sequence[str], log: str, environment: Mapping[str, str] | None = None, stderr: int = -1
+    ) -> None:
         self.command = list(command)
         self.log = log
         with open(log, "ab") as file:
@@ -25,7 +28,7 @@ class Program:
                 self.command,
                 stdin=subprocess.DEVNULL,
                 stdout=file,
-                stderr=file,
+                stderr=file if stderr < 0 else stderr,
                 start_new_session=True,
                 env={**os.environ, **(environment or {})},
             )

@@ -193,7 +193,7 @@ def test_journal_on_a_full_disk_keeps_its_entries() -> None:
 # --- loop -----------------------------------------------------------------------------------------
 
 
-def test_loop_goes_on_after_a_fault(capsys: pytest.CaptureFixture[str]) -> None:
+def test_loop_goes_on_after_a_fault(capfd: pytest.CaptureFixture[str]) -> None:
     loop = Loop()
     reading, writing = os.pipe()
     seen: list[str] = []
@@ -215,7 +215,7 @@ def test_loop_goes_on_after_a_fault(capsys: pytest.CaptureFixture[str]) -> None:
     os.close(reading)
     os.close(writing)
     assert sorted(seen) == ["first", "second"]
-    assert "ValueError: a fault of ours" in capsys.readouterr().err
+    assert "ValueError: a fault of ours" in capfd.readouterr().err
 
 
 # --- reports --------------------------------------------------------------------------------------

@@ -8,8 +8,9 @@ lost for that.
 
 import json
 import os
-import sys
 from typing import Any
+
+from crishim.outlet import complain
 
 
 class Journal:
@@ -34,7 +35,7 @@ class Journal:
         try:
             os.write(self._fd, json.dumps(entry).encode() + b"\n")
         except OSError as error:
-            sys.stderr.write(f"crishim keeper: journal: {os.strerror(error.errno or 0)}; it is kept in memory\n")
+            complain(f"crishim keeper: journal: {os.strerror(error.errno or 0)}; it is kept in memory")
         return entry
 
     def acknowledge(self, seq: int) -> None:

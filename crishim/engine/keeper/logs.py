@@ -10,10 +10,10 @@ and reported once a minute.
 import errno
 import fcntl
 import os
-import sys
 import time
 
 from crishim.engine.keeper.loop import Loop
+from crishim.outlet import complain
 
 LINE_LIMIT = 16 * 1024
 _CHUNK = 64 * 1024
@@ -94,9 +94,7 @@ class LogFile:
         self._dropped += size
         if time.monotonic() - self._warned >= _WARN_EVERY:
             self._warned = time.monotonic()
-            sys.stderr.write(
-                f"crishim keeper: {self._path}: {os.strerror(number)}; {self._dropped} bytes of log dropped\n"
-            )
+            complain(f"crishim keeper: {self._path}: {os.strerror(number)}; {self._dropped} bytes of log dropped")
 
 
 def _open(path: str) -> int:

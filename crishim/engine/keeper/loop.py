@@ -7,9 +7,10 @@ of ours: it is reported on stderr (the daemon's log) and the loop goes on, since
 import _signal  # type: ignore[import-not-found]  # what `signal` wraps in enums, which cost many page copies
 import os
 import select
-import sys
 import time
 from collections.abc import Callable
+
+from crishim.outlet import complain
 
 READ = select.EPOLLIN
 WRITE = select.EPOLLOUT
@@ -104,4 +105,4 @@ def guard(callback: Callback) -> None:
     try:
         callback()
     except Exception as error:  # noqa: BLE001  the loop serves every container of the pod and must go on
-        sys.stderr.write(f"crishim keeper {os.getpid()}: {type(error).__name__}: {error}\n")
+        complain(f"crishim keeper {os.getpid()}: {type(error).__name__}: {error}")
