@@ -34,13 +34,17 @@ _PEER = struct.Struct("iII")  # struct ucred
 
 
 class StartError(FailedPreconditionError):
-    """A container or exec could not be started: which step failed, with errno and the path concerned."""
+    """A container or exec could not be started: which step failed, with errno and the path concerned.
 
-    def __init__(self, step: str, errno: int, path: str, message: str) -> None:
+    `inside`: an exec's process was in the container already, and could not become its program.
+    """
+
+    def __init__(self, step: str, errno: int, path: str, message: str, *, inside: bool = False) -> None:
         super().__init__(f"{step}: {message}" if not message.startswith(step) else message)
         self.step = step
         self.errno = errno
         self.path = path
+        self.inside = inside
 
 
 @dataclass(frozen=True, slots=True)
@@ -363,7 +367,9 @@ def _reap(pidfd: int) -> None:
 
 def start_error(fields: dict[str, Any]) -> StartError:
     """Return the error that a keeper or its child reported."""
-    return StartError(fields["step"], fields["errno"], fields["path"], fields["message"])
+    return StartError(
+        fields["step"], fields["errno"], fields["path"], fields["message"], inside=fields.get("inside", False)
+    )
 
 
 def _started(fields: dict[str, Any]) -> Started:

@@ -6,6 +6,7 @@ import grpc
 import pytest
 
 from crishim._proto.runtime.v1 import api_pb2 as api
+from tests.support import layout
 from tests.support.cri import attempt, refused
 from tests.support.world import World
 
@@ -49,6 +50,36 @@ async def test_a_timeout_ends_the_whole_tree(world: World) -> None:
     assert not [line for line in left.splitlines() if line.startswith("sleep 62")]
 
 
+DAEMON = "setsid sh -c 'setsid sleep {0} & exec setsid sleep {0}' & (setsid sh -c 'sleep {0} & sleep {0}' &); "
+
+
+async def test_a_timeout_ends_what_left_its_parent_and_its_session(world: World) -> None:
+    pod = await world.pod()
+    for security in ({}, {"namespace_options": {"pid": 1}}):
+        container = await world.run(pod, STAY, security=security)
+        await refused(
+            world.cri.exec(container, "sh", "-c", DAEMON.format(641) + "sleep 641", seconds=1),
+            grpc.StatusCode.DEADLINE_EXCEEDED,
+        )
+        left = await world.cri.output(container, "ps", "-o", "args")
+        assert not [line for line in left.splitlines() if line.startswith("sleep 641")]
+
+
+async def test_what_starts_processes_without_end_ends_with_the_timeout(world: World) -> None:
+    container = await world.run(await world.pod(), STAY)
+    spring = "for n in 1 2 3; do (setsid sh -c 'while :; do (setsid usleep 30000 &) done' &) done; sleep 651"
+    await refused(world.cri.exec(container, "sh", "-c", spring, seconds=1), grpc.StatusCode.DEADLINE_EXCEEDED)
+    left = (await world.cri.output(container, "ps", "-o", "args")).splitlines()
+    assert not [line for line in left if line.startswith(("sleep 651", "sh -c for", "sh -c while", "usleep 30000"))]
+
+
+async def test_what_outlives_its_program_belongs_to_the_container(world: World) -> None:
+    container = await world.run(await world.pod(), STAY)
+    reply = await world.cri.exec(container, "sh", "-c", "(setsid sleep 661 &); exit 3", seconds=60)
+    assert reply.exit_code == 3
+    assert "sleep 661" in await world.cri.output(container, "ps", "-o", "args")
+
+
 async def test_a_caller_that_goes_away_takes_its_program_along(world: World) -> None:
     container = await world.run(await world.pod(), STAY)
     request = api.ExecSyncRequest(container_id=container, cmd=["sleep", "631"], timeout=600)
@@ -88,6 +119,53 @@ async def test_exec_needs_a_running_container_and_a_command(world: World) -> Non
     await refused(world.cri.exec("f" * 64, "true"), grpc.StatusCode.NOT_FOUND)
     running = await world.run(pod, STAY)
     assert "cmd" in await refused(world.cri.exec(running), grpc.StatusCode.INVALID_ARGUMENT)
+
+
+FILES = [
+    layout.Entry("bin/unreadable", b"\x7fELF", 0o644),
+    layout.Entry("bin/text", b"neither a script nor a program", 0o755),
+    layout.Entry("bin/orphan", b"#!/no/such/interpreter\n", 0o755),
+]
+REFUSALS = {
+    ("/bin/nope",): (127, "exec /bin/nope: no such file or directory"),
+    ("nope",): (127, "exec nope: executable file not found in $PATH"),
+    ("orphan",): (127, "exec orphan: its interpreter"),
+    ("unreadable",): (126, "exec unreadable: permission denied (not executable)"),
+    ("/bin/unreadable",): (126, "exec /bin/unreadable: permission denied"),
+    ("/etc",): (126, "exec /etc: is a directory"),
+    ("text",): (126, "exec text: exec format error"),
+    ("/bin/text/nope",): (126, "exec /bin/text/nope: not a directory"),
+}
+
+
+async def test_a_program_that_cannot_run_is_an_exit_code_as_for_a_shell(world: World) -> None:
+    image = await world.make_image("refusals", FILES)
+    pod = await world.pod()
+    for security in ({}, {"capabilities": {"add_capabilities": ["SYS_PTRACE"]}}):
+        container = await world.run(pod, STAY, image=image, security=security)
+        for command, (code, sentence) in REFUSALS.items():
+            reply = await world.cri.exec(container, *command)
+            assert (reply.exit_code, reply.stdout) == (code, b"")
+            assert reply.stderr.decode().startswith(sentence)
+            assert reply.stderr.endswith(b"\n")
+        await world.cri.remove(container)
+
+
+async def test_what_the_container_did_to_itself_is_its_own_fault(world: World) -> None:
+    pod = await world.pod()
+    container = await world.run(pod, STAY, working_dir="/work")
+    script = "rmdir /work; echo > /work"
+    assert (await world.cri.exec(container, "sh", "-c", script)).exit_code == 0
+    reply = await world.cri.exec(container, "true")
+    assert (reply.exit_code, reply.stderr) == (126, b"working directory /work: is a file\n")
+    image = await world.make_image(
+        "named", [layout.Entry("etc/passwd", b"app:x:7:7::/:/bin/sh\n", 0o666)], {"User": "app"}
+    )
+    named = await world.run(pod, STAY, image=image)
+    assert (await world.cri.exec(named, "sh", "-c", "echo > /etc/passwd")).exit_code == 0
+    reply = await world.cri.exec(named, "true")
+    assert reply.exit_code == 126
+    assert reply.stderr.startswith(b"user app: ")
 
 
 async def test_no_zombie_stays_after_many(world: World) -> None:

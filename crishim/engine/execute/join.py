@@ -2,9 +2,12 @@
 
 The keeper forks it into the container's PID namespace; here it joins the control group and the mount namespace of
 the container's first process, then ends like that one did: `process.lower`. It is not dumpable, so nothing in the
-container can look into it or reopen its executable before it execs (CVE-2019-5736, CVE-2016-9962).
+container can look into it or reopen its executable before it execs (CVE-2019-5736, CVE-2016-9962). It is a subreaper,
+and its program goes on as one (PR_SET_CHILD_SUBREAPER(2const)): what loses its parent in there falls to it instead of
+the container's first process, and is found when all of the exec has to end.
 """
 
+import contextlib
 import os
 from typing import Any
 
@@ -49,8 +52,14 @@ def run(
         if null.is_null(os.fstat(stdin)):
             stdin = null.of_this_root()
         process.wire_stdio(stdin, stdout, stderr, reporter)
+        reporter.step = "process"
+        calls.prctl(calls.PR_SET_CHILD_SUBREAPER, 1)
         program = process.lower(plan["process"], reporter, own_terminal=False)
-        return process.step_inside(reporter, program, own_terminal=False) if screened else program
+        if screened:
+            program = process.step_inside(reporter, program, own_terminal=False)
+            with contextlib.suppress(OSError):  # no clone inherits it, and the program's filter may refuse it
+                calls.prctl(calls.PR_SET_CHILD_SUBREAPER, 1)
+        return program
     except BaseException as error:  # noqa: BLE001  whatever it is, the keeper must hear of it
         reporter.fail(error)
         return None

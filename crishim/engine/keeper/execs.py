@@ -2,7 +2,9 @@
 
 The daemon passes the process's stdio as fds, so its output never comes through the keeper. An exec belongs to the
 connection that asked for it: when that goes, its process tree is killed. The tree is what descends from the process
-or is in its session, looked up in the container's control group.
+or is in its session, looked up in the container's control group; an orphan descends from it too, since the process is
+its subreaper (`execute.join`). A process that cannot run its program is answered with an error that says `inside`: it
+may be the container's own fault, not the engine's.
 """
 
 import os
@@ -26,7 +28,9 @@ from crishim.engine.keeper.loop import Loop
 from crishim.linux import calls
 from crishim.linux.cgroups import apply as cgroups
 
-_KILL_ROUNDS = 8
+_STOP_ROUNDS = 8
+_SIGKILL = 9
+_SIGSTOP = 19
 
 
 class Exec:
@@ -136,16 +140,13 @@ class Execs:
         return pid, pidfd
 
     def _set_up(self, run: Exec, result: Setup) -> None:
-        run.child.inspect()
         run.reported = True
         if result.terminal >= 0:
             os.close(result.terminal)
         if result.error is not None or not run.child.ran:
-            run.connection.answer(run.request, error=result.error or _silent(run))
-            if run.status >= 0:
-                self._finish(run)
-            return
-        run.connection.answer(run.request, pid=run.child.pid, user=result.user)
+            run.connection.answer(run.request, error={**(result.error or _silent(run)), "inside": True})
+        else:
+            run.connection.answer(run.request, pid=run.child.pid, user=result.user)
         if run.status >= 0:
             self._finish(run)
 
@@ -163,25 +164,42 @@ class Execs:
         self._containers.exec_ended(run.container)
 
     def _kill_tree(self, run: Exec) -> None:
-        """Kill the process and what it started; those that set up a session of their own are found as descendants."""
+        """Kill the process and what it started: all are stopped first, since what is stopped starts nothing more."""
         run.killed = True
         if run.child.settle is not None:
             run.child.settle()
         if run.child.settle is not None:
             # another process may still go on in its place before the signal strikes
             run.child.moved = lambda: self._kill_tree(run)
-        directories = run.container.group["directories"]
-        for _ in range(_KILL_ROUNDS):
-            tree = _tree(run.child.pid, cgroups.pids(directories))
-            if run.child.pidfd >= 0:
-                tree.add(run.child.pid)
-            if not tree:
+        stopped: set[int] = set()
+        for _ in range(_STOP_ROUNDS):
+            fresh = _tree_of(run) - stopped
+            if not fresh:
+                _signal_all(stopped, _SIGKILL)
                 return
-            for pid in tree:
-                try:
-                    os.kill(pid, 9)
-                except ProcessLookupError:
-                    continue
+            _signal_all(fresh, _SIGSTOP)
+            stopped |= fresh
+        # it starts processes faster than they can be stopped one by one: the whole container stands still a moment
+        group = run.container.group
+        cgroups.freeze(group["directories"], group["version"])
+        try:
+            _signal_all(stopped | _tree_of(run), _SIGKILL)
+        finally:
+            cgroups.thaw(group["directories"])
+
+
+def _tree_of(run: Exec) -> set[int]:
+    """Return the exec's living processes."""
+    tree = _tree(run.child.pid, cgroups.pids(run.container.group["directories"]))
+    return tree | {run.child.pid} if run.child.pidfd >= 0 else tree
+
+
+def _signal_all(pids: set[int], number: int) -> None:
+    for pid in pids:
+        try:
+            os.kill(pid, number)
+        except ProcessLookupError:
+            continue
 
 
 def _tree(root: int, pids: list[int]) -> set[int]:
@@ -219,8 +237,8 @@ def _mountpoint(directory: str) -> str:
 
 
 def _silent(run: Exec) -> dict[str, Any]:
-    """Describe a child that ended without a word."""
+    """Describe a child that ended without a word: it was killed, which execve(2) cannot say (EINTR)."""
     message = "the process was killed before it ran its program"
     if not run.killed and out_of_memory(run.container.group):
         message = f"{message}: {OUT_OF_MEMORY}"
-    return {"step": "exec", "errno": 0, "path": "", "message": message}
+    return {"step": "exec", "errno": 4, "path": "", "message": message}
