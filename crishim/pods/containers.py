@@ -118,7 +118,7 @@ async def _start(context: Context, container: Container) -> None:
     keeper = sandbox.live_keeper()
     began = clock.monotonic()
     try:
-        logs.ensure_directory(container.spec.log_path)
+        logs.ensure_directory(logs.placed(sandbox.spec, container.spec.log_path))
         started = await _execute(context, container, keeper)
     except CrishimError as error:
         await _fail(context, container, error)

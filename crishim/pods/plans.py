@@ -12,7 +12,7 @@ from crishim.engine.plan.container import ContainerInput
 from crishim.engine.plan.host import HostView
 from crishim.engine.plan.types import ContainerPlan
 from crishim.errors import NotFoundError
-from crishim.pods import hostpaths
+from crishim.pods import hostpaths, logs
 from crishim.pods.context import Context
 from crishim.pods.objects import Container
 from crishim.problems import Problems
@@ -67,7 +67,7 @@ async def recompute(
     config = dataclasses.replace(
         spec.config,
         mounts=spec.mounts,
-        log_path=spec.log_path,
+        log_path=logs.placed(container.sandbox.spec, spec.log_path),
         resources=resources or container.status.resources or spec.config.resources,
     )
     plan = context.planner.container(

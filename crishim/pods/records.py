@@ -19,13 +19,17 @@ from crishim.request import ContainerConfig, Metadata, Mount, ResolvedUser, Reso
 
 @dataclass(frozen=True, slots=True)
 class SandboxSpec:
-    """The part of a sandbox that never changes; `boot_id` tells whether its processes can still exist."""
+    """The part of a sandbox that never changes.
+
+    `boot_id` tells whether its processes can still exist; `log_directory` is the request's without links, or "".
+    """
 
     id: str
     config: SandboxConfig
     created_at: int
     boot_id: str
     handler: str = ""
+    log_directory: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from crishim import clock
 from crishim.errors import CrishimError, KernelError, UnavailableError
 from crishim.ids import new_id
 from crishim.network.model import Attachment, AttachRequest, PodNetns
-from crishim.pods import containers, disk, files, keepers, stopping
+from crishim.pods import containers, disk, files, keepers, logs, stopping
 from crishim.pods.context import Context
 from crishim.pods.events import EventType
 from crishim.pods.objects import Sandbox
@@ -41,7 +41,8 @@ async def run(context: Context, config: SandboxConfig, handler: str) -> str:
         CrishimError: a step failed; nothing is left but what could not be taken back.
     """
     disk.check(context.paths)
-    spec = SandboxSpec(new_id(), config, clock.now(), context.boot_id, handler)
+    directory = logs.resolve(config.log_directory)
+    spec = SandboxSpec(new_id(), config, clock.now(), context.boot_id, handler, directory)
     context.registry.sandboxes.ensure_free(sandbox_name(config.metadata))
     plan = context.planner.pod(spec.id, config)
     sandbox = context.registry.new_sandbox(spec)

@@ -3,7 +3,9 @@
 import asyncio
 import os
 import re
+import stat
 import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import grpc
@@ -153,3 +155,113 @@ async def test_a_log_that_is_a_link_to_a_file_of_the_host_is_not_followed(world:
     await attempt(world.once("echo after", pod=pod, name="link"))
     await asyncio.sleep(0)
     assert victim.read_text() == "before\n"
+
+
+def make_fifo(path: str, _victim: Path) -> None:
+    os.mkfifo(path)
+
+
+def make_device(path: str, _victim: Path) -> None:
+    os.mknod(path, stat.S_IFCHR | 0o666, os.makedev(1, 7))
+
+
+def make_directory(path: str, _victim: Path) -> None:
+    os.mkdir(path)
+
+
+def make_link(path: str, victim: Path) -> None:
+    os.symlink(victim, path)
+
+
+def make_second_name(path: str, victim: Path) -> None:
+    os.link(victim, path)
+
+
+TRAPS: dict[str, Callable[[str, Path], None]] = {
+    "is a FIFO": make_fifo,
+    "is a device": make_device,
+    "is a directory": make_directory,
+    "a symbolic link is there": make_link,
+    "has other names": make_second_name,
+}
+
+
+@pytest.fixture
+def victim(world: World) -> Iterator[Path]:
+    """Return a file on the logs' file system that no log may be written to."""
+    path = Path(world.instance.base) / "victim"
+    path.write_text("before\n")
+    yield path
+    assert path.read_text() == "before\n"
+    path.unlink()
+
+
+@pytest.mark.parametrize("words", TRAPS)
+async def test_only_a_plain_file_becomes_a_log_at_the_start(world: World, victim: Path, words: str) -> None:
+    pod = await world.pod()
+    other = await world.run(pod, "sleep 600", name="other")
+    TRAPS[words](pod.log("trap"), victim)
+    container = await world.cri.create(pod.id, world.config("echo after", name="trap"), pod.config)
+    details = await refused(world.cri.start(container), grpc.StatusCode.FAILED_PRECONDITION)
+    assert words in details
+    assert pod.log("trap") in details
+    assert (await world.cri.status(container)).reason == "StartError"
+    assert await world.cri.output(other, "echo", "well") == "well\n"  # the keeper waits for nobody
+
+
+@pytest.mark.parametrize("words", TRAPS)
+async def test_only_a_plain_file_becomes_a_log_at_its_rotation(world: World, victim: Path, words: str) -> None:
+    pod = await world.pod()
+    container = await world.run(pod, "sleep 600", name="turn")
+    path = pod.log("turn")
+    os.rename(path, f"{path}.1")
+    TRAPS[words](path, victim)
+    details = await refused(reopen(world, container), grpc.StatusCode.FAILED_PRECONDITION)
+    assert words in details
+    assert path in details
+    os.rename(path, f"{path}.trap")
+    await reopen(world, container)
+    assert stat.S_ISREG(os.lstat(path).st_mode)
+
+
+async def test_a_fifo_with_a_reader_is_no_log_either(world: World) -> None:
+    pod = await world.pod()
+    os.makedirs(pod.config["log_directory"], exist_ok=True)
+    os.mkfifo(pod.log("fifo"))
+    reading = os.open(pod.log("fifo"), os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        container = await world.cri.create(pod.id, world.config("echo after", name="fifo"), pod.config)
+        assert "is a FIFO" in await refused(world.cri.start(container), grpc.StatusCode.FAILED_PRECONDITION)
+    finally:
+        os.close(reading)
+
+
+@pytest.mark.parametrize("depth", [0, 1])
+async def test_a_directory_that_becomes_a_link_leads_no_log_away(world: World, tmp_path: Path, depth: int) -> None:
+    pod = await world.pod()
+    directory = pod.config["log_directory"]
+    config = world.config("sleep 600")
+    config["log_path"] = "web/0.log"
+    running = await world.cri.run(pod.id, config, pod.config)
+    late = world.config("sleep 600")
+    late["log_path"] = "web/late/1.log"
+    container = await world.cri.create(pod.id, late, pod.config)
+    moved = [directory, f"{directory}/web"][depth]
+    os.rename(moved, f"{moved}.away")
+    (tmp_path / "web").mkdir()
+    os.symlink(tmp_path if depth == 0 else tmp_path / "web", moved)
+    assert "symbolic link" in await refused(reopen(world, running), grpc.StatusCode.FAILED_PRECONDITION)
+    assert "link" in await refused(world.cri.start(container), grpc.StatusCode.FAILED_PRECONDITION)
+    assert list((tmp_path / "web").iterdir()) == []
+
+
+async def test_a_log_directory_that_root_reaches_by_a_link_works(world: World, tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    pod = await in_directory(world, str(tmp_path / "link" / "pod"))
+    container = await world.run(pod, "echo one; sleep 600", name="c")
+    assert (await world.cri.status(container)).log_path == pod.log("c")
+    os.rename(pod.log("c"), pod.log("c") + ".1")
+    await reopen(world, container)
+    assert (tmp_path / "real" / "pod" / "c.log").exists()
+    await world.cri.remove_pod(pod.id)

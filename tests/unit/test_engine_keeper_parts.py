@@ -138,7 +138,7 @@ def test_log_file_reopens_and_refuses_links(tmp_path: Path) -> None:
     assert path.read_bytes() == b"two\n"
     path.unlink()
     path.symlink_to(tmp_path / "log.1")
-    with pytest.raises(OSError, match="symbolic"):
+    with pytest.raises(StepError, match="symbolic"):
         file.reopen()
     file.write(b"three\n")  # the old file stays in use
     file.close()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from crishim import codec
-from crishim.errors import CrishimError, InternalError, InvalidArgumentError
+from crishim.errors import CrishimError, FailedPreconditionError, InvalidArgumentError
 from crishim.network.model import Attachment
 from crishim.pods import hostpaths, logs, signals, updates
 from crishim.pods.rates import Rates
@@ -92,7 +92,7 @@ def test_log_paths(tmp_path: Path) -> None:
     logs.ensure_directory(f"{directory}/app/0.log")
     assert (directory / "app").is_dir()
     (directory / "file").write_text("")
-    with pytest.raises(InternalError, match="make the log directory"):
+    with pytest.raises(FailedPreconditionError, match="a file is on the way to the log directory"):
         logs.ensure_directory(f"{directory}/file/below/0.log")
 
 

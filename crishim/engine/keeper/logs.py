@@ -1,18 +1,25 @@
 """CRI log files: `<RFC3339Nano> <stream> <P|F> <text>`, written by the keeper from the container's pipes or terminal.
 
 The hot path takes whole chunks: one read, one timestamp, the prefix put in by `bytes.replace`, one write. Only a
-newline ends a line; a line over 16 KiB becomes `P` records and a last `F`. A tail without newline is written as `P` at
-the end of the stream, so that joining the records gives exactly the bytes that the container wrote. A write that fails
-(disk full) drops the record, never blocks the container, and leaves only whole records in the file; drops are counted
-and reported once a minute.
+newline ends a line; a line over 16 KiB becomes `P` records and a last `F`. A tail without newline is written as `P`
+at the end of the stream, so that joining the records gives exactly the bytes that the container wrote. A write that fails (disk full) drops the record, never blocks the container, and leaves only whole
+records in the file; drops are counted and reported once a minute.
+
+Whoever has the log's directory as a volume may put anything at its path, at any time. So a log is opened without
+following a link anywhere (the path that the daemon gives has none), without waiting, and only if it is a plain file
+with one name: what is no new file is looked at by O_PATH before it is opened.
 """
 
+import contextlib
 import errno
 import fcntl
 import os
+import stat
 import time
 
+from crishim.engine.execute.report import StepError
 from crishim.engine.keeper.loop import Loop
+from crishim.linux import calls
 from crishim.outlet import complain
 
 LINE_LIMIT = 16 * 1024
@@ -97,9 +104,63 @@ class LogFile:
             complain(f"crishim keeper: {self._path}: {os.strerror(number)}; {self._dropped} bytes of log dropped")
 
 
+_FLAGS = os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+_TRIES = 8
+_KINDS = {
+    stat.S_IFDIR: "a directory",
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
 def _open(path: str) -> int:
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-    return os.open(path, flags, 0o640)
+    """Open or make a log.
+
+    Raises:
+        StepError: what is there is no plain file, or a link is on the way.
+        OSError: it cannot be opened or made.
+    """
+    for _ in range(_TRIES):  # what is there may go in between
+        try:
+            return calls.openat2(calls.AT_FDCWD, path, _FLAGS | _NEW, 0o640, calls.RESOLVE_NO_SYMLINKS)
+        except FileExistsError:
+            with contextlib.suppress(FileNotFoundError):
+                return _open_old(path)
+        except OSError as error:
+            _refuse_link(path, error)
+            raise
+    raise StepError(f"log file {path}: is made and removed by others all the time", errno.EBUSY, path)
+
+
+_NEW = os.O_CREAT | os.O_EXCL
+
+
+def _open_old(path: str) -> int:
+    """Open a file that is there already."""
+    try:
+        found = calls.openat2(calls.AT_FDCWD, path, os.O_PATH, 0, calls.RESOLVE_NO_SYMLINKS)
+    except OSError as error:
+        _refuse_link(path, error)
+        raise
+    try:
+        status = os.fstat(found)
+        if not stat.S_ISREG(status.st_mode):
+            kind = _KINDS.get(stat.S_IFMT(status.st_mode), "no file")
+            raise StepError(f"log file {path}: is {kind}; only a plain file can be a log: remove it", 0, path)
+        if status.st_nlink > 1:
+            raise StepError(f"log file {path}: has other names (hard links), which may be others': remove it", 0, path)
+        return os.open(f"/proc/self/fd/{found}", _FLAGS)
+    finally:
+        os.close(found)
+
+
+def _refuse_link(path: str, error: OSError) -> None:
+    if error.errno == errno.ELOOP:
+        raise StepError(
+            f"log file {path}: a symbolic link is there or on the way: remove it", errno.ELOOP, path
+        ) from None
 
 
 def _write_rest(fd: int, rest: bytes) -> int:

@@ -5,6 +5,7 @@ pod makes no namespaces (the keeper is the spawner itself), and all its files ar
 layers with them.
 """
 
+import os
 from dataclasses import replace
 
 from crishim.engine.plan.container import ContainerInput, plan_container
@@ -90,7 +91,7 @@ def plan_small(settings: PlanSettings, layer: str, directory: str) -> tuple[PodP
     config = ContainerConfig(
         metadata=ContainerMetadata(POD),
         command=(PROGRAM,),
-        log_path=f"{directory}/log",
+        log_path=f"{os.path.realpath(directory)}/log",
         resources=Resources(cpu_shares=2, memory_limit_in_bytes=256 << 20, oom_score_adj=1000),
         security=ContainerSecurity(
             namespaces=namespaces, masked_paths=_MASKED, readonly_paths=_READONLY, seccomp=profile
