@@ -73,6 +73,8 @@ class Channel:
         finally:
             deadline.cancel()
             self._waiting.pop(number, None)
+            if future.done() and not future.cancelled():
+                future.exception()  # the send that failed has said it: asyncio would report it as never retrieved
 
     def send(self, message: wire.Message, fds: Sequence[int] = (), plan: bytes = b"") -> None:
         """Send a message without waiting; copies of `fds` travel; `plan` as for `wire.encode`."""

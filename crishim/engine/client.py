@@ -198,6 +198,9 @@ class Engine:
                 keeper.detach()
                 await keeper_client.end_silent(peer, pod_id, str(error))
                 return None
+            except BaseException:
+                keeper.detach()
+                raise
             return keeper
         finally:
             if peer >= 0:

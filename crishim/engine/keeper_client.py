@@ -19,7 +19,13 @@ from crishim.engine import wire
 from crishim.engine.capture import Capture
 from crishim.engine.channel import Channel
 from crishim.engine.plan.types import ExecPlan
-from crishim.errors import DeadlineExceededError, FailedPreconditionError, InternalError, UnavailableError
+from crishim.errors import (
+    CrishimError,
+    DeadlineExceededError,
+    FailedPreconditionError,
+    InternalError,
+    UnavailableError,
+)
 from crishim.linux.processes import start_time
 from crishim.log import get_logger
 from crishim.request import ResolvedUser
@@ -28,6 +34,8 @@ log = get_logger("crishim.engine")
 
 START_DEADLINE = 120.0
 CALL_DEADLINE = 30.0
+END_DEADLINE = 5.0
+"""For what is asked of a keeper to end something; one that is silent for so long is ended itself (`give_up`)."""
 _EXEC_END = 10.0
 _DEATH_DEADLINE = 10.0
 _PEER = struct.Struct("iII")  # struct ucred
@@ -128,11 +136,11 @@ class Keeper:
 
     async def signal(self, container_id: str, signum: int) -> None:
         """Signal the container's first process; one that has ended is fine."""
-        await self._call({"op": "signal", "container": container_id, "signal": signum})
+        await self._call({"op": "signal", "container": container_id, "signal": signum}, deadline=END_DEADLINE)
 
     async def kill(self, container_id: str) -> None:
         """SIGKILL everything in the container's control group."""
-        await self._call({"op": "kill", "container": container_id})
+        await self._call({"op": "kill", "container": container_id}, deadline=END_DEADLINE)
 
     async def reopen_log(self, container_id: str) -> None:
         """Open the log file anew; returns when the new file exists."""
@@ -199,10 +207,19 @@ class Keeper:
         """
         self._stopped = True
         with contextlib.suppress(UnavailableError, DeadlineExceededError):
-            await self._channel.request({"op": "stop"}, timeout=15.0)
+            await self._channel.request({"op": "stop"}, timeout=END_DEADLINE)
             return
         self.kill_keeper()
-        await self._gone.wait()
+        with contextlib.suppress(TimeoutError):  # one in an uninterruptible wait does not end; its removal says so
+            async with asyncio.timeout(_DEATH_DEADLINE):
+                await self._gone.wait()
+
+    def give_up(self) -> None:
+        """SIGKILL a keeper that does not answer, and count it as lost from now on, even if it does not end."""
+        if self._channel.open:
+            log.error("a keeper that does not answer is killed", pod=self.pod_id)
+            self.kill_keeper()
+            self._channel.close()
 
     def kill_keeper(self) -> None:
         """SIGKILL the keeper itself if it is still there (after a stop it is on its way out)."""
@@ -256,7 +273,7 @@ class Keeper:
                 future.set_result(message["status"])
         elif event == "failed" and not self._greeted.done():
             self._stopped = True
-            self._greeted.set_exception(start_error(message["error"]))
+            self._refuse(start_error(message["error"]))
 
     def _on_exit(self, ended: Exit) -> None:
         """Pass an exit on; one that comes before anyone listens is found in `exits`."""
@@ -269,7 +286,7 @@ class Keeper:
         version = message["version"]
         if not wire.OLDEST_VERSION <= version <= wire.PROTOCOL_VERSION:
             wire.close_all(fds)
-            self._greeted.set_exception(
+            self._refuse(
                 InternalError(
                     f"the keeper of pod {self.pod_id[:13]} speaks protocol {version}, which is not known here"
                 )
@@ -292,6 +309,11 @@ class Keeper:
         if not self._greeted.done():
             self._greeted.set_result(None)
 
+    def _refuse(self, error: CrishimError) -> None:
+        """Let whoever waits for the hello have this error; nobody may."""
+        self._greeted.set_exception(error)
+        self._greeted.exception()  # asyncio would report it as never retrieved
+
     def _on_death(self) -> None:
         """The keeper's process has ended; if the daemon is its nearest subreaper, it is reaped here."""
         _reap(self.pidfd)
@@ -307,7 +329,7 @@ class Keeper:
 
     def _on_close(self) -> None:
         if not self._greeted.done():
-            self._greeted.set_exception(UnavailableError(f"the keeper of pod {self.pod_id[:13]} ended unexpectedly"))
+            self._refuse(UnavailableError(f"the keeper of pod {self.pod_id[:13]} ended unexpectedly"))
             self._gone.set()
         for future in self._execs.values():
             if not future.done():

@@ -115,6 +115,7 @@ async def start(context: Context, container: Container) -> None:
 
 async def _start(context: Context, container: Container) -> None:
     sandbox = container.sandbox
+    await sandbox.meet()
     keeper = sandbox.live_keeper()
     began = clock.monotonic()
     try:
@@ -210,6 +211,7 @@ async def remove(context: Context, container: Container) -> None:
 
 async def end(context: Context, container: Container) -> None:
     """Kill a container that may run, with its keeper or without one."""
+    await keepers.settle(context, container.sandbox)
     if container.sandbox.keeper is None:
         if container.running:
             await keepers.kill_orphans(context, container)

@@ -54,15 +54,26 @@ class Context:
     ends: Flights[None] = field(default_factory=lambda: Flights(report, keep=False))
 
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    recovering: set[asyncio.Task[None]] = field(default_factory=set)
 
-    def spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
-        """Run work that nobody waits for; its failure is logged."""
+    def spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        """Run work that nobody has to wait for; its failure is logged."""
         task = asyncio.get_running_loop().create_task(work, name=name)
         self.tasks.add(task)
         task.add_done_callback(self._done)
+        return task
+
+    def recover(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        """Run a part of the start that may last; the next start begins it anew where this daemon ends before."""
+        task = self.spawn(work, name)
+        self.recovering.add(task)
+        task.add_done_callback(self.recovering.discard)
+        return task
 
     async def drain(self) -> None:
         """Wait for all that was spawned."""
+        for task in self.recovering:
+            task.cancel()
         while self.tasks:
             await asyncio.wait(self.tasks)
 

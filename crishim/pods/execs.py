@@ -11,7 +11,7 @@ Source: CRI `ExecSync`; POSIX, Shell Command Language, 2.8.2.
 import errno
 from collections.abc import Sequence
 
-from crishim.engine.keepers import StartError
+from crishim.engine.keeper_client import StartError
 from crishim.errors import FailedPreconditionError
 from crishim.pods.context import Context
 from crishim.pods.objects import Container
@@ -33,6 +33,7 @@ async def exec_sync(context: Context, container: Container, command: Sequence[st
     """
     if container.status.state is not ContainerState.RUNNING:
         raise FailedPreconditionError(f"container {container.id} is {container.status.state.name}, not RUNNING")
+    await container.sandbox.meet()
     keeper = container.sandbox.live_keeper()
     plan = context.planner.exec(await container_plan(context, container), command)
     limit = context.config.runtime.exec_output_limit

@@ -102,8 +102,27 @@ def replay(context: Context, sandbox: Sandbox, entries: Sequence[Exit]) -> None:
         exits.finish(context, container, exits.ended(container.status, entry))
 
 
+async def settle(context: Context, sandbox: Sandbox) -> None:
+    """Have a keeper that is met, or none, before something is ended; a silent one is killed with its groups."""
+    await sandbox.meet()
+    adopting = sandbox.adopting
+    if adopting is None:
+        return
+    log.error("a keeper that does not answer is killed", pod=sandbox.id)
+    adopting.cancel()
+    await asyncio.wait({adopting})
+    if sandbox.keeper is None:
+        await lost(context, sandbox)
+
+
 async def kill_orphans(context: Context, container: Container) -> None:
-    """Kill a container that has no keeper, and commit its end; UNKNOWN if it cannot be killed."""
+    """Kill a container that has no keeper, and commit its end; UNKNOWN if it cannot be killed. Later callers join."""
+    await context.ends.run(f"orphans of {container.id}", None, lambda: _kill_orphans(context, container))
+
+
+async def _kill_orphans(context: Context, container: Container) -> None:
+    if not container.running:
+        return
     planner = context.planner
     try:
         group = planner.container_group(container.id, container.sandbox.id, container.sandbox.spec.config)

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
 from crishim import codec
-from crishim.errors import CrishimError, FailedPreconditionError
+from crishim.errors import CrishimError, FailedPreconditionError, UnavailableError
 from crishim.log import get_logger
 from crishim.pods import signals
 from crishim.pods.naming import shown_image
@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 
 
 log = get_logger("crishim.pods")
+
+MEET_WAIT = 5.0
+"""Seconds for which a call waits for a keeper that the daemon has not met yet."""
 
 
 class Rows(Protocol):
@@ -71,6 +74,7 @@ class Sandbox:
         self.status = status
         self.containers: dict[str, Container] = {}
         self.keeper: Keeper | None = None
+        self.adopting: asyncio.Task[None] | None = None
         self._rows = rows
         self._encoded = codec.dumps(spec)
         self._view: SandboxView | None = None
@@ -115,10 +119,26 @@ class Sandbox:
         self._view = None
 
     def live_keeper(self) -> "Keeper":
-        """Return the keeper, or raise FailedPreconditionError."""
+        """Return the keeper.
+
+        Raises:
+            UnavailableError: it was there before this daemon and has not answered yet.
+            FailedPreconditionError: there is none.
+        """
+        if self.keeper is None and self.adopting is not None:
+            raise UnavailableError(f"the keeper of sandbox {self.id} has not answered yet: try again")
         if self.keeper is None:
             raise FailedPreconditionError(f"sandbox {self.id} has no keeper any more: stop and remove it")
         return self.keeper
+
+    def adopted(self, _task: "asyncio.Task[None]") -> None:
+        """Note that the keeper of an earlier daemon was taken over, or found to be gone."""
+        self.adopting = None
+
+    async def meet(self) -> None:
+        """Wait a moment for a keeper that has not been taken over yet."""
+        if self.adopting is not None:
+            await asyncio.wait({self.adopting}, timeout=MEET_WAIT)
 
     @contextmanager
     def use(self) -> Iterator[None]:

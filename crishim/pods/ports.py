@@ -109,6 +109,9 @@ class Keeper(Protocol):
     async def stop(self) -> None:
         """End the pod: the keeper leaves, its namespaces go."""
 
+    def give_up(self) -> None:
+        """SIGKILL a keeper that does not answer; it is lost from now on."""
+
     def detach(self) -> None:
         """Let go of the keeper without ending it."""
 

@@ -4,7 +4,9 @@ Four truths are compared: the store's rows, the keepers that answer, the control
 with the directories beside them. A sandbox that was still CREATING when the daemon died is taken down; nobody ever
 saw it. Directories, groups and pins are known as ours by where they lie and by a name that is a full id.
 
-Invariant: nothing that a row owns is touched. A part that resists is logged and left for the next start.
+Each is taken down on its own; a start waits for those that go soon, the others (a keeper without a record that is
+silent) go on behind it. Invariant: nothing that a row owns is touched. A part that resists is logged and left for the
+next start.
 """
 
 import asyncio
@@ -15,6 +17,7 @@ from crishim.errors import CrishimError
 from crishim.ids import is_id
 from crishim.pods.context import Context, log
 from crishim.pods.objects import Sandbox
+from crishim.pods.recover import PATIENCE
 from crishim.pods.states import Stage
 from crishim.request import Metadata, SandboxConfig
 
@@ -24,21 +27,32 @@ NOBODY = SandboxConfig(Metadata(""))
 
 async def reconcile(context: Context) -> None:
     """Remove what no row owns."""
-    for sandbox in [s for s in context.registry.sandboxes if s.status.stage is Stage.CREATING]:
-        if await _take_down(context, sandbox.id, sandbox.spec.config) and _forget(context, sandbox):
-            context.observer.leak_reclaimed("sandbox")
+    half_made = [s for s in context.registry.sandboxes if s.status.stage is Stage.CREATING]
+    work = [context.recover(_take_down_row(context, s), f"removal of {s.id}") for s in half_made]
     owned = frozenset(sandbox.id for sandbox in context.registry.sandboxes)
     for kind, found in (
         ("keeper", _ids(context.paths.pods)),
         ("netns", _ids(context.paths.namespaces)),
         ("cgroup", _groups(context)),
     ):
-        for pod_id in sorted(found - owned):
-            if await _take_down(context, pod_id, NOBODY):
-                context.observer.leak_reclaimed(kind)
+        names = sorted(found - owned)
+        owned |= found
+        work += [context.recover(_take_down_stray(context, n, kind), f"removal of {n}") for n in names]
+    if work:
+        await asyncio.wait(work, timeout=PATIENCE)
     _sweep_layers(context)
     await _sweep_network(context)
     context.layers.sweep()
+
+
+async def _take_down_row(context: Context, sandbox: Sandbox) -> None:
+    if await _take_down(context, sandbox.id, sandbox.spec.config) and _forget(context, sandbox):
+        context.observer.leak_reclaimed("sandbox")
+
+
+async def _take_down_stray(context: Context, pod_id: str, kind: str) -> None:
+    if await _take_down(context, pod_id, NOBODY):
+        context.observer.leak_reclaimed(kind)
 
 
 async def _take_down(context: Context, pod_id: str, config: SandboxConfig) -> bool:

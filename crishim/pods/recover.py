@@ -5,6 +5,10 @@ J2). A sandbox whose boot is over, or whose keeper does not answer, is NOTREADY;
 255, never 0, unless the keeper's journal knows better. A keeper that answers tells what runs and what ended
 meanwhile: true codes and times.
 
+Each keeper is taken over on its own. A start waits for all that answer soon; one that is silent goes on being waited
+for behind it (`Sandbox.adopting`), its sandbox and containers shown as the store has them, until it answers or the
+engine gives it up.
+
 Out of scope: what nobody owns (`reconcile`).
 """
 
@@ -26,6 +30,9 @@ from crishim.pods.views import ContainerState
 
 REBOOT = "Reboot"
 REBOOTED = "the machine was restarted, or the runtime's state directory was cleared"
+PATIENCE = 2.0
+"""Seconds for which a start waits for keepers; they answer within milliseconds."""
+
 NO_TRACE = "it ended while the daemon was away, and nothing tells how"
 
 Record = TypeVar("Record", SandboxRecord, ContainerRecord)
@@ -98,9 +105,15 @@ def _quarantine(table: Table, identifier: str, reason: str) -> None:
 
 
 async def adopt_all(context: Context) -> None:
-    """Take over every sandbox's keeper, or find that there is none."""
-    sandboxes = [s for s in context.registry.sandboxes if s.status.stage is not Stage.CREATING]
-    await asyncio.gather(*(_adopt(context, sandbox) for sandbox in sandboxes))
+    """Take over every sandbox's keeper, or find that there is none; returns without those that are silent."""
+    for sandbox in context.registry.sandboxes:
+        if sandbox.status.stage is not Stage.CREATING:
+            sandbox.adopting = context.recover(_adopt(context, sandbox), f"adoption of {sandbox.id}")
+            sandbox.adopting.add_done_callback(sandbox.adopted)
+    if tasks := [s.adopting for s in context.registry.sandboxes if s.adopting is not None]:
+        done, _ = await asyncio.wait(tasks, timeout=PATIENCE)
+        for task in done:
+            task.result()
 
 
 async def _adopt(context: Context, sandbox: Sandbox) -> None:

@@ -19,7 +19,7 @@ from crishim.images.model import ImagesApi
 from crishim.linux.cgroups.stats import Readers
 from crishim.network.plan import plan_pod_cidr
 from crishim.observe import Observer
-from crishim.pods import containers, disk, execs, info, reconcile, recover, sandboxes, stopping, updates
+from crishim.pods import containers, disk, execs, info, keepers, reconcile, recover, sandboxes, stopping, updates
 from crishim.pods.admission.abilities import Abilities
 from crishim.pods.admission.admission import admit_container, admit_exec, admit_sandbox, admit_stop
 from crishim.pods.context import Context
@@ -321,6 +321,7 @@ class Runtime:
         container = context.registry.containers.find(container_id)
         if container is None:
             return
+        await keepers.settle(context, container.sandbox)
         if container.sandbox.keeper is None:
             await containers.end(context, container)
         else:
@@ -375,6 +376,7 @@ class Runtime:
         if container.status.state is not ContainerState.RUNNING:
             state = container.status.state.name
             raise FailedPreconditionError(f"container {container.id} is {state}: only a running one writes a log")
+        await container.sandbox.meet()
         await container.sandbox.live_keeper().reopen_log(container.id)
 
     async def exec_sync(self, container_id: str, command: Sequence[str], timeout: int) -> ExecResult:  # noqa: ASYNC109

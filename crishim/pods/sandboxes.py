@@ -30,6 +30,8 @@ from crishim.undo import Undo
 
 STOPPED = "Stopped"
 RUN_FAILED = "RunFailed"
+CLOSE_WAIT = 5.0
+"""Seconds that starts in a sandbox get to end before it is stopped."""
 
 
 async def run(context: Context, config: SandboxConfig, handler: str) -> str:
@@ -92,7 +94,8 @@ async def stop(context: Context, sandbox: Sandbox) -> None:
         DeadlineExceededError: a container does not end; the sandbox stays as it is.
         CrishimError: the network could not be released; the sandbox is NOTREADY and still holds it.
     """
-    await sandbox.close()
+    await keepers.settle(context, sandbox)
+    await _close(sandbox)
     try:
         await _kill_containers(context, sandbox)
     except BaseException:
@@ -111,6 +114,17 @@ async def stop(context: Context, sandbox: Sandbox) -> None:
             _not_ready(context, sandbox, network=False, kernel=True)
             raise
     _not_ready(context, sandbox, network=False, kernel=False)
+
+
+async def _close(sandbox: Sandbox) -> None:
+    """Let nobody in; a start or create that does not come to its end soon has to do without its keeper."""
+    try:
+        async with asyncio.timeout(CLOSE_WAIT):
+            await sandbox.close()
+    except TimeoutError:
+        if sandbox.keeper is not None:
+            sandbox.keeper.give_up()
+        await sandbox.close()
 
 
 async def remove(context: Context, sandbox: Sandbox) -> None:

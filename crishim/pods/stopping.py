@@ -3,7 +3,8 @@
 Calls share one stop: whoever comes later waits for the same end, and a shorter grace shortens it for all. SIGKILL
 also ends what is stopped (SIGSTOP) or frozen, since the keeper kills through the cgroup and thaws it. A process
 that even SIGKILL cannot end (D state) gives DeadlineExceededError after `KILL_WAIT`; the container
-stays RUNNING, and a later stop tries again.
+stays RUNNING, and a later stop tries again. A keeper that died meanwhile, or is given up since it is silent, leaves the
+container to `keepers.lost`, whose work is waited for in the same way.
 
 Invariant: at most one Stopping works for a container, and it ends when the container does or when it gives up.
 Source: CRI `StopContainer`; signal(7).
@@ -12,7 +13,7 @@ Source: CRI `StopContainer`; signal(7).
 import asyncio
 from typing import TYPE_CHECKING
 
-from crishim.errors import CrishimError, DeadlineExceededError
+from crishim.errors import CrishimError, DeadlineExceededError, UnavailableError
 from crishim.pods import signals
 from crishim.pods.objects import Container
 
@@ -51,14 +52,15 @@ class Stopping:
             async with container.lock:
                 if not container.running:
                     return
-                keeper = container.sandbox.live_keeper()
+                keeper = container.sandbox.keeper
             ended = container.ended()
-            if self._loop.time() < self._deadline:
+            if keeper is not None and self._loop.time() < self._deadline:
                 await self._ask(keeper)
                 self._arm()
                 await asyncio.wait((ended, self._expired), return_when=asyncio.FIRST_COMPLETED)
             if not ended.done():
-                await keeper.kill(container.id)
+                if keeper is not None:
+                    await self._kill(keeper)
                 await asyncio.wait((ended,), timeout=KILL_WAIT)
             if not ended.done():
                 raise DeadlineExceededError(
@@ -78,6 +80,15 @@ class Stopping:
         except CrishimError:
             if self._container.running:
                 self._deadline = self._loop.time()  # it cannot be asked, so it is told
+
+    async def _kill(self, keeper: "Keeper") -> None:
+        """Have the container killed; a keeper that is gone has left it to be buried, a silent one is given up."""
+        try:
+            await keeper.kill(self._container.id)
+        except DeadlineExceededError:
+            keeper.give_up()
+        except UnavailableError:
+            return
 
     def _arm(self) -> None:
         self._timer = self._loop.call_at(self._deadline, self._expire)

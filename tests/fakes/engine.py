@@ -139,6 +139,9 @@ class FakeKeeper:
         self._faults.step("keeper.ack")
         self.process.journal = [entry for entry in self.process.journal if entry.seq != seq]
 
+    def give_up(self) -> None:
+        self.process.die()
+
     def detach(self) -> None:
         self.process.client = None
 
