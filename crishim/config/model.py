@@ -206,6 +206,14 @@ class RuntimeConfig:
             maximum=MESSAGE_BYTES - 64 * 1024,
         ),
     )
+    exec_output_total: int = option(
+        64 * 1024 * 1024,
+        Spec(
+            help="Bytes of output that all ExecSync calls under way keep together, beyond 64 KiB for each; what a call"
+            " has no room for is read and dropped, its exit code is not.",
+            minimum=0,
+        ),
+    )
     handlers: tuple[str, ...] = option(
         (),
         Spec(

@@ -1,22 +1,61 @@
 """The output of an ExecSync: two pipes read by the daemon's loop, bounded, never blocking the process that writes.
 
-What goes beyond the limit is read and dropped (CVE-2022-1708). When the process has ended, all that it wrote is in
-the pipes and is taken; a background process that still holds a pipe open does not delay the answer: the daemon
-goes on to read and drop for it, so that it gets no SIGPIPE, until it closes its end.
+What goes beyond the limit is read and dropped (CVE-2022-1708); so is what goes beyond the memory that all calls share
+(`Pool`). When the process has ended, all that it wrote is in the pipes and is taken; a background process that still
+holds a pipe open does not delay the answer: the daemon goes on to read and drop for it, so that it gets no SIGPIPE,
+until it closes its end.
 """
 
 import asyncio
 import fcntl
 import os
 
+from crishim.linux import calls
+
 _CHUNK = 65536
+ASSURED = 65536
+"""Bytes that each capture may keep whatever the others do: a probe's words are never lost for a big output."""
+
+_LARGE = 1 << 20
+_TRIM_DELAY = 1.0  # seconds in which an answer is sent
 
 
-class Capture:
-    """Bounded stdout and stderr of one process; `limit` counts both together."""
+class Pool:
+    """The memory that all captures together may hold beyond what each is assured of.
+
+    What was large is given back to the kernel a moment after it was answered: the C library would keep it.
+    """
 
     def __init__(self, limit: int) -> None:
         self._left = limit
+        self._trimming = False
+
+    def take(self, size: int) -> int:
+        """Take up to so many bytes; return how many there were."""
+        granted = min(size, self._left)
+        self._left -= granted
+        return granted
+
+    def give(self, size: int) -> None:
+        """Give back what was taken."""
+        self._left += size
+        if size >= _LARGE and not self._trimming:
+            self._trimming = True
+            asyncio.get_running_loop().call_later(_TRIM_DELAY, self._trim)
+
+    def _trim(self) -> None:
+        self._trimming = False
+        asyncio.get_running_loop().run_in_executor(None, calls.trim_heap)
+
+
+class Capture:
+    """Bounded stdout and stderr of one process; `limit` counts both together, and `pool` is shared with others."""
+
+    def __init__(self, limit: int, pool: Pool | None = None) -> None:
+        self._left = limit
+        self._pool = pool or Pool(limit)
+        self._assured = ASSURED
+        self._taken = 0
         self._streams: list[_Stream] = []
 
     def open(self) -> list[int]:
@@ -28,21 +67,21 @@ class Capture:
             self._streams.append(_Stream(self, reading))
         return fds
 
-    @property
-    def stdout(self) -> bytes:
-        """What was kept of standard output."""
-        return b"".join(self._streams[0].kept)
-
-    @property
-    def stderr(self) -> bytes:
-        """What was kept of standard error."""
-        return b"".join(self._streams[1].kept)
+    def output(self) -> tuple[bytes, bytes]:
+        """Return what was kept of standard output and standard error."""
+        stdout, stderr = self._streams
+        return bytes(stdout.kept), bytes(stderr.kept)
 
     def keep(self, data: bytes) -> bytes:
-        """Return the part of `data` that still fits."""
-        part = data[: self._left] if len(data) > self._left else data
-        self._left -= len(part)
-        return part
+        """Return the part of `data` that still fits; once some did not, nothing more is kept."""
+        fits = min(len(data), self._left)
+        assured = min(fits, self._assured)
+        taken = self._pool.take(fits - assured)
+        self._assured -= assured
+        self._taken += taken
+        kept = assured + taken
+        self._left = self._left - kept if kept == len(data) else 0
+        return data[:kept]
 
     def finish(self) -> None:
         """Take what the ended process left in the pipes: no more than a pipe holds, since others may write on."""
@@ -52,13 +91,17 @@ class Capture:
                 left -= taken
 
     def close(self) -> None:
-        """Keep nothing more; pipes that others hold open are drained on."""
+        """Keep nothing, neither more nor what was kept; pipes that others hold open are drained on."""
         self._left = 0
+        for stream in self._streams:
+            stream.kept = bytearray()
+        self._pool.give(self._taken)
+        self._taken = 0
 
 
 class _Stream:
     def __init__(self, capture: Capture, fd: int) -> None:
-        self.kept: list[bytes] = []
+        self.kept = bytearray()
         self._capture = capture
         self._fd = fd
         os.set_blocking(fd, False)
@@ -81,7 +124,5 @@ class _Stream:
             os.close(self._fd)
             self._fd = -1
             return 0
-        part = self._capture.keep(data)
-        if part:
-            self.kept.append(part)
+        self.kept += self._capture.keep(data)
         return len(data)

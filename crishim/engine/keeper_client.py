@@ -16,7 +16,7 @@ from typing import Any
 
 from crishim.codec import to_value
 from crishim.engine import wire
-from crishim.engine.capture import Capture
+from crishim.engine.capture import Capture, Pool
 from crishim.engine.channel import Channel
 from crishim.engine.plan.types import ExecPlan
 from crishim.errors import (
@@ -157,6 +157,7 @@ class Keeper:
         plan: ExecPlan,
         timeout: float,  # noqa: ASYNC109  the CRI's own argument
         limit: int,
+        pool: Pool | None = None,
     ) -> tuple[bytes, bytes, int]:
         """Run a process in a container; return stdout, stderr and the exit code.
 
@@ -165,6 +166,7 @@ class Keeper:
             plan: what to run.
             timeout: seconds, 0 for none; then the process's tree is killed, as it is when the caller goes.
             limit: bytes that are kept of both streams together; the rest is read and dropped.
+            pool: what is kept by all calls together comes from here.
 
         Raises:
             StartError: which step failed.
@@ -174,7 +176,7 @@ class Keeper:
         self._next_exec += 1
         ended: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._execs[number] = ended
-        capture = Capture(limit)
+        capture = Capture(limit, pool)
         try:
             async with asyncio.timeout(timeout or None):
                 fds = capture.open()
@@ -185,6 +187,7 @@ class Keeper:
                     wire.close_all(fds)
                 status = await asyncio.shield(ended)
             capture.finish()
+            return *capture.output(), status
         except TimeoutError:
             await self._kill_exec(number, ended)
             raise DeadlineExceededError(
@@ -197,7 +200,6 @@ class Keeper:
         finally:
             self._execs.pop(number, None)
             capture.close()
-        return capture.stdout, capture.stderr, status
 
     async def stop(self) -> None:
         """Tell the keeper to kill what runs and to leave; a dead one is fine.

@@ -335,6 +335,13 @@ def seccomp_buffer(program: bytes) -> ctypes.Array[ctypes.c_char]:
     return (ctypes.c_char * len(program)).from_buffer_copy(program)
 
 
+def trim_heap() -> None:
+    """Give free memory of the C library back to the kernel (malloc_trim(3)), where it has that."""
+    trim = getattr(_libc, "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
 def join_session_keyring() -> None:
     """Leave the inherited session keyring for an anonymous one (keyctl(2))."""
     if _keyctl(_NR["keyctl"], KEYCTL_JOIN_SESSION_KEYRING, None) < 0:

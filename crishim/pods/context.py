@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from crishim.config.model import Config
+from crishim.engine.capture import Pool
 from crishim.images.model import ImagesApi
 from crishim.log import get_logger
 from crishim.observe import Observer
@@ -34,7 +35,8 @@ def report(key: str, error: BaseException) -> None:
 class Context:
     """The parts of one runtime.
 
-    `makes` are calls whose result a later retry may fetch (run, create, start); `ends` are idempotent ones.
+    `outputs` is the memory of all ExecSync calls. `makes` are calls whose result a later retry may fetch (run, create,
+    start); `ends` are idempotent ones.
     """
 
     config: Config
@@ -50,6 +52,7 @@ class Context:
     bus: Bus
     abilities: Abilities
     boot_id: str
+    outputs: Pool
     makes: Flights[str] = field(default_factory=lambda: Flights(report))
     ends: Flights[None] = field(default_factory=lambda: Flights(report, keep=False))
 

@@ -38,7 +38,7 @@ async def exec_sync(context: Context, container: Container, command: Sequence[st
     plan = context.planner.exec(await container_plan(context, container), command)
     limit = context.config.runtime.exec_output_limit
     try:
-        stdout, stderr, exit_code = await keeper.exec_sync(container.id, plan, timeout, limit)
+        stdout, stderr, exit_code = await keeper.exec_sync(container.id, plan, timeout, limit, context.outputs)
     except StartError as error:
         if not error.inside or error.step not in _CONTAINERS_OWN:
             raise

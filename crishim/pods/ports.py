@@ -7,6 +7,7 @@ that pass the same tests. Times are nanoseconds since the epoch, ids are CRI ids
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
+from crishim.engine.capture import Pool
 from crishim.engine.plan.container import ContainerInput
 from crishim.engine.plan.types import ContainerPlan, ExecPlan, PodPlan
 from crishim.linux.cgroups.layout import Layout
@@ -100,8 +101,9 @@ class Keeper(Protocol):
         plan: ExecPlan,
         timeout: float,  # noqa: ASYNC109  enforced by the keeper
         limit: int,
+        pool: Pool | None = None,
     ) -> tuple[bytes, bytes, int]:
-        """Run a planned exec; timeout in seconds (0: none), at most `limit` bytes of its output are kept."""
+        """Run a planned exec; timeout in seconds (0: none); `limit` and `pool` bound the output that is kept."""
 
     async def reopen_log(self, container_id: str) -> None:
         """Open the log file anew; return when the new file exists."""

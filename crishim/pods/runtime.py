@@ -14,6 +14,7 @@ from typing import Any, Protocol, TypeVar
 
 from crishim import clock
 from crishim.config.model import Config
+from crishim.engine.capture import Pool
 from crishim.errors import FailedPreconditionError
 from crishim.images.model import ImagesApi
 from crishim.linux.cgroups.stats import Readers
@@ -139,6 +140,7 @@ class Runtime:
             bus=Bus(observer),
             abilities=replace(abilities or Abilities(), handlers=config.runtime.handlers),
             boot_id=boot_id or clock.boot_id(),
+            outputs=Pool(config.runtime.exec_output_total),
         )
 
     async def start(self) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from crishim import clock
+from crishim.engine.capture import Pool
 from crishim.engine.plan.types import ExecPlan, PodPlan
 from crishim.errors import UnavailableError
 from crishim.request import ResolvedUser
@@ -127,6 +128,7 @@ class FakeKeeper:
         plan: ExecPlan,
         timeout: float,
         limit: int,
+        pool: Pool | None = None,
     ) -> tuple[bytes, bytes, int]:
         await self._reach("keeper.exec_sync")
         return " ".join(plan.process.argv).encode()[:limit], str(timeout).encode(), 3

@@ -1,11 +1,15 @@
 """ExecSync: outputs, bounds, deadlines, and many at once."""
 
 import asyncio
+import contextlib
 
 import grpc
 import pytest
 
 from crishim._proto.runtime.v1 import api_pb2 as api
+from crishim.engine.capture import ASSURED
+from crishim.linux.cgroups import apply
+from crishim.linux.facts import probe
 from tests.support import layout
 from tests.support.cri import attempt, refused
 from tests.support.world import World
@@ -178,3 +182,50 @@ async def test_no_zombie_stays_after_many(world: World) -> None:
             return
         await asyncio.sleep(0.1)
     pytest.fail(f"zombies stay: {states}")
+
+
+def memory(world: World) -> int:
+    """Return the bytes that the daemon, the spawner and the keepers hold for themselves."""
+    total = 0
+    pids = [world.instance.pid, *apply.pids(probe().layout.directories(f"{world.instance.cgroup_parent}/keepers"))]  # type: ignore[union-attr]
+    for pid in pids:
+        with contextlib.suppress(OSError), open(f"/proc/{pid}/smaps_rollup", encoding="ascii") as file:
+            total += sum(int(line.split()[1]) << 10 for line in file if line.startswith("Pss:"))
+    return total
+
+
+def peak(world: World) -> int:
+    """Return the most that the daemon has held."""
+    with open(f"/proc/{world.instance.pid}/status", encoding="ascii") as file:
+        return next(int(line.split()[1]) << 10 for line in file if line.startswith("VmHWM"))
+
+
+async def test_the_memory_of_large_outputs_is_bounded_and_given_back(own_world: World) -> None:
+    world = own_world
+    container = await world.run(await world.pod(), STAY)
+    await world.cri.exec(container, "head", "-c", "1000000", "/dev/zero")
+    before = memory(world)
+    # half of them leave a process behind that keeps the pipes
+    scripts = [f"{'sleep 671 &' * (n % 2)} head -c 30000000 /dev/zero; exit {n}" for n in range(40)]
+    replies = await asyncio.gather(*(world.cri.exec(container, "sh", "-c", script) for script in scripts))
+    assert [reply.exit_code for reply in replies] == list(range(40))
+    assert all(ASSURED <= len(reply.stdout) <= MOST for reply in replies)
+    del replies
+    assert peak(world) - before < 600 << 20
+    for _ in range(300):
+        if memory(world) - before < 100 << 20:
+            return
+        await asyncio.sleep(0.1)
+    pytest.fail(f"{(memory(world) - before) >> 20} MiB are held at idle")
+
+
+async def test_a_small_output_is_whole_while_large_ones_take_all_there_is(world: World) -> None:
+    container = await world.run(await world.pod(), STAY)
+    large = [
+        asyncio.create_task(world.cri.exec(container, "sh", "-c", "head -c 30000000 /dev/zero; sleep 2"))
+        for _ in range(8)
+    ]
+    await asyncio.sleep(1)
+    assert await world.cri.output(container, "sh", "-c", "seq 1 10000") == "".join(f"{n}\n" for n in range(1, 10_001))
+    sizes = [len((await call).stdout) for call in large]
+    assert sum(sizes) <= (64 << 20) + len(large) * ASSURED
