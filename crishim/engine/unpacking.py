@@ -16,6 +16,7 @@ from crishim.engine.channel import Channel
 from crishim.errors import InternalError, UnavailableError
 
 _IDLE = 1.0  # seconds; a new one takes 15 ms
+_TRIES = 3
 
 
 class Unpacking:
@@ -60,6 +61,19 @@ class Unpacking:
             channel.close()
 
     async def _extract(self, fds: tuple[int, int, int], options: Mapping[str, Any]) -> dict[str, Any]:
+        text = b""
+        for _ in range(_TRIES):
+            text = await self._said(fds, options)
+            if text:  # a child took it up; else unpacker or spawner died with the request in its hands
+                break
+        lines = [line for line in text.split(b"\n") if line]
+        if not lines:
+            raise InternalError("the extraction process ended without a report: it was killed, or there was no memory")
+        report: dict[str, Any] = json.loads(lines[-1])
+        return report
+
+    async def _said(self, fds: tuple[int, int, int], options: Mapping[str, Any]) -> bytes:
+        """Return all that a child writes to its report, which begins with an empty line."""
         reading, writing = os.pipe2(os.O_CLOEXEC)
         try:
             await self._send({"options": dict(options)}, (*fds, writing))
@@ -68,12 +82,7 @@ class Unpacking:
             raise
         finally:
             os.close(writing)
-        text = await _read_all(reading)
-        lines = [line for line in text.split(b"\n") if line]
-        if not lines:
-            raise InternalError("the extraction process ended without a report: it was killed, or there was no memory")
-        report: dict[str, Any] = json.loads(lines[-1])
-        return report
+        return await _read_all(reading)
 
     async def _send(self, message: wire.Message, fds: tuple[int, ...]) -> None:
         """Send to the unpacker; one that is not there, or has died, is replaced."""

@@ -1,7 +1,7 @@
 """The first half of a start: rows of the store become objects again, and keepers are taken over.
 
-Rows that cannot be read go to the store's quarantine, with a sentence for the log; the others live on (field case
-J2). A sandbox whose boot is over, or whose keeper does not answer, is NOTREADY; its containers are EXITED with
+Rows that cannot be read go to the store's quarantine, with a sentence for the log; the others live on. A sandbox
+whose boot is over, or whose keeper does not answer, is NOTREADY; its containers are EXITED with
 255, never 0, unless the keeper's journal knows better. A keeper that answers tells what runs and what ended
 meanwhile: true codes and times.
 

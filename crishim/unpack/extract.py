@@ -28,7 +28,7 @@ _LARGE = 1 << 20  # bytes of a blob that are worth a second thread
 
 
 def run(fds: Sequence[int], options: Mapping[str, Any]) -> None:
-    """Unpack a blob into a directory and write the report, one JSON line.
+    """Unpack a blob into a directory and write the report: an empty line at once, and one of JSON in the end.
 
     The process is used up afterwards: its root, namespaces and capabilities are the layer's. The report is either
     `{"ok": true, bytes, inodes, lists_root, parents, opaque, links, skipped_xattrs}` or
@@ -45,6 +45,7 @@ def run(fds: Sequence[int], options: Mapping[str, Any]) -> None:
     report: dict[str, Any]
     confined = False
     try:
+        os.write(report_fd, b"\n")
         os.umask(0)
         renames = {os.fsencode(k): os.fsencode(v) for k, v in (options.get("renames") or {}).items()}
         size = int(options["size"])

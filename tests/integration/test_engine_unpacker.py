@@ -110,6 +110,22 @@ async def test_a_dead_unpacker_is_replaced(lab: Lab, tmp_path: Path) -> None:
     assert (await _unpacked(lab, tmp_path / "2", SMALL))["ok"]
 
 
+@pytest.mark.parametrize("who", ["unpacker", "spawner"])
+@scenario
+async def test_one_that_dies_with_a_layer_in_its_hands_is_replaced(lab: Lab, tmp_path: Path, who: str) -> None:
+    if who == "unpacker":
+        assert (await _unpacked(lab, tmp_path / "1", SMALL))["ok"]
+    pid = _unpackers(lab)[0] if who == "unpacker" else lab.engine.spawner_pid
+    os.kill(pid, signal.SIGSTOP)
+    calls = [asyncio.create_task(_unpacked(lab, tmp_path / f"layer{n}", SMALL)) for n in range(3)]
+    await asyncio.sleep(0.1)
+    assert not any(call.done() for call in calls)
+    os.kill(pid, signal.SIGKILL)
+    for n, call in enumerate(calls):
+        assert (await call)["ok"]
+        assert (tmp_path / f"layer{n}" / "d" / "b").read_bytes() == b"second"
+
+
 @pytest.mark.parametrize("ahead", [False, True])
 @scenario
 async def test_a_blob_is_unpacked_while_it_grows(lab: Lab, tmp_path: Path, ahead: bool) -> None:

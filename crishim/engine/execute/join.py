@@ -59,7 +59,7 @@ def run(
             program = process.step_inside(reporter, program, own_terminal=False)
             with contextlib.suppress(OSError):  # no clone inherits it, and the program's filter may refuse it
                 calls.prctl(calls.PR_SET_CHILD_SUBREAPER, 1)
-        return program
     except BaseException as error:  # noqa: BLE001  whatever it is, the keeper must hear of it
         reporter.fail(error)
         return None
+    return program

@@ -1,9 +1,10 @@
 """CRI log files: `<RFC3339Nano> <stream> <P|F> <text>`, written by the keeper from the container's pipes or terminal.
 
 The hot path takes whole chunks: one read, one timestamp, the prefix put in by `bytes.replace`, one write. Only a
-newline ends a line; a line over 16 KiB becomes `P` records and a last `F`. A tail without newline is written as `P`
-at the end of the stream, so that joining the records gives exactly the bytes that the container wrote. A write that fails (disk full) drops the record, never blocks the container, and leaves only whole
-records in the file; drops are counted and reported once a minute.
+newline ends a line; a line over 16 KiB becomes `P` records and a last `F`. A tail without newline is written as `P` at
+the end of the stream, so that joining the records gives exactly the bytes that the container wrote. A write that fails
+(disk full) drops the record, never blocks the container, and leaves only whole records in the file; drops are counted
+and reported once a minute.
 
 Whoever has the log's directory as a volume may put anything at its path, at any time. So a log is opened without
 following a link anywhere (the path that the daemon gives has none), without waiting, and only if it is a plain file
