@@ -20,6 +20,8 @@ from crishim.pods.views import ContainerState, ExecResult
 
 NOT_FOUND = 127
 NOT_EXECUTABLE = 126
+KILLED = 137
+_CODES = {errno.ENOENT: NOT_FOUND, errno.EINTR: KILLED}
 _CONTAINERS_OWN = {"exec", "working directory", "user"}
 """Steps of an exec whose failure is that of the container's files, not of the runtime."""
 
@@ -40,8 +42,8 @@ async def exec_sync(context: Context, container: Container, command: Sequence[st
     try:
         stdout, stderr, exit_code = await keeper.exec_sync(container.id, plan, timeout, limit, context.outputs)
     except StartError as error:
-        if not error.inside or error.step not in _CONTAINERS_OWN:
+        if not error.inside or error.step not in _CONTAINERS_OWN or not error.errno:
             raise
-        missing = error.step == "exec" and error.errno == errno.ENOENT
-        return ExecResult(b"", f"{error}\n".encode(), NOT_FOUND if missing else NOT_EXECUTABLE)
+        code = _CODES.get(error.errno, NOT_EXECUTABLE) if error.step == "exec" else NOT_EXECUTABLE
+        return ExecResult(b"", f"{error}\n".encode(), code)
     return ExecResult(stdout, stderr, exit_code)

@@ -140,6 +140,7 @@ class Execs:
         return pid, pidfd
 
     def _set_up(self, run: Exec, result: Setup) -> None:
+        run.child.inspect()
         run.reported = True
         if result.terminal >= 0:
             os.close(result.terminal)
