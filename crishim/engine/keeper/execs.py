@@ -28,9 +28,7 @@ from crishim.engine.keeper.loop import Loop
 from crishim.linux import calls
 from crishim.linux.cgroups import apply as cgroups
 
-_STOP_ROUNDS = 8
-_SIGKILL = 9
-_SIGSTOP = 19
+_KILL_ROUNDS = 3  # where a task in an uninterruptible wait keeps the group from being wholly frozen
 
 
 class Exec:
@@ -165,26 +163,22 @@ class Execs:
         self._containers.exec_ended(run.container)
 
     def _kill_tree(self, run: Exec) -> None:
-        """Kill the process and what it started: all are stopped first, since what is stopped starts nothing more."""
+        """Kill the process and what it started, while the container stands still: nothing starts anything meanwhile."""
         run.killed = True
         if run.child.settle is not None:
             run.child.settle()
         if run.child.settle is not None:
             # another process may still go on in its place before the signal strikes
             run.child.moved = lambda: self._kill_tree(run)
-        stopped: set[int] = set()
-        for _ in range(_STOP_ROUNDS):
-            fresh = _tree_of(run) - stopped
-            if not fresh:
-                _signal_all(stopped, _SIGKILL)
-                return
-            _signal_all(fresh, _SIGSTOP)
-            stopped |= fresh
-        # it starts processes faster than they can be stopped one by one: the whole container stands still a moment
         group = run.container.group
-        cgroups.freeze(group["directories"], group["version"])
         try:
-            _signal_all(stopped | _tree_of(run), _SIGKILL)
+            for _ in range(_KILL_ROUNDS):
+                frozen = cgroups.freeze(group["directories"], group["version"])
+                _kill_all(_tree_of(run))
+                if frozen:
+                    break
+        except OSError:  # the container's group is on its way out, with all that is in it
+            _kill_all({run.child.pid} if run.child.pidfd >= 0 else set())
         finally:
             cgroups.thaw(group["directories"])
 
@@ -195,10 +189,10 @@ def _tree_of(run: Exec) -> set[int]:
     return tree | {run.child.pid} if run.child.pidfd >= 0 else tree
 
 
-def _signal_all(pids: set[int], number: int) -> None:
+def _kill_all(pids: set[int]) -> None:
     for pid in pids:
         try:
-            os.kill(pid, number)
+            os.kill(pid, 9)
         except ProcessLookupError:
             continue
 
