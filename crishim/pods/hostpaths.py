@@ -48,7 +48,7 @@ async def examine(problems: Problems, config: ContainerConfig) -> Examined:
     Raises:
         DeadlineExceededError: a path does not answer.
     """
-    if not _names_anything(config):
+    if not host.names_anything(config):
         return Examined()
     return await _in_thread(config.mounts, lambda: _examine(problems, config))
 
@@ -59,7 +59,7 @@ async def look(problems: Problems, config: ContainerConfig) -> HostView:
     Raises:
         DeadlineExceededError: a path does not answer.
     """
-    if not _names_anything(config):
+    if not host.names_anything(config):
         return NOTHING
     return await _in_thread(config.mounts, lambda: host.look(problems, config))
 
@@ -74,10 +74,6 @@ async def make_missing(examined: Examined) -> None:
     """
     if examined.missing:
         await _in_thread(examined.mounts, lambda: _make_all(examined.missing))
-
-
-def _names_anything(config: ContainerConfig) -> bool:
-    return bool(config.mounts or config.devices or config.security.privileged)
 
 
 async def _in_thread(mounts: Sequence[Mount], work: Callable[[], T]) -> T:

@@ -114,7 +114,8 @@ def test_plans(name: str, tmp_path: Path) -> None:
     config = codec.from_value(ContainerConfig, case["container"])
     image = codec.from_value(ImageConfig, case["image"])
     nodes = tuple(codec.from_value(DeviceNode, node) for node in case.get("nodes", ()))
-    host = HostView(frozenset(case.get("directories", ())), nodes, case.get("local", True))
+    profile = look(Problems(), dataclasses.replace(config, mounts=(), devices=())).profile
+    host = HostView(frozenset(case.get("directories", ())), nodes, case.get("local", True), profile)
     wanted = dataclasses.replace(container_input(pod, config, image, base), host=host)
     plan = plan_container(Problems(), wanted, base)
     programs = programs_of(base, plan)
@@ -187,7 +188,8 @@ def test_a_volume_is_writable_on_a_read_only_root_and_the_requests_mounts_come_a
 def refused(config: ContainerConfig, image: ImageConfig = IMAGE, host: str = "v1", layers: tuple[str, ...] = ()) -> str:
     base = settings(host)
     problems = Problems()
-    plan_container(problems, container_input(POD, config, image, base, layers), base)
+    view = look(problems, config)
+    plan_container(problems, dataclasses.replace(container_input(POD, config, image, base, layers), host=view), base)
     with pytest.raises(InvalidArgumentError) as caught:
         problems.check()
     assert str(caught.value).startswith(caught.value.field)
@@ -224,14 +226,15 @@ def test_every_problem_is_told_at_once() -> None:
     config = convert(problems, message)
     admit_container(problems, config, POD, Abilities())
     base = settings("v1")
-    plan_container(problems, container_input(POD, config, ImageConfig(), base), base)
+    view = look(problems, config)
+    plan_container(problems, dataclasses.replace(container_input(POD, config, ImageConfig(), base), host=view), base)
     with pytest.raises(InvalidArgumentError) as caught:
         problems.check()
     assert [part.partition(": ")[0] for part in str(caught.value).split("; ")] == [
         "config.stop_signal",
         "config.log_path",
-        "config.command",
         f"{SECURITY}.seccomp.localhost_ref",
+        "config.command",
     ]
 
 
@@ -248,10 +251,17 @@ def test_a_profile_with_a_listener_is_not_there_yet(tmp_path: Path) -> None:
     path = tmp_path / "p.json"
     path.write_text('{"defaultAction": "SCMP_ACT_NOTIFY"}')
     security = ContainerSecurity(seccomp=SecurityProfile(ProfileType.LOCALHOST, str(path)))
-    base, problems = settings("v1"), Problems()
-    wanted = container_input(POD, request(security=security), IMAGE, base)
-    plan_container(problems, wanted, base)
+    problems = Problems()
+    look(problems, request(security=security))
     with pytest.raises(UnimplementedError, match=f"^{SECURITY}.seccomp.localhost_ref: {path}: defaultAction: SCMP"):
+        problems.check()
+
+
+def test_a_profile_that_nobody_read_is_a_problem_and_no_filter_is_left_out() -> None:
+    security = ContainerSecurity(seccomp=SecurityProfile(ProfileType.LOCALHOST, "/profile.json"))
+    base, problems = settings("v1"), Problems()
+    plan_container(problems, container_input(POD, request(security=security), IMAGE, base), base)
+    with pytest.raises(InvalidArgumentError, match=f"^{SECURITY}.seccomp.localhost_ref: could not be read$"):
         problems.check()
 
 

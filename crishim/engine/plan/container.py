@@ -78,7 +78,7 @@ def plan_container(problems: Problems, wanted: ContainerInput, settings: PlanSet
         cgroup=cgroup.plan_cgroup(group, limits, settings),
         root=_root(wanted, settings),
         mounts=mounts.plan_mounts(config, host, group, settings, wanted.volumes),
-        process=process.plan_process(problems, config, wanted.image, wanted.sandbox, settings),
+        process=process.plan_process(problems, config, wanted.image, wanted.sandbox, host.profile, settings),
         stdio=StdioPlan(config.log_path, config.stdin, config.stdin_once, config.tty),
         shared=host.local and _shareable(config, settings),
     )

@@ -1,4 +1,4 @@
-"""What only the host can tell of a request: the kinds of its host paths, and the device nodes that it names.
+"""What only the host can tell of a request: the kinds of its host paths, its device nodes, its seccomp profile.
 
 Looking may take as long as a file server or a FUSE process wants, so it is done in a thread and never by the planner.
 """
@@ -8,10 +8,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from crishim.engine.plan.types import DeviceNode
+from crishim.errors import CrishimError, UnimplementedError
 from crishim.linux import devices
 from crishim.linux.filesystems import is_local
+from crishim.linux.seccomp.profile import Profile, load_profile
 from crishim.problems import Problems
-from crishim.request import ContainerConfig, Device
+from crishim.request import ContainerConfig, ContainerSecurity, Device, ProfileType, SecurityProfile
+
+SECCOMP_FIELD = "config.linux.security_context.seccomp.localhost_ref"
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,11 +26,13 @@ class HostView:
         directories: those of the mounts' host paths that are directories; the rest are files, sockets, devices.
         nodes: the device nodes that the request, or its privilege, asks for.
         local: no mount's host path is on a file system that waits for another machine or a process.
+        profile: the seccomp profile that the request names by its path.
     """
 
     directories: frozenset[str] = frozenset()
     nodes: tuple[DeviceNode, ...] = ()
     local: bool = True
+    profile: Profile | None = None
 
 
 NOTHING = HostView()
@@ -34,10 +40,10 @@ NOTHING = HostView()
 
 
 def look(problems: Problems, config: ContainerConfig) -> HostView:
-    """Look at the host paths and devices of a request, whose mounts are resolved; blocks.
+    """Look at what a request names on the host, its mounts resolved; blocks.
 
     Args:
-        problems: of the request; devices that are not there are added.
+        problems: of the request; what is not there or cannot be used is added.
         config: the request.
     """
     paths = {mount.host_path for mount in config.mounts}
@@ -45,7 +51,31 @@ def look(problems: Problems, config: ContainerConfig) -> HostView:
         directories=frozenset(path for path in paths if _is_directory(path)),
         nodes=_nodes(problems, config.devices, privileged=config.security.privileged),
         local=all(is_local(_nearest(path)) for path in paths),
+        profile=_profile(problems, config.security),
     )
+
+
+def names_anything(config: ContainerConfig) -> bool:
+    """Tell whether there is anything of a request to look at."""
+    security = config.security
+    return bool(config.mounts or config.devices or security.privileged or _is_named(security.seccomp))
+
+
+def _is_named(profile: SecurityProfile | None) -> bool:
+    return profile is not None and profile.profile_type is ProfileType.LOCALHOST
+
+
+def _profile(problems: Problems, security: ContainerSecurity) -> Profile | None:
+    named = security.seccomp
+    if named is None or not _is_named(named) or security.privileged:
+        return None
+    try:
+        return load_profile(named.localhost_ref)
+    except UnimplementedError as error:
+        problems.lacks(SECCOMP_FIELD, str(error))
+    except CrishimError as error:
+        problems.add(SECCOMP_FIELD, str(error))
+    return None
 
 
 def _is_directory(path: str) -> bool:

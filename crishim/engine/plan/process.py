@@ -1,4 +1,4 @@
-"""What a container runs and with which rights: request and image config → ProcessPlan. Pure but for profiles' files.
+"""What a container runs and with which rights: request and image config → ProcessPlan. Pure.
 
 The image's config never steers the runtime: only command, environment, directory, user and stop signal are read from
 it.
@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from crishim.constants import DEFAULT_PATH
+from crishim.engine.plan.host import SECCOMP_FIELD
 from crishim.engine.plan.pod import pod_hostname
 from crishim.engine.plan.settings import PlanSettings
 from crishim.engine.plan.types import CapabilityPlan, ContainerPlan, ExecPlan, ProcessPlan, UserPlan
-from crishim.errors import CrishimError, FailedPreconditionError, UnimplementedError
+from crishim.errors import FailedPreconditionError, InvalidArgumentError
 from crishim.linux import capabilities
 from crishim.linux.seccomp.compiler import compile_profile
-from crishim.linux.seccomp.profile import load_profile
+from crishim.linux.seccomp.profile import Profile
 from crishim.problems import Problems
 from crishim.request import (
     ContainerConfig,
@@ -26,13 +27,25 @@ from crishim.request import (
     SecurityProfile,
 )
 
-_SECURITY = "config.linux.security_context"
-
 
 def plan_process(
-    problems: Problems, config: ContainerConfig, image: ImageConfig, sandbox: SandboxConfig, settings: PlanSettings
+    problems: Problems,
+    config: ContainerConfig,
+    image: ImageConfig,
+    sandbox: SandboxConfig,
+    profile: Profile | None,
+    settings: PlanSettings,
 ) -> ProcessPlan:
-    """Return the plan; with a problem noted it must not be used."""
+    """Return the plan; with a problem noted it must not be used.
+
+    Args:
+        problems: of the request; what the image and the host tell of it is added.
+        config: the request.
+        image: what its image says.
+        sandbox: its pod's request.
+        profile: the seccomp profile that it names, if it could be read.
+        settings: of the instance.
+    """
     security = config.security
     argv = _argv(config, image)
     if not argv:
@@ -42,7 +55,7 @@ def plan_process(
     if any("\0" in word for word in argv):
         problems.add("config.command", "contains a NUL character")
     sets = _capabilities(security, settings)
-    program, flags = _seccomp(problems, security, sets.bounding, settings)
+    program, flags = _seccomp(problems, security, profile, sets.bounding, settings)
     return ProcessPlan(
         argv=argv,
         env=_environment(config, image, pod_hostname(sandbox, settings)),
@@ -118,7 +131,7 @@ def _capabilities(security: ContainerSecurity, settings: PlanSettings) -> Capabi
 
 
 def _seccomp(
-    problems: Problems, security: ContainerSecurity, bounding: int, settings: PlanSettings
+    problems: Problems, security: ContainerSecurity, named: Profile | None, bounding: int, settings: PlanSettings
 ) -> tuple[bytes, int]:
     """Return the filter program, empty where none is wanted, and the flags of seccomp(2) for it."""
     profile: SecurityProfile | None = security.seccomp
@@ -126,14 +139,12 @@ def _seccomp(
         return b"", 0
     if settings.seccomp is None:
         raise FailedPreconditionError("this host's kernel has no seccomp filters; only unconfined containers can run")
-    wanted = settings.seccomp
-    if profile.profile_type is ProfileType.LOCALHOST:
-        try:
-            wanted = load_profile(profile.localhost_ref)
-        except UnimplementedError as error:
-            problems.lacks(f"{_SECURITY}.seccomp.localhost_ref", str(error))
-            return b"", 0
-        except CrishimError as error:
-            problems.add(f"{_SECURITY}.seccomp.localhost_ref", str(error))
-            return b"", 0
-    return compile_profile(wanted, bounding, settings.arch, settings.kernel), wanted.flags
+    wanted = named if profile.profile_type is ProfileType.LOCALHOST else settings.seccomp
+    if wanted is None:
+        problems.add(SECCOMP_FIELD, "could not be read")  # who looked has said why, and a field's first problem stays
+        return b"", 0
+    try:
+        return compile_profile(wanted, bounding, settings.arch, settings.kernel), wanted.flags
+    except InvalidArgumentError as error:
+        problems.add(SECCOMP_FIELD, error.problem)
+        return b"", 0
