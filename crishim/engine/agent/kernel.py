@@ -1,0 +1,204 @@
+"""Calls with the structures they take, as a child makes them: the idioms that plans are compiled to.
+
+One method for one thing that the kernel does for a mount, a file or a process; each adds calls to a batch and gives
+their results. Flags that are always right (close-on-exec) are put in here. Out of scope: what is done in which order.
+
+Sources: the man page of section 2 of each call; linux/openat2.h, linux/mount.h, linux/sched.h, linux/stat.h.
+"""
+
+import errno
+import os
+from collections.abc import Sequence
+
+from crishim.engine.agent.batch import Batch, Label, Place, Result, Value
+from crishim.linux import calls
+
+_ALL = (1 << 64) - 1
+_STATX_BASIC = 0x7FF
+_STATX_SIZE = 256
+_STX_MODE = 28
+_STX_SIZE = 40
+_STX_RDEV = 0x80
+_STATFS_SIZE = 120
+PROC_MAGIC = 0x9FA0  # linux/magic.h
+_SET_FLAG, _SET_STRING, _CREATE = calls.FSCONFIG_SET_FLAG, calls.FSCONFIG_SET_STRING, calls.FSCONFIG_CMD_CREATE
+CWD = calls.AT_FDCWD
+_EMPTY = calls.AT_EMPTY_PATH
+NEVER = calls.RESOLVE_NO_MAGICLINKS
+"""No path from an image or a request ever goes through a link of /proc/<pid>/{fd,cwd,root}, which leads anywhere."""
+
+
+class Kernel:
+    """Adds idioms to a batch."""
+
+    def __init__(self, batch: Batch) -> None:
+        self.batch = batch
+        self._empty = batch.text("")
+        self._stat = batch.room(_STATX_SIZE)
+        self._hows: dict[tuple[int, int, int], Place] = {}
+        self._attributes: dict[tuple[int, int], Place] = {}
+
+    # --- files -----------------------------------------------------------------------------------
+
+    def openat2(
+        self,
+        directory: Value,
+        path: str | bytes,
+        flags: int,
+        resolve: int = NEVER,
+        *,
+        mode: int = 0,
+        allow: Sequence[int] = (),
+        other: Label | None = None,
+        result: str = "",
+        what: str = "",
+    ) -> Result:
+        """Open with a confined resolution; close-on-exec."""
+        key = (flags | os.O_CLOEXEC, mode, resolve)
+        how = self._hows.get(key)
+        if how is None:
+            note = f"{{flags={key[0]:#o}, mode={mode:#o}, resolve={resolve:#x}}}"
+            how = self._hows[key] = self.batch.words(*key, note=note)
+        text = self.batch.text(path)
+        return self.batch.call(
+            "openat2", directory, text, how, 24, allow=allow, other=other, result=result, what=what or _str(path)
+        )
+
+    def write_file(self, path: str, content: bytes, *, allow: Sequence[int] = ()) -> None:
+        """Write to a file of the host's; the descriptor goes with the others before the image has a say."""
+        skip = Label() if allow else None
+        fd = self.batch.call(
+            "openat", CWD, self.batch.text(path), os.O_WRONLY | os.O_CLOEXEC, 0, allow=allow, other=skip, what=path
+        )
+        self.batch.call("write", fd, self.batch.data(content, repr(content)[1:]), len(content), what=path)
+        if skip is not None:
+            self.batch.place(skip)
+
+    def ensure(self, path: str, *, directory: bool, links: bool = True, result: str = "") -> Result:
+        """Open a path in the container's root (O_PATH), made with its parents (0755) if it is missing.
+
+        Every parent is opened first, and only a name below it is made, which follows no link. A file is made through a
+        dangling link, at the place the link names, where the directory of that place exists.
+        """
+        batch = self.batch
+        flags = os.O_PATH | (os.O_DIRECTORY if directory else 0)
+        resolve = NEVER if links else NEVER | calls.RESOLVE_NO_SYMLINKS
+        there = Label()
+        self.openat2(CWD, path, flags, resolve, allow=(errno.ENOENT,))
+        batch.then(there)
+        parts = [part for part in path.split("/") if part not in {"", "."}]
+        for number, part in enumerate(parts):
+            above = self.openat2(CWD, "/" + "/".join(parts[:number]), os.O_PATH | os.O_DIRECTORY, resolve)
+            last = number == len(parts) - 1
+            if last and not directory:
+                self.openat2(CWD, path, os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK | os.O_NOCTTY, resolve, mode=0o644)
+            else:
+                batch.call("mkdirat", above, batch.text(part), 0o755, allow=(errno.EEXIST,), what=path)
+        batch.place(there)
+        return self.openat2(CWD, path, flags, resolve, result=result)
+
+    def expect_mode(self, fd: Value, kind: int, other: Label | None = None) -> None:
+        """Go on only if the descriptor is of this kind (S_IF*); with a label, go on there if it is of another."""
+        mask = 0o170000 << 32
+        # stx_mode is half a word's half: seen from the word before it, it stands in bits 32-47
+        self._statx(fd, (self._stat.at(_STX_MODE - 4), mask, kind << 32))
+        if other is not None:
+            self.batch.otherwise(other)
+
+    def expect_device(self, fd: Value, major: int, minor: int) -> None:
+        """Go on only if the descriptor is this device."""
+        self._statx(fd, (self._stat.at(_STX_RDEV), _ALL, minor << 32 | major))
+
+    def _statx(self, fd: Value, expect: tuple[Place, int, int]) -> None:
+        self.batch.call("statx", fd, self._empty, _EMPTY, _STATX_BASIC, self._stat, expect=expect)
+
+    def size_into(self, fd: Value, place: Place) -> None:
+        """Put what statx(2) says of a descriptor at a place; `size_of` reads it there."""
+        self.batch.call("statx", fd, self._empty, _EMPTY, _STATX_BASIC, place)
+
+    def refuse_procfs(self, fd: Value, path: str) -> None:
+        """Fail if the descriptor is in a procfs: what is mounted over it would hide what protects the host."""
+        batch = self.batch
+        good = Label()
+        buffer = batch.room(_STATFS_SIZE)
+        batch.call("fstatfs", fd, buffer, expect=(buffer, _ALL, PROC_MAGIC), what=path)
+        batch.otherwise(good)
+        batch.call("fstatfs", fd, buffer, expect=(buffer, _ALL, 0), what=f"{path}: leads into /proc")
+        batch.place(good)
+
+    # --- mounts ----------------------------------------------------------------------------------
+
+    def new_fs(self, fstype: str, options: Sequence[tuple[str, str]], attributes: int, what: str) -> Result:
+        """Return a detached mount of a new file system."""
+        batch = self.batch
+        context = batch.call("fsopen", batch.text(fstype), calls.FSOPEN_CLOEXEC, result=f"{fstype}_context", what=what)
+        for key, value in options:
+            self.option(context, key, value or None, what)
+        batch.call("fsconfig", context, _CREATE, 0, 0, 0, what=what)
+        return batch.call("fsmount", context, calls.FSMOUNT_CLOEXEC, attributes, result=fstype, what=what)
+
+    def option(self, context: Result, key: str, value: str | None, what: str) -> None:
+        """Set one parameter of a file system context; None sets a flag."""
+        text = self.batch.text
+        if value is None:
+            self.batch.call("fsconfig", context, _SET_FLAG, text(key), 0, 0, what=what)
+        else:
+            self.batch.call("fsconfig", context, _SET_STRING, text(key), text(value), 0, what=f"{what} {key}={value}")
+
+    def clone_tree(self, fd: Value, path: str = "", *, recursive: bool = False, what: str = "") -> Result:
+        """Return a detached copy of a mount."""
+        flags = calls.OPEN_TREE_CLONE | os.O_CLOEXEC | (calls.AT_RECURSIVE if recursive else 0)
+        flags |= 0 if path else _EMPTY
+        return self.batch.call("open_tree", fd, self.batch.text(path), flags, result="tree", what=what or path)
+
+    def set_attributes(
+        self, fd: Value, attributes: int, *, private: bool = False, recursive: bool = False, path: str = ""
+    ) -> None:
+        """Set attributes of a mount, or of the tree that it is the top of."""
+        propagation = calls.MS_PRIVATE if private else 0
+        key = (attributes, propagation)
+        place = self._attributes.get(key)
+        if place is None:
+            note = f"{{attr_set={attributes:#x}, propagation={propagation:#x}}}"
+            place = self._attributes[key] = self.batch.words(attributes, 0, propagation, 0, note=note)
+        flags = (0 if path else _EMPTY) | (calls.AT_RECURSIVE if recursive else 0)
+        self.batch.call("mount_setattr", fd, self.batch.text(path), flags, place, 32, what=path)
+
+    def attach(self, tree: Value, to: Value, name: str = "", *, what: str = "") -> None:
+        """Attach a detached mount on a descriptor, or on a name below it."""
+        flags = calls.MOVE_MOUNT_F_EMPTY_PATH | (0 if name else calls.MOVE_MOUNT_T_EMPTY_PATH)
+        self.batch.call("move_mount", tree, self._empty, to, self.batch.text(name), flags, what=what or name)
+
+    # --- the process -----------------------------------------------------------------------------
+
+    def prctl(self, option: int, arg2: int = 0, arg3: int = 0, *, allow: Sequence[int] = (), what: str = "") -> None:
+        """Operate on the process."""
+        self.batch.call("prctl", option, arg2, arg3, 0, 0, allow=allow, what=what)
+
+    def default_signals(self) -> None:
+        """Put every signal's default action back and block none: also 32 and 33, which C libraries keep for themselves.
+
+        exec passes on what is ignored, and posix_spawn(3) of glibc leaves those two ignored.
+        """
+        default = self.batch.words(0, 0, 0, 0, note="{SIG_DFL}")
+        for number in range(1, 65):
+            if number not in {9, 19}:
+                self.batch.call("rt_sigaction", number, default, 0, 8)
+        self.batch.call("rt_sigprocmask", 2, default, 0, 8)  # SIG_SETMASK to the empty set
+
+    def duplicate(self, fd: Value, to: int, *, keep: bool = False, what: str = "") -> None:
+        """Make `to` a copy of the descriptor; close-on-exec unless it is to be kept."""
+        self.batch.call("dup3", fd, to, 0 if keep else os.O_CLOEXEC, what=what)
+
+    def close_from(self, first: int, last: int = 0xFFFFFFFF) -> None:
+        """Close all descriptors of a range; to mark them is not enough (CVE-2024-21626)."""
+        self.batch.call("close_range", first, last, 0)
+
+
+def size_of(stat_buffer: bytes) -> int:
+    """Return the size in what `size_into` left."""
+    return int.from_bytes(stat_buffer[_STX_SIZE : _STX_SIZE + 8], "little")
+
+
+def _str(path: str | bytes) -> str:
+    return path if isinstance(path, str) else os.fsdecode(path)

@@ -1,0 +1,92 @@
+"""A child's first calls, and what it reads for its keeper before it stops for the first time. Pure.
+
+What comes in between is the root's (`roots`) or the joining of another process's namespaces (`starts`); what follows
+the stop is `lowering`.
+"""
+
+import errno
+import os
+import stat
+from collections.abc import Sequence
+from typing import Any
+
+from crishim.engine.agent.batch import Label, Place, Result
+from crishim.engine.agent.kernel import CWD, Kernel
+from crishim.engine.agent.layout import ARGUMENTS, Own, Stage
+from crishim.linux import calls
+
+WINDOW = 16 * 1024
+"""How much of /etc/passwd and of /etc/group is read at a time; the keeper sends the child back for more."""
+STOP = "users"
+READ_OFFSET = ARGUMENTS + 3 * 8
+"""Where in a read's record its offset in the file stands."""
+_SIGKILL = 9
+
+
+def settle(
+    kernel: Kernel,
+    group: dict[str, Any],
+    adjustment: int | None,
+    streams: Sequence[int],
+    keep: Sequence[tuple[int, int]] = (),
+) -> None:
+    """Make a child's first calls: its own descriptors and no others, its control group, nothing inherited.
+
+    Args:
+        kernel: where the calls go.
+        group: the JSON form of a CgroupPlan; on v2 the child was born in its group.
+        adjustment: oom_score_adj, or None.
+        streams: those of `Stage` that become 0, 1 and 2; until one does, it is the agent's /dev/null.
+        keep: (descriptor of the agent's, which one of `Own` it becomes), besides the report and the streams.
+    """
+    batch = kernel.batch
+    batch.reason("dies with its agent until it has its own ids; nothing of the agent's stays but what it is given")
+    kernel.duplicate(Stage.REPORT, Own.REPORT)
+    kernel.prctl(calls.PR_SET_PDEATHSIG, _SIGKILL)
+    for fd in streams:
+        kernel.duplicate(fd, fd - Stage.STDIN, keep=True)
+    for theirs, own in keep:
+        kernel.duplicate(theirs, own)
+    kernel.close_from(Own.FREE)
+    batch.reason("its control group")
+    if group["version"] == 1:
+        for directory in group["directories"]:
+            kernel.write_file(f"{directory}/tasks", b"0")
+    batch.reason("what a process inherits")
+    if adjustment is not None:
+        kernel.write_file("/proc/self/oom_score_adj", b"%d" % adjustment)
+    batch.call("umask", 0)
+    batch.call("setsid")
+    batch.call("keyctl", calls.KEYCTL_JOIN_SESSION_KEYRING, 0)
+    kernel.default_signals()
+
+
+class Look:
+    """What a child has read when it stops: where that is in its batch.
+
+    A file that is longer than a window is read on by sending the child back: the keeper raises the read's offset
+    (`READ_OFFSET`) and lets it go on at `again`.
+    """
+
+    __slots__ = ("again", "group", "group_read", "passwd", "passwd_read")
+
+    def __init__(self, kernel: Kernel) -> None:
+        batch = kernel.batch
+        batch.reason("the image's users and groups, for the keeper to parse")
+        self.passwd, self.passwd_read = self._read(kernel, "/etc/passwd")
+        self.group, self.group_read = self._read(kernel, "/etc/group")
+        self.again = batch.address(self.passwd_read.index)
+        batch.stop(STOP, Own.REPORT)
+
+    @staticmethod
+    def _read(kernel: Kernel, path: str) -> tuple[Place, Result]:
+        """Read up to `WINDOW` bytes of a regular file; whatever stands in the way, there are no users in it."""
+        batch = kernel.batch
+        end = Label()
+        refusals = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EACCES)
+        fd = kernel.openat2(CWD, path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY, allow=refusals, other=end)
+        kernel.expect_mode(fd, stat.S_IFREG, end)
+        room = batch.room(WINDOW)
+        read = batch.call("pread64", fd, room, WINDOW, 0, result="size", what=path)
+        batch.place(end)
+        return room, read

@@ -1,0 +1,173 @@
+"""Following one start from its birth to its program, or to what failed; sans-I/O but for the start's own two files.
+
+The keeper's end of the report socket says one of four things: a word (the child has stopped and waits for its ids), a
+message with a descriptor (a terminal's master), one record (a call failed, or none of the candidates ran), several
+records (what each candidate said), and its end: the program runs, if nothing had failed and the process is one that
+exec'd. Nobody trusts what it says: it only decides about this very start, and what is told to its user.
+"""
+
+import errno
+import os
+from typing import Any, NamedTuple
+
+from crishim.engine.agent import layout, lowering
+from crishim.engine.agent.batch import Batch, Record, decode
+from crishim.engine.agent.processes import READ_OFFSET, STOP, WINDOW
+from crishim.engine.agent.starts import First
+from crishim.engine.agent.users import Identity, UnknownUserError, resolve
+
+MAX_FILE = 1 << 20
+"""How much of /etc/passwd or /etc/group is looked at."""
+_SLACK = 64 * 1024
+_NOBODY = Identity(0, 0, [0], b"/", b"")
+
+
+class Failure(NamedTuple):
+    """Which call failed: the object it was about, its errno (0: the call worked, but not as expected), and why it was
+    made.
+    """
+
+    call: str
+    what: str
+    errno: int
+    reason: str
+
+    def __str__(self) -> str:
+        error = os.strerror(self.errno).lower() if self.errno else "not as expected"
+        return f"{self.call} {self.what}: {error}" if self.what else f"{self.call}: {error}"
+
+
+class Watched:
+    """One start.
+
+    Args:
+        first: the child's first batch.
+        plan: the JSON form of the ProcessPlan.
+        machine: as `uname -m` names it.
+        terminal: the standard streams are a terminal.
+        own_terminal: and it is to be the controlling one.
+    """
+
+    def __init__(
+        self, first: First, plan: dict[str, Any], machine: str, *, terminal: bool = False, own_terminal: bool = False
+    ) -> None:
+        self._first = first
+        self._plan = plan
+        self._machine = machine
+        self._flags = {"terminal": terminal, "own_terminal": own_terminal}
+        self._blob = first.batch.finish()
+        self._second_at = _page(len(self._blob.content))
+        # its size does not hang on who the user is, but for the groups and HOME
+        likely = self._lower(_NOBODY, 0).batch.finish()
+        self.slot_size = _page(self._second_at + len(likely.content) + _SLACK)
+        self._second: lowering.Lowered | None = None
+        self._passwd = b""
+        self._group = b""
+        self._slot = -1
+        self.identity: Identity | None = None
+        self.failure: Failure | None = None
+
+    def content(self) -> bytes:
+        """Return what is written to the slot before the birth."""
+        return self._blob.content
+
+    def bind(self, slot: int) -> None:
+        """Take the slot's descriptor (borrowed)."""
+        self._slot = slot
+
+    def heard(self, message: bytes) -> bool:
+        """Take a message of the report socket; tell whether the child is to be let go on (eight bytes, any)."""
+        if len(message) == 8:
+            return self._stopped()
+        found = [decode(message, offset) for offset in range(0, len(message) - layout.RECORD + 1, layout.RECORD)]
+        if found and self.failure is None:
+            self.failure = self._explain(found)
+        return False
+
+    def pid_inside(self) -> int:
+        """Return the pid of the process that went on in a PID namespace, 0 if there is none (yet)."""
+        second = self._second
+        if second is None or second.pid is None:
+            return 0
+        return int.from_bytes(os.pread(self._slot, 4, self._second_at + second.batch.offset_of(second.pid)), "little")
+
+    # --- the stop --------------------------------------------------------------------------------
+
+    def _stopped(self) -> bool:
+        batch, look = self._first.batch, self._first.look
+        more = False
+        for name, place, read in (("_passwd", look.passwd, look.passwd_read), ("_group", look.group, look.group_read)):
+            size = self._result(read.index)
+            known: bytes = getattr(self, name)
+            if size > 0 and len(known) < MAX_FILE:
+                at = read.index * layout.RECORD + READ_OFFSET
+                if int.from_bytes(os.pread(self._slot, 8, at), "little") == len(known):
+                    known += os.pread(self._slot, min(size, WINDOW), batch.offset_of(place))
+                    setattr(self, name, known)
+                    os.pwrite(self._slot, len(known).to_bytes(8, "little"), at)
+                    more = more or size == WINDOW
+        other = batch.offset_of_other(STOP)
+        if more:
+            os.pwrite(self._slot, look.again.to_bytes(8, "little"), other)
+            return True
+        try:
+            self.identity = resolve(self._plan["user"], self._passwd, self._group)
+        except UnknownUserError as error:
+            self.failure = Failure("", str(error), errno.ENOENT, "the user")
+            return False
+        self._second = self._lower(self.identity, self.slot_size)
+        content = self._second.batch.finish().content
+        if self._second_at + len(content) > self.slot_size:
+            self.failure = Failure("setgroups", "too many groups", errno.E2BIG, "groups, gid, uid")
+            return False
+        os.pwrite(self._slot, content, self._second_at)
+        os.pwrite(self._slot, (layout.SLOT + self._second_at).to_bytes(8, "little"), other)
+        return True
+
+    def _result(self, index: int) -> int:
+        raw = os.pread(self._slot, 8, index * layout.RECORD + layout.RESULT)
+        return int.from_bytes(raw, "little", signed=True)
+
+    def _lower(self, identity: Identity, slot_size: int) -> lowering.Lowered:
+        base = layout.SLOT + self._second_at
+        if self._first.inside:
+            return lowering.lower_inside(self._machine, base, self._plan, identity, slot_size, **self._flags)
+        return lowering.lower(self._machine, base, self._plan, identity, **self._flags)
+
+    # --- what failed -----------------------------------------------------------------------------
+
+    def _explain(self, found: list[Record]) -> Failure:
+        """Return what to tell of failed calls: of candidates, EACCES before what the last one said (execvp(3))."""
+        batch = self._batch_of(found[0])
+        if len(found) == 1:
+            return _failure(batch, found[0], found[0].errno)
+        name = os.fsdecode(self._plan["argv"][0])
+        executed = [record for record in found if record.number == batch.numbers["execve"]]
+        if len(executed) == 1:
+            there = found[-1].result == 0 and executed[0].errno == errno.ENOENT
+            what = f"{name}: its interpreter" if there else name
+            return Failure("exec", what, executed[0].errno, "the program")
+        refused = [record for record in executed if record.errno == errno.EACCES]
+        if refused:
+            return Failure("exec", batch.calls[refused[0].index].what, errno.EACCES, "the program")
+        return Failure("exec", f"{name}: not in $PATH", errno.ENOENT, "the program")
+
+    def _batch_of(self, record: Record) -> Batch:
+        """Return which batch a record is of: the addresses that it goes on at tell."""
+        second = self._second
+        if second is None:
+            return self._first.batch
+        if second.inner is not None and record.other >= layout.PRIVATE:
+            return second.inner
+        return second.batch if record.other >= second.batch.base else self._first.batch
+
+
+def _failure(batch: Batch, record: Record, number: int) -> Failure:
+    if record.index >= len(batch.calls):
+        return Failure("exec", "", number, "the program")
+    call = batch.calls[record.index]
+    return Failure(call.name, call.what, number, batch.reasons[call.reason])
+
+
+def _page(size: int) -> int:
+    return -(-size // layout.PAGE) * layout.PAGE
