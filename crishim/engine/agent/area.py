@@ -1,7 +1,7 @@
 """A keeper's side of agents: writing a batch, ringing, waiting for the answer, taking over from another keeper.
 
-A `Bell` is a keeper's socket; through it it rings any number of agents, but at most `AT_ONCE` at a time, since the queue
-of a datagram socket holds eleven answers (net.unix.max_dgram_qlen). What an answer brings is descriptors; that a batch
+A `Bell` is a keeper's socket; it rings any number of agents, but at most `AT_ONCE` at a time, since the queue of a
+datagram socket holds eleven answers (net.unix.max_dgram_qlen). What an answer brings is descriptors; that a batch
 has run is known from the area's own number alone, so a lost answer costs nothing but the wait until somebody looks.
 
 Invariant: a batch is written only while the one before is known to have run. Whoever writes holds the area's lock
@@ -37,7 +37,7 @@ class BatchFailedError(Exception):
     """
 
     def __init__(self, record: Record) -> None:
-        super().__init__(f"call {record.index}: {os.strerror(record.errno) if record.errno else 'not as expected'}")
+        super().__init__(f"call {record.position}: {os.strerror(record.errno) if record.errno else 'not as expected'}")
         self.record = record
 
 
@@ -46,9 +46,7 @@ class NoAnswerError(Exception):
 
 
 class Answer(NamedTuple):
-    """What came back through a bell: who it was, the number of the last batch that it ran, and the descriptors that
-    came along (the receiver's to close).
-    """
+    """What came back through a bell: the agent, the last batch that it ran, descriptors (the receiver's to close)."""
 
     name: str
     number: int
@@ -82,7 +80,6 @@ class Agent:
         self._map.close()
         os.close(self._fd)
 
-    @property
     def done(self) -> bool:
         """Tell whether the last batch has run, to its end or to a failure."""
         return self.word(layout.ASKED) == self.word(layout.DONE)
@@ -107,7 +104,7 @@ class Agent:
             ValueError: it is larger than an area; a longer one goes on in a slot.
             RuntimeError: the one before has not run yet.
         """
-        if not self.done:
+        if not self.done():
             raise RuntimeError(f"{self.name}: batch {self.word(layout.ASKED)} has not run yet")
         if len(content) > layout.AREA_SIZE - layout.FIRST:
             raise ValueError(f"a batch of {len(content)} bytes does not fit into an area")
@@ -201,7 +198,7 @@ class Bell:
 
     def answers(self) -> list[Answer]:
         """Return the answers that have come."""
-        found = []
+        found: list[Answer] = []
         while True:
             try:
                 said, ancillary, _, name = self._sock.recvmsg(16, _ANCILLARY, _socket.MSG_CMSG_CLOEXEC)
@@ -276,7 +273,7 @@ class Bell:
         deadline = time.monotonic() + patience
         self.ring(agent)
         self.wait(agent, 0, deadline)
-        if not agent.done:
+        if not agent.done():
             agent.give_up()
         agent.want(fds)
         self.ring(agent)

@@ -11,6 +11,7 @@ calls give the same bytes. Out of scope: which calls a plan needs (`containers`,
 """
 
 from collections.abc import Sequence
+from mmap import mmap
 from typing import NamedTuple
 
 from crishim.engine.agent.layout import (
@@ -45,7 +46,7 @@ class Place(NamedTuple):
 class Result(NamedTuple):
     """What a call gave; `name` is what it is called in print."""
 
-    index: int
+    position: int
     name: str
 
 
@@ -75,12 +76,12 @@ class Param(NamedTuple):
 
 
 class Label:
-    """Where calls may be skipped to; `index` is known once it is placed."""
+    """Where calls may be skipped to; `position` is known once it is placed."""
 
-    __slots__ = ("index",)
+    __slots__ = ("position",)
 
     def __init__(self) -> None:
-        self.index = -1
+        self.position = -1
 
 
 Value = int | Place | Result | Param
@@ -177,7 +178,7 @@ class Batch:
 
     def place(self, label: Label) -> Label:
         """Place a label that earlier calls name."""
-        label.index = len(self.calls)
+        label.position = len(self.calls)
         return label
 
     def call(
@@ -277,9 +278,9 @@ class Batch:
             if isinstance(value, Place):
                 address = data + value.offset
             elif isinstance(value, Result):
-                address = self.address(value.index) + RESULT
+                address = self.address(value.position) + RESULT
             else:
-                address = self.address(value.index)
+                address = self.address(value.position)
             out[start + where : start + where + 8] = address.to_bytes(8, "little")
         return Blob(bytes(out), params)
 
@@ -293,25 +294,26 @@ class Batch:
                 values[number] = data + argument.offset
             elif isinstance(argument, Result):
                 control |= WORD << 2 * number
-                values[number] = self.address(argument.index) + RESULT
+                values[number] = self.address(argument.position) + RESULT
             elif isinstance(argument, Distance):
                 values[number] = data + argument.where.offset - argument.start
             elif isinstance(argument, Param):
                 params.setdefault(argument.name, []).append(index * RECORD + 8 + 8 * number)
             else:
                 control |= (WORD if isinstance(argument, Word) else HALF) << 2 * number
-                where = argument.where
-                values[number] = where if isinstance(where, int) else data + where.offset
+                at = argument.where
+                values[number] = at if isinstance(at, int) else data + at.offset
         other = call.other
-        after = index + 1 if other is None else other.index if isinstance(other, Label) else -1
+        after = index + 1 if other is None else other.position if isinstance(other, Label) else -1
         target = other if isinstance(other, int) else self.address(after)
         if isinstance(other, Label) and not index < after <= len(self.calls):
             raise ValueError(f"call {index} ({call.name}) goes on at {after}: calls go forward only")
-        where, mask, value = call.expect or (0, 0, 0)
-        if isinstance(where, Place):
-            where = data + where.offset
-        elif isinstance(where, Result):
-            where = self.address(where.index) + RESULT
+        expected: Place | Result | int
+        expected, mask, value = call.expect or (0, 0, 0)
+        if isinstance(expected, Place):
+            where = data + expected.offset
+        else:
+            where = expected if isinstance(expected, int) else self.address(expected.position) + RESULT
         errnos = (*call.allow, 0, 0, 0, 0)[:4]
         number = self.numbers[call.name] if call.name else END
         return CALL.pack(number, control, *values, 0, *errnos, target, where, mask, value)
@@ -362,7 +364,7 @@ class Record(NamedTuple):
     expect: tuple[int, int, int]
 
     @property
-    def index(self) -> int:
+    def position(self) -> int:
         """Which call of its batch it is."""
         return self.control >> INDEX_SHIFT
 
@@ -372,7 +374,7 @@ class Record(NamedTuple):
         return -self.result if -4096 < self.result < 0 else 0
 
 
-def decode(content: bytes, offset: int = 0) -> Record:
+def decode(content: bytes | mmap, offset: int = 0) -> Record:
     """Return the record at an offset of a batch, or of a child's report."""
     fields = CALL.unpack_from(content, offset)
     return Record(fields[0], fields[1], fields[2:8], fields[8], fields[9:13], fields[13], fields[14:17])
@@ -386,5 +388,3 @@ def records(content: bytes) -> list[Record]:
         found.append(record)
         offset += RECORD
     return found
-
-

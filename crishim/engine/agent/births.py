@@ -1,7 +1,7 @@
 """How an agent comes to be: its program lies in a detached read-only tmpfs, and it is started with its socket and area.
 
-A detached mount is nobody's path, so nothing can open the program for writing, also not through /proc/<pid>/exe; and it
-works where memfds may not be executed (vm.memfd_noexec) and where all file systems of the host are noexec. Out of scope:
+A detached mount is nobody's path, so nobody can open the program for writing, through /proc/<pid>/exe neither; it works
+where memfds may not be executed (vm.memfd_noexec) and where all file systems of the host are noexec. Out of scope:
 what the agent is to do (`area`).
 """
 

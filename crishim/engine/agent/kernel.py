@@ -112,9 +112,14 @@ class Kernel:
     def _statx(self, fd: Value, expect: tuple[Place, int, int]) -> None:
         self.batch.call("statx", fd, self._empty, _EMPTY, _STATX_BASIC, self._stat, expect=expect)
 
-    def size_into(self, fd: Value, place: Place) -> None:
-        """Put what statx(2) says of a descriptor at a place; `size_of` reads it there."""
-        self.batch.call("statx", fd, self._empty, _EMPTY, _STATX_BASIC, place)
+    def skip_empty(self, fd: Value, end: Label) -> None:
+        """Go on at the label if the file is empty by its size, as all of procfs are: reading those may take long."""
+        some = Label()
+        self._statx(fd, (self._stat.at(_STX_SIZE), _ALL, 0))
+        self.batch.otherwise(some)
+        self.batch.call("getpid")
+        self.batch.then(end)
+        self.batch.place(some)
 
     def refuse_procfs(self, fd: Value, path: str) -> None:
         """Fail if the descriptor is in a procfs: what is mounted over it would hide what protects the host."""
@@ -193,11 +198,6 @@ class Kernel:
     def close_from(self, first: int, last: int = 0xFFFFFFFF) -> None:
         """Close all descriptors of a range; to mark them is not enough (CVE-2024-21626)."""
         self.batch.call("close_range", first, last, 0)
-
-
-def size_of(stat_buffer: bytes) -> int:
-    """Return the size in what `size_into` left."""
-    return int.from_bytes(stat_buffer[_STX_SIZE : _STX_SIZE + 8], "little")
 
 
 def _str(path: str | bytes) -> str:

@@ -1,6 +1,6 @@
 """What stands where: an agent's area, a call's record, a start's slot, and the descriptors they speak of.
 
-The assembler texts repeat the numbers of the first two; a unit test compares them. A change of meaning raises `VERSION`,
+The assembler texts repeat the numbers of the first two; a unit test compares. A change of meaning raises `VERSION`,
 which stands at the head of every area; a keeper serves the last two. Everything is little-endian, words of 64 bits.
 
 An area is mapped at `AREA` in its agent and nowhere else: no child has it (MADV_DONTFORK). A start's slot is a file of

@@ -282,7 +282,7 @@ class _Steps:
     # --- execve ----------------------------------------------------------------------------------
 
     def execute(self) -> None:
-        """Try the candidates as execvp(3) does; if all are refused, tell what each said: the keeper remembers EACCES."""
+        """Try the candidates as execvp(3) does; if none runs, tell what each said: the keeper remembers EACCES."""
         batch, plan = self.batch, self._plan
         argv = [os.fsencode(word) for word in plan["argv"]]
         environment = _environment(plan["env"], self._identity.home)
@@ -301,12 +301,17 @@ class _Steps:
 
 
 def candidates(name: bytes, search: bytes) -> list[bytes]:
-    """Return the paths to try for a program, at most `MAX_CANDIDATES`; what is too long to be a path is left out."""
+    """Return the paths to try for a program; what is too long to be a path is left out.
+
+    Only the first `MAX_CANDIDATES` entries of PATH count: it is the image's, and may be as long as it likes.
+    """
     if b"/" in name:
         return [name]
-    found = []
+    found: list[bytes] = []
     start = 0
-    while len(found) < MAX_CANDIDATES and start <= len(search):
+    for _ in range(MAX_CANDIDATES):
+        if start > len(search):
+            break
         end = search.find(b":", start)
         end = len(search) if end < 0 else end
         path = b"%b/%b" % (search[start:end] or b".", name)
@@ -328,4 +333,3 @@ def _environment(entries: list[str], home: bytes) -> dict[bytes, bytes]:
 
 def _vector(words: Sequence[str]) -> str:
     return "[" + ", ".join([f'"{word}"' for word in words]) + "]"
-

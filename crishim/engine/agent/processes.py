@@ -75,7 +75,7 @@ class Look:
         batch.reason("the image's users and groups, for the keeper to parse")
         self.passwd, self.passwd_read = self._read(kernel, "/etc/passwd")
         self.group, self.group_read = self._read(kernel, "/etc/group")
-        self.again = batch.address(self.passwd_read.index)
+        self.again = batch.address(self.passwd_read.position)
         batch.stop(STOP, Own.REPORT)
 
     @staticmethod
@@ -86,7 +86,8 @@ class Look:
         refusals = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EACCES)
         fd = kernel.openat2(CWD, path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY, allow=refusals, other=end)
         kernel.expect_mode(fd, stat.S_IFREG, end)
+        kernel.skip_empty(fd, end)
         room = batch.room(WINDOW)
-        read = batch.call("pread64", fd, room, WINDOW, 0, result="size", what=path)
+        read = batch.call("pread64", fd, room, WINDOW, 0, allow=(errno.EIO, errno.EINVAL), what=path)
         batch.place(end)
         return room, read

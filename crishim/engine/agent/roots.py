@@ -89,7 +89,7 @@ class Root:
 
     def enter(self) -> None:
         """Make the overlay and let it be the root; the host's mounts go (pivot_root(2), NOTES)."""
-        kernel, batch = self._kernel, self._batch
+        batch = self._batch
         root = self._plan["root"]
         batch.reason("the root: the image's layers and one read/write layer")
         batch.call("chdir", batch.text(root["base"]), what=root["base"])

@@ -37,10 +37,14 @@ _CLONE_ARGS_SIZE = 88
 
 
 class First(NamedTuple):
-    """A child's first batch: the calls, what it reads, and what must come along with the doorbell."""
+    """A child's first batch.
+
+    `look`: what it reads before it stops; None: it execs without a stop. `needs`: what must come with the doorbell.
+    `inside`: it ends as a new process in a PID namespace.
+    """
 
     batch: Batch
-    look: Look
+    look: Look | None
     needs: tuple[int, ...]
     inside: bool
 
@@ -175,5 +179,3 @@ def clean(machine: str) -> Blob:
     batch.call("close_range", STAGE, STAGE_LAST, 0)
     batch.call("close_range", Param("first"), Param("last"), 0)
     return batch.finish()
-
-

@@ -1,4 +1,4 @@
-"""Users and groups of the image: what a child read of its own /etc/passwd and /etc/group → ids. Pure: bytes in, ids out.
+"""Users and groups of the image: what a child read of /etc/passwd and /etc/group → ids. Pure: bytes in, ids out.
 
 Never by pwd, grp or NSS: those would load the image's libraries. Only a newline ends a line (passwd(5), group(5));
 malformed lines are skipped, as getpwent(3) does, and so are ids beyond the kernel's. A number is always an id, never a

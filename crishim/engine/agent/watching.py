@@ -23,9 +23,7 @@ _NOBODY = Identity(0, 0, [0], b"/", b"")
 
 
 class Failure(NamedTuple):
-    """Which call failed: the object it was about, its errno (0: the call worked, but not as expected), and why it was
-    made.
-    """
+    """Which call failed, on which object, with which errno (0: not as expected), and why it was made."""
 
     call: str
     what: str
@@ -95,12 +93,13 @@ class Watched:
 
     def _stopped(self) -> bool:
         batch, look = self._first.batch, self._first.look
+        assert look is not None
         more = False
         for name, place, read in (("_passwd", look.passwd, look.passwd_read), ("_group", look.group, look.group_read)):
-            size = self._result(read.index)
+            size = self._result(read.position)
             known: bytes = getattr(self, name)
             if size > 0 and len(known) < MAX_FILE:
-                at = read.index * layout.RECORD + READ_OFFSET
+                at = read.position * layout.RECORD + READ_OFFSET
                 if int.from_bytes(os.pread(self._slot, 8, at), "little") == len(known):
                     known += os.pread(self._slot, min(size, WINDOW), batch.offset_of(place))
                     setattr(self, name, known)
@@ -149,7 +148,7 @@ class Watched:
             return Failure("exec", what, executed[0].errno, "the program")
         refused = [record for record in executed if record.errno == errno.EACCES]
         if refused:
-            return Failure("exec", batch.calls[refused[0].index].what, errno.EACCES, "the program")
+            return Failure("exec", batch.calls[refused[0].position].what, errno.EACCES, "the program")
         return Failure("exec", f"{name}: not in $PATH", errno.ENOENT, "the program")
 
     def _batch_of(self, record: Record) -> Batch:
@@ -163,9 +162,9 @@ class Watched:
 
 
 def _failure(batch: Batch, record: Record, number: int) -> Failure:
-    if record.index >= len(batch.calls):
+    if record.position >= len(batch.calls):
         return Failure("exec", "", number, "the program")
-    call = batch.calls[record.index]
+    call = batch.calls[record.position]
     return Failure(call.name, call.what, number, batch.reasons[call.reason])
 
 

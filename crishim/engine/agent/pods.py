@@ -1,0 +1,195 @@
+"""What an agent does for its pod, as batches: its own first calls, the namespaces, the names, process 1, ends. Pure.
+
+The agent stays in the pod's network, IPC and UTS namespaces, so containers are born in them and join nothing. In the
+host's mount namespace a pod leaves one mount, the network namespace's pin. Its /dev/shm is a detached tmpfs that only
+the agent's descriptor keeps alive; kernels before 6.15, which clone only attached mounts, get it at a path.
+"""
+
+import errno
+import os
+from collections.abc import Mapping
+
+from crishim.engine.agent.batch import Batch, Half, Param
+from crishim.engine.agent.kernel import CWD, Kernel
+from crishim.engine.agent.layout import (
+    AREA,
+    CMSG_DATA,
+    FIRST,
+    HELD_NETNS,
+    HELD_SHM,
+    RECEIVED,
+    RECEIVED_FIRST,
+    RECEIVED_LAST,
+    SLOT,
+    Own,
+    Stage,
+)
+from crishim.engine.agent.processes import settle
+from crishim.engine.agent.starts import First
+from crishim.linux import calls
+
+_FLAGS = {"net": calls.CLONE_NEWNET, "ipc": calls.CLONE_NEWIPC, "uts": calls.CLONE_NEWUTS}
+_SHM_ATTRIBUTES = calls.MOUNT_ATTR_NOSUID | calls.MOUNT_ATTR_NODEV | calls.MOUNT_ATTR_NOEXEC
+_LAST_CAPABILITY = 63
+_CAPABILITY_VERSION_3 = 0x20080522
+_P_PID, _WNOHANG, _WEXITED, _WNOWAIT = 1, 1, 4, 0x1000000
+_SIGINFO_SIZE = 128
+_SI_CODE, _SI_STATUS = 8, 24
+_EXITED = 1
+_AT_ONCE = 6  # sysctls that an area has room for
+
+
+def _batch(machine: str) -> Batch:
+    return Batch(machine, AREA + FIRST)
+
+
+def settled(machine: str) -> Batch:
+    """Return an agent's very first batch: it keeps nothing of who started it."""
+    batch = _batch(machine)
+    batch.reason("nothing of who started it")
+    batch.call("close_range", RECEIVED_FIRST, 0xFFFFFFFF, 0)
+    batch.call("umask", 0o022)
+    return batch
+
+
+def namespaces(machine: str, kinds: tuple[str, ...], shm_size: int, shm: str = "") -> Batch:
+    """Return what needs no more than the kinds of namespaces, and so can be done before the pod is known.
+
+    Args:
+        machine: as `uname -m` names it.
+        kinds: subset of `net`, `ipc`, `uts`.
+        shm_size: bytes of /dev/shm, 0 for the host's.
+        shm: where it is attached, for kernels that do not clone a detached mount; "" elsewhere.
+    """
+    batch = _batch(machine)
+    kernel = Kernel(batch)
+    flags = 0
+    for kind in kinds:
+        flags |= _FLAGS[kind]
+    if flags:
+        batch.reason("the pod's namespaces")
+        batch.call("unshare", flags)
+    if "net" in kinds:
+        fd = batch.call("openat", CWD, batch.text("/proc/self/ns/net"), os.O_RDONLY | os.O_CLOEXEC, 0)
+        kernel.duplicate(fd, HELD_NETNS)
+    if shm_size:
+        batch.reason("the pod's shared memory")
+        tree = kernel.new_fs("tmpfs", [("mode", "1777"), ("size", str(shm_size))], _SHM_ATTRIBUTES, "/dev/shm")
+        if shm:
+            kernel.attach(tree, CWD, shm)
+        else:
+            kernel.duplicate(tree, HELD_SHM)
+    batch.call("close_range", RECEIVED_FIRST, HELD_SHM - 1, 0)
+    return batch
+
+
+def names(machine: str, hostname: str, pin: str) -> Batch:
+    """Return what has the pod's own name: its hostname, and the pin of its network namespace ("" for none)."""
+    batch = _batch(machine)
+    if hostname:
+        batch.reason("the pod's name")
+        encoded = hostname.encode()
+        batch.call("sethostname", batch.text(encoded), len(encoded), what=hostname)
+    if pin:
+        batch.reason("the network namespace's pin, for CNI and nsenter (ip-netns(8))")
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        made = batch.call("openat", CWD, batch.text(pin), flags, 0o444, what=pin)
+        batch.call("close", made)
+        own = batch.text("/proc/self/ns/net")
+        batch.call("mount", own, batch.text(pin), 0, calls.MS_BIND, 0, what=pin)
+    return batch
+
+
+def sysctls(machine: str, values: Mapping[str, str]) -> list[Batch]:
+    """Return the batches that write namespaced sysctls (paths below /proc/sys), as many as an area holds at a time."""
+    batches = []
+    items = list(values.items())
+    for first in range(0, len(items), _AT_ONCE):
+        batch = _batch(machine)
+        kernel = Kernel(batch)
+        for key, value in items[first : first + _AT_ONCE]:
+            batch.reason(f"sysctl {key}={value}")
+            resolve = calls.RESOLVE_NO_SYMLINKS | calls.RESOLVE_NO_MAGICLINKS
+            what = f"sysctl {key}={value}"
+            fd = kernel.openat2(CWD, f"/proc/sys/{key}", os.O_WRONLY, resolve, what=what)
+            kernel.expect_mode(fd, 0o100000)
+            content = value.encode()
+            batch.call("write", fd, batch.data(content, repr(value)), len(content), what=what)
+            batch.call("close", fd)
+        batches.append(batch)
+    return batches
+
+
+def hold(machine: str, number: int) -> Batch:
+    """Return the batch that takes the one descriptor that comes along, and holds it under a number."""
+    batch = _batch(machine)
+    batch.call("dup3", Half(AREA + RECEIVED + CMSG_DATA), number, os.O_CLOEXEC)
+    batch.call("close_range", RECEIVED_FIRST, RECEIVED_LAST, 0)
+    return batch
+
+
+def first_process(machine: str, place: str) -> First:
+    """Return the batch of process 1 of a shared PID namespace: it is born in it and in a mount namespace of its own.
+
+    The pod's containers see it, and one that has CAP_SYS_PTRACE may look into it. So it has nothing: an empty read-only
+    root, no descriptor, no capability. procfs belongs to its mounter's namespace: it makes the mount before anyone else
+    is there, hands it over by the report socket, and ends as the agent's program with one argument, which reaps.
+
+    Args:
+        machine: as `uname -m` names it.
+        place: an empty directory of the host's, on which its root is attached.
+    """
+    batch = Batch(machine, SLOT)
+    kernel = Kernel(batch)
+    settle(kernel, {"version": 0, "directories": []}, None, (), [(Stage.TARGET, Own.TARGET)])
+    batch.reason("the namespace's procfs, for the containers")
+    attributes = calls.MOUNT_ATTR_NOSUID | calls.MOUNT_ATTR_NODEV | calls.MOUNT_ATTR_NOEXEC
+    kernel.duplicate(kernel.new_fs("proc", (), attributes, "/proc"), Own.PROC)
+    word = batch.words(0)
+    rights = batch.words(20, 1 | 1 << 32, Own.PROC, note="SCM_RIGHTS")
+    message = batch.words(0, 0, batch.words(word, 1), 1, rights, 24, 0)
+    batch.call("sendmsg", Own.REPORT, message, 0, what="procfs")
+    batch.reason("an empty read-only root")
+    batch.call("mount", 0, batch.text("/"), 0, calls.MS_REC | calls.MS_SLAVE, 0, what="/")
+    top = kernel.new_fs("tmpfs", [("size", "0")], calls.MOUNT_ATTR_RDONLY, "/")
+    kernel.attach(top, CWD, place)
+    dot = batch.text(".")
+    batch.call("fchdir", top)
+    batch.call("pivot_root", dot, dot)
+    batch.call("umount2", dot, calls.MNT_DETACH)
+    batch.call("chdir", batch.text("/"))
+    batch.reason("no capability, now or later")
+    for number in range(_LAST_CAPABILITY + 1):
+        kernel.prctl(calls.PR_CAPBSET_DROP, number, allow=(errno.EINVAL,))
+    batch.call("capset", batch.words(_CAPABILITY_VERSION_3), batch.data(bytes(24), "{}"))
+    batch.reason("from here on it reaps")
+    kernel.duplicate(Own.TARGET, Own.PROC)
+    kernel.close_from(Own.PROC + 1)
+    for number in range(3):
+        batch.call("close", number)
+    argv = batch.words(batch.text("crishim-agent"), batch.text("1"), 0, note='["crishim-agent", "1"]')
+    none = batch.words(0)
+    batch.call("execveat", Own.PROC, batch.text(""), argv, none, calls.AT_EMPTY_PATH)
+    return First(batch, None, (Stage.SLOT, Stage.REPORT, Stage.TARGET), inside=False)
+
+
+class Ended:
+    """Reading and collecting the end of a child, whose pid stays its own until it is collected."""
+
+    def __init__(self, machine: str) -> None:
+        batch = _batch(machine)
+        self._info = batch.room(_SIGINFO_SIZE)
+        batch.call("waitid", _P_PID, Param("pid"), self._info, _WEXITED | _WNOHANG | _WNOWAIT, 0)
+        self.look = batch.finish()
+        self._offset = FIRST + batch.offset_of(self._info)
+        batch = _batch(machine)
+        batch.call("waitid", _P_PID, Param("pid"), 0, _WEXITED | _WNOHANG, 0)
+        self.reap = batch.finish()
+
+    def status(self, area: bytes) -> int | None:
+        """Return what `look` found in the area: 0-255, 128 + signal, or None if the process goes on."""
+        info = area[self._offset : self._offset + _SIGINFO_SIZE]
+        number, code, status = (int.from_bytes(info[n : n + 4], "little") for n in (0, _SI_CODE, _SI_STATUS))
+        if not number:
+            return None
+        return status if code == _EXITED else 128 + status

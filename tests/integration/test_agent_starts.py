@@ -1,0 +1,417 @@
+"""Agents on real kernel objects: containers and execs born by batches, what fails, who dies, who takes over."""
+
+import os
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from crishim.engine.agent import area, layout, pods
+from crishim.engine.agent.batch import Batch
+from crishim.engine.plan.request import Capabilities, Mount, NamespaceMode
+from tests.support.abilities import need_containers
+from tests.support.agents import MACHINE, PATIENCE, AgentPod, agent_pod
+from tests.support.ownership import run_id
+from tests.support.waiting import wait_for
+
+
+@pytest.fixture
+def pod(tmp_path: Path, test_leaks: None) -> Iterator[AgentPod]:
+    need_containers()
+    with agent_pod(str(tmp_path)) as made:
+        yield made
+
+
+def batch() -> Batch:
+    return Batch(MACHINE, layout.AREA + layout.FIRST)
+
+
+# --- containers -----------------------------------------------------------------------------------
+
+
+def test_a_container_has_nothing_of_the_agents(pod: AgentPod) -> None:
+    run = pod.start(pod.plan("/bin/sh", "-c", "echo $$; ls /proc/self/fd | wc -l; readlink /proc/self/fd/0")).follow()
+    assert run.watched is not None
+    assert run.watched.failure is None
+    assert run.text() == "1\n4\n/dev/null\n"  # 0, 1, 2, and the one that ls reads the directory with
+    assert pod.ended(run.pid) == 0
+
+
+def test_a_container_has_the_rights_and_signals_of_its_plan(pod: AgentPod) -> None:
+    pattern = "^(Sig(Blk|Ign)|NoNewPrivs|Seccomp|Cap(Prm|Bnd|Amb))"
+    plan = pod.plan("/bin/grep", "-E", pattern, "/proc/self/status", no_new_privs=True)
+    lines = pod.start(plan).follow().text().split("\n")[:-1]
+    assert {line.split(":\t")[0]: int(line.split(":\t")[1], 16) for line in lines} == {
+        "SigBlk": 0,
+        "SigIgn": 0,
+        "NoNewPrivs": 1,
+        "Seccomp": 2,
+        "Seccomp_filters": 1,
+        "CapPrm": 0xA80425FB,
+        "CapBnd": 0xA80425FB,
+        "CapAmb": 0,
+    }
+
+
+def test_it_is_in_the_pods_namespaces_and_five_of_its_own(pod: AgentPod) -> None:
+    run = pod.start(pod.plan("/bin/sleep", "100")).follow()
+    kinds = ("net", "ipc", "uts", "mnt", "pid", "cgroup")
+    ours, agents, theirs = (
+        {kind: os.readlink(f"/proc/{pid}/ns/{kind}") for kind in kinds} for pid in ("self", pod.pid, run.pid)
+    )
+    assert [kind for kind in kinds if agents[kind] != ours[kind]] == ["net", "ipc", "uts"]
+    assert [kind for kind in kinds if theirs[kind] != agents[kind]] == ["mnt", "pid", "cgroup"]
+    with open(f"/proc/{run.pid}/cgroup", encoding="ascii") as file:
+        assert pod.parent in file.read()
+
+
+def test_users_groups_and_the_working_directory(pod: AgentPod) -> None:
+    plan = pod.plan(
+        "/bin/sh",
+        "-c",
+        "id; pwd; echo $HOME; cat /dev/stdin; ls -l /proc/self/fd/1",
+        run_as_username="me",
+        working_dir="/new/one",
+    )
+    run = pod.start(plan).follow()
+    assert run.watched is not None
+    assert run.watched.identity is not None
+    assert run.watched.identity.groups == [1000, 77]
+    lines = run.text().split("\n")
+    assert lines[0] == "uid=1000(me) gid=1000(me) groups=77(extra),1000(me)"
+    assert lines[1:3] == ["/new/one", "/home/me"]
+    assert pod.ended(run.pid) == 0
+
+
+def test_a_working_directory_that_only_its_user_may_enter(pod: AgentPod) -> None:
+    os.chmod(f"{pod.layer}/home/me", 0o700)
+    plan = pod.plan(
+        "/bin/sh",
+        "-c",
+        "pwd; echo x > file; ls",
+        run_as_username="me",
+        working_dir="/home/me",
+        capabilities=Capabilities(drop=("ALL",)),
+    )
+    assert pod.start(plan).follow().text() == "/home/me\nfile\n"
+
+
+def test_long_files_of_users_are_read_in_windows(pod: AgentPod) -> None:
+    with open(f"{pod.layer}/etc/passwd", "ab") as file:
+        file.write(b"".join(b"u%d:x:%d:%d::/h%d:/bin/sh\n" % (n, n, n, n) for n in range(2000, 6000)))
+    run = pod.start(pod.plan("/bin/sh", "-c", "echo $HOME", run_as_username="u5999")).follow()
+    assert run.text() == "/h5999\n"
+
+
+@pytest.mark.parametrize("kind", ["fifo", "directory", "device", "/proc/self/mem", "/proc/kmsg"])
+def test_a_strange_passwd_holds_nobody(pod: AgentPod, kind: str) -> None:
+    path = f"{pod.layer}/etc/passwd"
+    os.unlink(path)
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "directory":
+        os.mkdir(path)
+    elif kind == "device":
+        os.mknod(path, 0o020666, os.makedev(1, 5))
+    else:
+        os.symlink(kind, path)
+    assert pod.start(pod.plan("/bin/sh", "-c", "echo $HOME")).follow().text() == "/\n"
+
+
+def test_mount_points_are_made_inside_the_root_whatever_the_image_links_to(pod: AgentPod, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "file").write_text("bound\n")
+    os.symlink(str(outside), f"{pod.layer}/absolute")
+    os.symlink("../../../../../../..", f"{pod.layer}/up")
+    os.symlink("/tmp/not-there", f"{pod.layer}/dangling")
+    mounts = (
+        Mount("/a/b/c", str(source)),
+        Mount("/up/made", str(source), readonly=True),
+        Mount("/dangling", str(source / "file")),
+    )
+    script = "cat /a/b/c/file /made/file /tmp/not-there; echo no > /made/new; ls /a/b/c"
+    run = pod.start(pod.plan("/bin/sh", "-c", script, mounts=mounts)).follow()
+    assert run.watched is not None
+    assert run.watched.failure is None
+    assert run.text() == "bound\nbound\nbound\n/bin/sh: can't create /made/new: Read-only file system\nfile\n"
+    assert list(outside.iterdir()) == []
+
+
+def test_nothing_is_mounted_over_procfs_through_a_link(pod: AgentPod, tmp_path: Path) -> None:
+    os.symlink("/proc/sys", f"{pod.layer}/link")
+    run = pod.start(pod.plan("/bin/true", mounts=(Mount("/link", str(tmp_path)),))).follow()
+    assert run.watched is not None
+    assert str(run.watched.failure) == "fstatfs /link: leads into /proc: not as expected"
+
+
+def test_masked_and_read_only_paths(pod: AgentPod) -> None:
+    plan = pod.plan(
+        "/bin/sh",
+        "-c",
+        "wc -c < /etc/passwd; ls -A /home | wc -l; echo 1 > /tmp/x; cat /bin/nothing 2>/dev/null; echo end",
+        masked_paths=("/etc/passwd", "/home", "/not/there", "/etc/passwd/below"),
+        readonly_paths=("/tmp", "/not/there"),
+    )
+    assert pod.start(plan).follow().text() == "0\n0\n/bin/sh: can't create /tmp/x: Read-only file system\nend\n"
+
+
+def test_a_terminal_is_its_controlling_one_and_its_master_comes_to_the_keeper(pod: AgentPod) -> None:
+    run = pod.start(pod.plan("/bin/sh", "-c", "tty; echo x > /dev/tty; echo y > /dev/console", tty=True)).follow()
+    assert run.terminal >= 0
+    found = b""
+    while b"y" not in found:
+        found += os.read(run.terminal, 4096)
+    assert found.replace(b"\r", b"") == b"/dev/pts/0\nx\ny\n"
+    assert pod.ended(run.pid) == 0
+
+
+# --- shared PID namespaces and execs ----------------------------------------------------------------
+
+
+def test_containers_share_a_pid_namespace_with_a_process_1_that_has_nothing(pod: AgentPod) -> None:
+    first, target = pod.first_process()
+    try:
+        assert Path(f"/proc/{first.pid}/comm").read_text(encoding="ascii") == "crishim-agent\n"
+        assert os.listdir(f"/proc/{first.pid}/fd") == []
+        status = Path(f"/proc/{first.pid}/status").read_text(encoding="ascii")
+        assert "CapPrm:\t0000000000000000" in status
+        assert "CapBnd:\t0000000000000000" in status
+        script = "ls /proc | grep -c '^[0-9]'; readlink /proc/self/ns/pid; (sleep 0.1 &) ; cat /proc/1/comm"
+        plan = pod.plan("/bin/sh", "-c", script, pid=NamespaceMode.POD)
+        run = pod.start(plan, target).follow()
+        assert run.watched is not None
+        assert run.watched.failure is None
+        lines = run.text().split("\n")
+        assert int(lines[0]) < 6  # process 1, the shell, and those of the pipe: not the host's
+        assert lines[1] == os.readlink(f"/proc/{first.pid}/ns/pid")
+        assert lines[2] == "crishim-agent"
+        assert pod.ended(run.pid) == 0
+        inner = run.watched.pid_inside()
+        assert pod.ended(inner) == 0
+        children = Path(f"/proc/{first.pid}/task/{first.pid}/children")
+        wait_for(lambda: children.read_text(encoding="ascii") == "")
+    finally:
+        os.close(target)
+
+
+def test_an_exec_sees_its_container_and_nobody_saw_it_before(pod: AgentPod) -> None:
+    plan = pod.plan("/bin/sleep", "100")
+    container = pod.start(plan).follow()
+    run = pod.execute(
+        plan, container.pid, "/bin/sh", "-c", "echo $$ $PPID; cat /proc/1/comm; ls /proc/self/fd | wc -l; exit 7"
+    )
+    run.follow()
+    assert run.watched is not None
+    assert run.watched.failure is None
+    numbers, name, count, _ = run.text().split("\n")
+    assert int(numbers.split()[0]) > 1
+    assert numbers.split()[1] == "0"  # its parent is outside: the agent
+    assert (name, count) == ("sleep", "4")
+    assert pod.ended(run.pid) == 0
+    inner = run.watched.pid_inside()
+    assert pod.ended(inner) == 7
+
+
+def test_an_exec_maps_no_slot_once_it_is_visible(pod: AgentPod) -> None:
+    plan = pod.plan("/bin/sleep", "100")
+    container = pod.start(plan).follow()
+    os.mkfifo(f"{pod.paths.container('c0')}/upper/fifo")
+    run = pod.execute(plan, container.pid, "/bin/cat", "/fifo")
+    run.follow()
+    assert run.watched is not None
+    inner = run.watched.pid_inside()
+    maps = Path(f"/proc/{inner}/maps").read_text(encoding="ascii")
+    assert "slot" not in maps
+    assert "agent.area" not in maps
+
+
+# --- what fails -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (("/bin/nothing",), "exec /bin/nothing: no such file or directory"),
+        (("nothing",), "exec nothing: not in $PATH: no such file or directory"),
+        (("/etc/passwd",), "exec /etc/passwd: permission denied"),
+        (("/etc",), "exec /etc: permission denied"),
+        (("/script",), "exec /script: its interpreter: no such file or directory"),
+        (("/empty",), "execve /empty: exec format error"),
+    ],
+)
+def test_a_program_that_cannot_run(pod: AgentPod, command: tuple[str, ...], words: str) -> None:
+    for path, text in (("script", "#!/not/there\n"), ("empty", "")):
+        Path(f"{pod.layer}/{path}").write_text(text)
+        os.chmod(f"{pod.layer}/{path}", 0o755)
+    run = pod.start(pod.plan(*command)).follow()
+    assert run.watched is not None
+    assert str(run.watched.failure) == words
+    assert pod.ended(run.pid) == 127
+
+
+def test_a_refused_candidate_is_remembered(pod: AgentPod) -> None:
+    os.makedirs(f"{pod.layer}/sbin")
+    Path(f"{pod.layer}/sbin/tool").write_text("x")
+    run = pod.start(pod.plan("tool")).follow()
+    assert run.watched is not None
+    assert str(run.watched.failure) == "exec /sbin/tool: permission denied"
+
+
+def test_the_call_that_failed_is_named_with_its_reason(pod: AgentPod) -> None:
+    plan = pod.plan("/bin/true")
+    plan["root"]["upper"] = "/not/there"
+    run = pod.start(plan).follow()
+    assert run.watched is not None
+    failure = run.watched.failure
+    assert failure is not None
+    assert (failure.call, failure.errno) == ("fsconfig", 2)
+    assert failure.what == "root overlay upperdir=/not/there"
+    assert failure.reason == "the root: the image's layers and one read/write layer"
+    assert pod.ended(run.pid) == 127
+
+
+def test_an_unknown_user(pod: AgentPod) -> None:
+    run = pod.start(pod.plan("/bin/true", run_as_username="nobody-here")).follow()
+    assert run.watched is not None
+    assert "user nobody-here: not in the image's /etc/passwd" in str(run.watched.failure)
+    assert pod.ended(run.pid) == 127  # its keeper went without a word
+
+
+def test_the_first_failure_stops_an_agents_batch(pod: AgentPod) -> None:
+    wrong = batch()
+    wrong.call("getpid")
+    wrong.call("close", 1000)
+    wrong.call("umask", 0)
+    with pytest.raises(area.BatchFailedError) as caught:
+        pod.run_batch(wrong)
+    record = caught.value.record
+    assert (record.position, record.errno, record.number) == (1, 9, wrong.numbers["close"])
+    assert pod.agent.result(0) == pod.pid
+    assert pod.agent.result(2) == 0
+    pod.run_batch(batch())
+
+
+# --- deaths ---------------------------------------------------------------------------------------
+
+
+def test_a_child_that_is_killed_while_it_waits(pod: AgentPod) -> None:
+    run = pod.start(pod.plan("/bin/true"))
+    assert len(run.report.recv(4096)) == 8
+    os.kill(run.pid, signal.SIGKILL)
+    assert run.report.recv(4096) == b""
+    assert pod.ended(run.pid) == 137
+    run = pod.start(pod.plan("/bin/true")).follow()
+    assert pod.ended(run.pid) == 0
+
+
+def test_a_killed_agent_ends_what_has_not_execd_and_leaves_the_rest_to_its_groups(pod: AgentPod) -> None:
+    waiting = pod.start(pod.plan("/bin/true"))
+    assert len(waiting.report.recv(4096)) == 8
+    running = pod.start(pod.plan("/bin/sleep", "100")).follow()
+    pidfd = os.pidfd_open(running.pid)
+    pod.kill_agent()
+    assert waiting.report.recv(4096) == b""
+    signal.pidfd_send_signal(pidfd, 0)
+    os.close(pidfd)
+    with pytest.raises(area.NoAnswerError):
+        pod.bell.ring(pod.agent)
+
+
+def test_ends_wait_for_whoever_asks(pod: AgentPod) -> None:
+    runs = [pod.start(pod.plan("/bin/sh", "-c", f"exit {code}")).follow() for code in range(5)]
+    for run in runs:
+        run.text()
+    assert [pod.ended(run.pid) for run in runs] == list(range(5))
+    assert Path(f"/proc/{pod.pid}/task/{pod.pid}/children").read_text(encoding="ascii") == ""
+
+
+# --- keepers --------------------------------------------------------------------------------------
+
+
+def test_another_keeper_takes_over_with_the_descriptors_and_drops_what_was_never_rung(pod: AgentPod) -> None:
+    reading, writing = os.pipe2(os.O_CLOEXEC)
+    pod.run_batch(pods.hold(MACHINE, layout.block(1)), [writing])
+    os.close(writing)
+    never = batch()
+    never.call("close", layout.block(1))
+    pod.agent.write(never.finish().content)
+    assert not pod.agent.done()
+    pod.bell.close()
+    pod.bell = area.Bell(f"keeper-{time.monotonic_ns()}.sock")
+    (taken,) = pod.bell.take_over(pod.agent, [layout.block(1)])
+    assert pod.agent.done()
+    assert os.readlink(f"/proc/self/fd/{taken}") == os.readlink(f"/proc/self/fd/{reading}")
+    os.write(taken, b"still there")
+    assert os.read(reading, 100) == b"still there"
+    for fd in (taken, reading):
+        os.close(fd)
+    pod.run_batch(batch())
+
+
+def test_one_keeper_at_a_time(pod: AgentPod) -> None:
+    pid = os.fork()
+    if pid == 0:
+        try:
+            area.Agent("agent.sock", os.open("agent.area", os.O_RDWR))
+        except BlockingIOError:
+            os._exit(0)
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def test_an_answer_that_is_lost_costs_only_a_look(pod: AgentPod) -> None:
+    held = batch()
+    held.call("getpid")
+    number = pod.agent.write(held.finish().content)
+    stranger = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)  # has no name: nobody can answer it
+    stranger.sendto(number.to_bytes(8, "little"), "agent.sock")
+    stranger.close()
+    assert pod.bell.wait(pod.agent, number, time.monotonic() + PATIENCE) == []
+    assert pod.agent.result(0) == pod.pid
+
+
+def test_an_answer_whose_descriptors_cannot_go_comes_without(pod: AgentPod) -> None:
+    pod.agent.want([999])
+    pod.bell.ring(pod.agent)
+    assert pod.bell.wait(pod.agent, 0, time.monotonic() + PATIENCE) == []
+
+
+def test_a_stopped_agent_goes_on(pod: AgentPod) -> None:
+    os.kill(pod.pid, signal.SIGSTOP)
+    os.waitpid(pod.pid, os.WUNTRACED)
+    os.kill(pod.pid, signal.SIGCONT)
+    pod.run_batch(batch())
+
+
+def test_an_agents_program_cannot_be_written(pod: AgentPod) -> None:
+    with pytest.raises(OSError, match=r"Read-only file system|Text file busy"):
+        os.open(f"/proc/{pod.pid}/exe", os.O_WRONLY)
+
+
+def test_a_child_is_born_in_its_v2_group(pod: AgentPod) -> None:
+    mountpoint = next((path for path in ("/sys/fs/cgroup/unified", "/sys/fs/cgroup") if is_v2(path)), "")
+    if not mountpoint:
+        pytest.skip("lacks a mounted cgroup v2 hierarchy")
+    plan = pod.plan("/bin/sleep", "100")
+    group = f"{mountpoint}/crishim-test-{run_id()}-agent"
+    os.mkdir(group)
+    try:
+        plan["cgroup"] = {"version": 2, "directories": [group]}
+        run = pod.start(plan).follow()
+        assert run.watched is not None
+        assert run.watched.failure is None
+        assert Path(f"{group}/cgroup.procs").read_text(encoding="ascii") == f"{run.pid}\n"
+        os.kill(run.pid, signal.SIGKILL)
+        assert pod.ended(run.pid) == 137
+    finally:
+        os.rmdir(group)
+
+
+def is_v2(path: str) -> bool:
+    return os.path.exists(f"{path}/cgroup.procs") and not os.path.exists(f"{path}/tasks")
