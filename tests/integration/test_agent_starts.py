@@ -221,7 +221,7 @@ def test_an_exec_sees_its_container_and_nobody_saw_it_before(pod: AgentPod) -> N
 def test_an_exec_maps_no_slot_once_it_is_visible(pod: AgentPod) -> None:
     plan = pod.plan("/bin/sleep", "100")
     container = pod.start(plan).follow()
-    os.mkfifo(f"{pod.paths.container('c0')}/upper/fifo")
+    os.mkfifo(f"{pod.paths.container('00' * 32)}/upper/fifo")
     run = pod.execute(plan, container.pid, "/bin/cat", "/fifo")
     run.follow()
     assert run.watched is not None

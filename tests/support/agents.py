@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from crishim import codec
-from crishim.engine.agent import area, births, layout, pods, starts, watching
+from crishim.engine.agent import area, births, layout, pods, shapes, starts, watching
 from crishim.engine.agent.batch import Batch
 from crishim.engine.plan import request
 from crishim.engine.plan.container import ContainerInput, plan_container
@@ -30,6 +30,7 @@ from tests.support.ownership import run_id
 
 MACHINE = os.uname().machine
 PATIENCE = 20.0
+POD = "b" * 64
 APPLETS = ("sh", "true", "id", "cat", "ls", "sleep", "grep", "ps", "readlink", "wc", "kill", "mount", "tty", "hostname")
 PASSWD = b"root:x:0:0:root:/root:/bin/sh\nme:x:1000:1000::/home/me:/bin/sh\n"
 GROUP = b"root:x:0:\nme:x:1000:\nextra:x:77:me\n"
@@ -90,13 +91,14 @@ class AgentPod:
         self.paths = Paths(f"{directory}/root", f"{directory}/state")
         self.layer = f"{self.paths.layers}/one"
         self.parent = f"/crishim-test-{run_id()}/agent"
-        for path in (self.paths.root, self.paths.empty, f"{self.paths.pod('p')}"):
+        for path in (self.paths.root, self.paths.empty, f"{self.paths.pod(POD)}"):
             os.makedirs(path)
         self._fill_layer()
         os.chdir(self.paths.state)  # names of sockets are relative
         self.runs: list[Run] = []
         self._groups: list[tuple[str, ...]] = []
         self._ended = pods.Ended(machine)
+        self._shapes = shapes.Shapes(machine)
         self.program = births.make_program(machine)
         sock, fd = births.make_socket("agent.sock"), births.make_area("agent.area")
         self.pid = births.start(self.program, sock.fileno(), fd)
@@ -118,7 +120,7 @@ class AgentPod:
             with open(f"{self.layer}/etc/{name}", "wb") as file:
                 file.write(content)
         for name in ("hosts", "hostname", "resolv.conf"):
-            with open(f"{self.paths.pod('p')}/{name}", "w", encoding="ascii") as file:
+            with open(f"{self.paths.pod(POD)}/{name}", "w", encoding="ascii") as file:
                 file.write("of the pod\n")
 
     def run_batch(self, batch: Batch, fds: Sequence[int] = ()) -> list[int]:
@@ -148,13 +150,13 @@ class AgentPod:
         config = request.ContainerConfig(
             metadata=request.ContainerMetadata("c"), command=command, security=security, **more
         )
-        identifier = f"c{len(self._groups)}"
+        identifier = f"{len(self._groups):02x}" * 32
         top = self.paths.container(identifier)
         for name in ("upper", "work"):
             os.makedirs(f"{top}/{name}")
         wanted = ContainerInput(
             id=identifier,
-            sandbox_id="p",
+            sandbox_id=POD,
             sandbox=sandbox,
             config=config,
             image=request.ImageConfig(env=("PATH=/sbin:/bin",)),
@@ -173,18 +175,18 @@ class AgentPod:
 
     def start(self, plan: Any, target: int = -1) -> Run:
         """Bear a container's process; `target`: pidfd of the one whose PID namespace it shares."""
-        first = starts.container(self.machine, plan, self.paths.empty)
+        ready = self._shapes.container(plan, self.paths.empty)
         terminal = plan["stdio"]["terminal"]
-        watched = watching.Watched(first, plan["process"], self.machine, terminal=terminal, own_terminal=terminal)
+        watched = watching.Watched(ready, plan["process"], self.machine, terminal=terminal, own_terminal=terminal)
         flags = calls.CLONE_NEWNS | (calls.CLONE_NEWPID if plan["pid"] == "new" else 0)
-        return self._bear(first, watched, flags, plan["cgroup"], target)
+        return self._bear(ready.first, watched, flags, plan["cgroup"], target)
 
     def execute(self, plan: Any, init: int, *command: str) -> Run:
         """Bear a further process in the container whose first process has the pid `init`."""
         process = plan_exec(codec.loads(ContainerPlan, json.dumps(plan)), command)
         request_ = _json(process)
         first = starts.execution(self.machine, request_, inside=plan["pid"] != "host", cgroup_namespace=True)
-        watched = watching.Watched(first, request_["process"], self.machine)
+        watched = watching.Watched(shapes.ready(first), request_["process"], self.machine)
         target = os.pidfd_open(init)
         try:
             return self._bear(first, watched, 0, request_["cgroup"], target)
@@ -269,7 +271,7 @@ class AgentPod:
         for directories in self._groups:
             cgroups.kill(directories, self.layout.version)
             cgroups.remove(directories)
-        for group in (f"{self.parent}/p", self.parent, os.path.dirname(self.parent)):
+        for group in (f"{self.parent}/{POD}", self.parent, os.path.dirname(self.parent)):
             cgroups.remove(self.layout.directories(group))
 
 

@@ -1,4 +1,4 @@
-"""Batches as data: what is built reads back as it was asked for, in its own bytes; ids and numbers go into ready ones."""
+"""Batches as data: what is built reads back as it was asked for; ids and numbers go into ready ones."""
 
 import errno
 import struct
@@ -147,8 +147,7 @@ def test_what_is_built_reads_back(asked: list[tuple[str, list[int], list[int]]])
         made.call(name, *arguments, allow=errnos)
     found = records(made.finish().content)
     assert [
-        (record.number, [value for value in record.arguments], [number for number in record.errnos if number])
-        for record in found
+        (record.number, list(record.arguments), [number for number in record.errnos if number]) for record in found
     ] == [
         (made.numbers[name], [*(value % 2**64 for value in arguments), *[0] * (6 - len(arguments))], errnos)
         for name, arguments, errnos in asked

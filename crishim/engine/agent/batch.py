@@ -328,7 +328,7 @@ class Blob(NamedTuple):
     content: bytes
     params: dict[str, list[int]]
 
-    def fill(self, ids: Sequence[tuple[bytes, bytes]] = (), **numbers: int) -> bytes:
+    def fill(self, ids: Sequence[tuple[bytes, bytes]] = (), /, **numbers: int) -> bytes:
         """Return the bytes with numbers in their places, and with ids for others of the same length.
 
         Raises:

@@ -75,27 +75,42 @@ class Kernel:
             self.batch.place(skip)
 
     def ensure(self, path: str, *, directory: bool, links: bool = True, result: str = "") -> Result:
-        """Open a path in the container's root (O_PATH), made with its parents (0755) if it is missing.
-
-        Every parent is opened first, and only a name below it is made, which follows no link. A file is made through a
-        dangling link, at the place the link names, where the directory of that place exists.
-        """
-        batch = self.batch
+        """Open a path in the container's root (O_PATH), made with its parents (0755) if it is missing."""
         flags = os.O_PATH | (os.O_DIRECTORY if directory else 0)
         resolve = NEVER if links else NEVER | calls.RESOLVE_NO_SYMLINKS
         there = Label()
         self.openat2(CWD, path, flags, resolve, allow=(errno.ENOENT,))
-        batch.then(there)
+        self.batch.then(there)
+        self.make(path, directory=directory, resolve=resolve)
+        self.batch.place(there)
+        return self.openat2(CWD, path, flags, resolve, result=result)
+
+    def make(self, path: str, *, directory: bool, resolve: int = NEVER, refused: Label | None = None) -> None:
+        """Make a path that is missing, with its parents.
+
+        Step by step: each directory is opened, and only a name in it is made, which follows no link. A file is made
+        through a dangling link, at the place the link names, where the directory of that place exists.
+
+        Args:
+            path: in the container's root.
+            directory: what its last part is made as.
+            resolve: RESOLVE_* flags.
+            refused: where to go on if a directory may not be entered or written; None: that is a failure.
+        """
+        batch = self.batch
+        allow = () if refused is None else (errno.EACCES,)
+        above = self.openat2(CWD, "/", os.O_PATH | os.O_DIRECTORY, resolve)
         parts = [part for part in path.split("/") if part not in {"", "."}]
         for number, part in enumerate(parts):
-            above = self.openat2(CWD, "/" + "/".join(parts[:number]), os.O_PATH | os.O_DIRECTORY, resolve)
             last = number == len(parts) - 1
             if last and not directory:
-                self.openat2(CWD, path, os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK | os.O_NOCTTY, resolve, mode=0o644)
-            else:
-                batch.call("mkdirat", above, batch.text(part), 0o755, allow=(errno.EEXIST,), what=path)
-        batch.place(there)
-        return self.openat2(CWD, path, flags, resolve, result=result)
+                create = os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK | os.O_NOCTTY
+                self.openat2(above, part, create, resolve, mode=0o644, allow=allow, other=refused, what=path)
+                continue
+            batch.call("mkdirat", above, batch.text(part), 0o755, allow=(errno.EEXIST, *allow), what=path)
+            if not last:
+                flags = os.O_PATH | os.O_DIRECTORY
+                above = self.openat2(above, part, flags, resolve, allow=allow, other=refused, what=path)
 
     def expect_mode(self, fd: Value, kind: int, other: Label | None = None) -> None:
         """Go on only if the descriptor is of this kind (S_IF*); with a label, go on there if it is of another."""

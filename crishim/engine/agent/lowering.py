@@ -25,6 +25,7 @@ from crishim.linux import calls
 MAX_CANDIDATES = 256
 _SIGN = 1 << 63
 _PATH_MAX = 4096
+_FIXED = 300  # calls that every process makes, with all capabilities and limits
 _LAST_CAPABILITY = 63
 _CAPABILITY_VERSION_3 = 0x20080522
 _SETPCAP, _SYS_ADMIN = 1 << 8, 1 << 21
@@ -35,6 +36,18 @@ _PRIVATE_MAPPING = 0x2 | 0x20 | 0x100000  # MAP_PRIVATE | MAP_ANONYMOUS | MAP_FI
 _READ_WRITE = 3
 _DEFAULT_PATH = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _TRY_NEXT = (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.ENAMETOOLONG)
+
+
+def room(plan: dict[str, Any]) -> int:
+    """Return how many bytes a second batch takes at most, groups aside: known before the ids are."""
+    words = [*plan["argv"], *plan["env"]]
+    text = sum([4 * len(word) for word in words])  # of UTF-8
+    records = _FIXED + MAX_CANDIDATES + 2 * (plan["cwd"].count("/") + 1)
+    # of candidates: each has a name, and all of them together the search path
+    paths = MAX_CANDIDATES * (4 * len(plan["argv"][0]) + 8) + len(_DEFAULT_PATH)
+    filters: int = len(plan["seccomp"])
+    rest = paths + 2 * filters + 4 * len(plan["cwd"]) + _PATH_MAX
+    return records * RECORD + 2 * text + 24 * len(words) + rest
 
 
 class Lowered:
@@ -168,7 +181,8 @@ class _Steps:
         batch.reason("limits")
         for limit in self._plan["rlimits"]:
             soft, hard = limit["soft"], limit["hard"]
-            batch.call("prlimit64", 0, limit["resource"], batch.words(soft, hard, note=f"{{{soft}, {hard}}}"), 0)
+            pair = batch.words(soft, hard, note=f"{{{soft}, {hard}}}")
+            batch.call("prlimit64", 0, limit["resource"], pair, 0, what=f"limit {limit['resource']}={soft}:{hard}")
 
     # --- the working directory -------------------------------------------------------------------
 
@@ -183,11 +197,7 @@ class _Steps:
         flags = os.O_PATH | os.O_DIRECTORY
         kernel.openat2(CWD, cwd, flags, allow=(errno.ENOENT, errno.EACCES))
         batch.then(there)
-        parts = [part for part in cwd.split("/") if part not in {"", "."}]
-        for number, part in enumerate(parts):
-            above = "/" + "/".join(parts[:number])
-            fd = kernel.openat2(CWD, above, flags, allow=(errno.EACCES,), other=there, what=cwd)
-            batch.call("mkdirat", fd, batch.text(part), 0o755, allow=(errno.EEXIST, errno.EACCES), what=cwd)
+        kernel.make(cwd, directory=True, refused=there)
         batch.place(there)
         opened = kernel.openat2(CWD, cwd, flags, allow=(errno.EACCES,), other=done)
         entered = batch.call("fchdir", opened, allow=(errno.EACCES,), what=cwd)

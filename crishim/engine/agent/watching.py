@@ -13,13 +13,13 @@ from typing import Any, NamedTuple
 from crishim.engine.agent import layout, lowering
 from crishim.engine.agent.batch import Batch, Record, decode
 from crishim.engine.agent.processes import READ_OFFSET, STOP, WINDOW
-from crishim.engine.agent.starts import First
+from crishim.engine.agent.shapes import Ready
 from crishim.engine.agent.users import Identity, UnknownUserError, resolve
 
 MAX_FILE = 1 << 20
 """How much of /etc/passwd or /etc/group is looked at."""
 _SLACK = 64 * 1024
-_NOBODY = Identity(0, 0, [0], b"/", b"")
+"""For groups, of which a file may name many, and the rest of a page."""
 
 
 class Failure(NamedTuple):
@@ -39,7 +39,7 @@ class Watched:
     """One start.
 
     Args:
-        first: the child's first batch.
+        ready: the child's first batch.
         plan: the JSON form of the ProcessPlan.
         machine: as `uname -m` names it.
         terminal: the standard streams are a terminal.
@@ -47,17 +47,15 @@ class Watched:
     """
 
     def __init__(
-        self, first: First, plan: dict[str, Any], machine: str, *, terminal: bool = False, own_terminal: bool = False
+        self, ready: Ready, plan: dict[str, Any], machine: str, *, terminal: bool = False, own_terminal: bool = False
     ) -> None:
-        self._first = first
+        self._ready = ready
+        self._first = ready.first
         self._plan = plan
         self._machine = machine
         self._flags = {"terminal": terminal, "own_terminal": own_terminal}
-        self._blob = first.batch.finish()
-        self._second_at = _page(len(self._blob.content))
-        # its size does not hang on who the user is, but for the groups and HOME
-        likely = self._lower(_NOBODY, 0).batch.finish()
-        self.slot_size = _page(self._second_at + len(likely.content) + _SLACK)
+        self._second_at = _page(len(ready.content))
+        self.slot_size = _page(self._second_at + lowering.room(plan) + _SLACK)
         self._second: lowering.Lowered | None = None
         self._passwd = b""
         self._group = b""
@@ -67,7 +65,7 @@ class Watched:
 
     def content(self) -> bytes:
         """Return what is written to the slot before the birth."""
-        return self._blob.content
+        return self._ready.content
 
     def bind(self, slot: int) -> None:
         """Take the slot's descriptor (borrowed)."""
@@ -139,7 +137,7 @@ class Watched:
         """Return what to tell of failed calls: of candidates, EACCES before what the last one said (execvp(3))."""
         batch = self._batch_of(found[0])
         if len(found) == 1:
-            return _failure(batch, found[0], found[0].errno)
+            return self._failure(batch, found[0])
         name = os.fsdecode(self._plan["argv"][0])
         executed = [record for record in found if record.number == batch.numbers["execve"]]
         if len(executed) == 1:
@@ -151,6 +149,13 @@ class Watched:
             return Failure("exec", batch.calls[refused[0].position].what, errno.EACCES, "the program")
         return Failure("exec", f"{name}: not in $PATH", errno.ENOENT, "the program")
 
+    def _failure(self, batch: Batch, record: Record) -> Failure:
+        if record.position >= len(batch.calls):
+            return Failure("exec", "", record.errno, "the program")
+        call = batch.calls[record.position]
+        named = self._ready.named
+        return Failure(call.name, named(call.what), record.errno, named(batch.reasons[call.reason]))
+
     def _batch_of(self, record: Record) -> Batch:
         """Return which batch a record is of: the addresses that it goes on at tell."""
         second = self._second
@@ -159,13 +164,6 @@ class Watched:
         if second.inner is not None and record.other >= layout.PRIVATE:
             return second.inner
         return second.batch if record.other >= second.batch.base else self._first.batch
-
-
-def _failure(batch: Batch, record: Record, number: int) -> Failure:
-    if record.position >= len(batch.calls):
-        return Failure("exec", "", number, "the program")
-    call = batch.calls[record.position]
-    return Failure(call.name, call.what, number, batch.reasons[call.reason])
 
 
 def _page(size: int) -> int:
