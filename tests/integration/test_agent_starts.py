@@ -1,5 +1,7 @@
 """Agents on real kernel objects: containers and execs born by batches, what fails, who dies, who takes over."""
 
+import contextlib
+import fcntl
 import os
 import signal
 import socket
@@ -9,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from crishim.engine.agent import area, layout, pods
+from crishim.engine.agent import area, births, layout, pods
 from crishim.engine.agent.batch import Batch
 from crishim.engine.plan.request import Capabilities, Mount, NamespaceMode
 from tests.support.abilities import need_containers
@@ -218,17 +220,50 @@ def test_an_exec_sees_its_container_and_nobody_saw_it_before(pod: AgentPod) -> N
     assert pod.ended(inner) == 7
 
 
-def test_an_exec_maps_no_slot_once_it_is_visible(pod: AgentPod) -> None:
-    plan = pod.plan("/bin/sleep", "100")
+def test_an_exec_has_only_its_final_rights_when_it_becomes_visible(pod: AgentPod, tmp_path: Path) -> None:
+    volume = tmp_path / "volume"
+    volume.mkdir()
+    program = volume / "program"
+    program.write_bytes(Path(f"{pod.layer}/bin/busybox").read_bytes())
+    program.chmod(0o755)
+    plan = pod.plan("/bin/sleep", "100", mounts=(Mount("/volume", str(volume)),))
     container = pod.start(plan).follow()
-    os.mkfifo(f"{pod.paths.container('00' * 32)}/upper/fifo")
-    run = pod.execute(plan, container.pid, "/bin/cat", "/fifo")
-    run.follow()
-    assert run.watched is not None
-    inner = run.watched.pid_inside()
-    maps = Path(f"/proc/{inner}/maps").read_text(encoding="ascii")
-    assert "slot" not in maps
-    assert "agent.area" not in maps
+    lease = os.open(program, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        with signals_held(signal.SIGIO):
+            fcntl.fcntl(lease, fcntl.F_SETLEASE, fcntl.F_WRLCK)  # who opens it waits
+            run = pod.execute(plan, container.pid, "/volume/program")
+            assert run.watched is not None
+            assert len(stop := run.report.recv(4096)) == 8
+            assert run.watched.heard(stop)
+            run.report.send(b"goes on.")
+            assert pod.ended(run.pid) == 0
+            inner = run.watched.pid_inside()
+            found = Path(f"/proc/{inner}/status").read_text(encoding="ascii")
+            assert "CapEff:\t00000000a80425fb" in found
+            assert "CapBnd:\t00000000a80425fb" in found
+            maps = Path(f"/proc/{inner}/maps").read_text(encoding="ascii")
+            assert ("/agent\n" in maps, "slot" in maps, "agent.area" in maps) == (True, False, False)
+            assert sorted(os.listdir(f"/proc/{inner}/fd")) == ["0", "1", "2", "3"]
+            assert os.stat(f"/proc/{inner}/mem").st_uid == 0  # not dumpable: only root's, and nobody's to trace
+            # whoever waits there holds up nobody else
+            other = pod.start(pod.plan("/bin/true")).follow()
+            assert pod.ended(other.pid) == 0
+            os.kill(inner, signal.SIGKILL)
+    finally:
+        os.close(lease)
+    assert pod.ended(inner) == 137
+
+
+@contextlib.contextmanager
+def signals_held(number: int) -> Iterator[None]:
+    signal.pthread_sigmask(signal.SIG_BLOCK, {number})
+    try:
+        yield
+    finally:
+        while signal.sigtimedwait({number}, 0):
+            pass
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})
 
 
 # --- what fails -----------------------------------------------------------------------------------
@@ -387,6 +422,34 @@ def test_a_stopped_agent_goes_on(pod: AgentPod) -> None:
     os.waitpid(pod.pid, os.WUNTRACED)
     os.kill(pod.pid, signal.SIGCONT)
     pod.run_batch(batch())
+
+
+def test_an_agent_makes_another_one(pod: AgentPod) -> None:
+    made, new = pods.another(MACHINE)
+    slot = os.memfd_create("slot", os.MFD_CLOEXEC)
+    os.posix_fallocate(slot, 0, layout.PAGE)
+    os.pwrite(slot, new.finish().content, 0)
+    sock, fd = births.make_socket("second.sock"), births.make_area("second.area")
+    pod.run_batch(made, [slot, sock.fileno(), fd])
+    pid = pod.agent.result(5)
+    os.close(slot)
+    sock.close()
+    second = area.Agent("second.sock", fd)
+    try:
+        asked = batch()
+        asked.call("getpid")
+        asked.call("getppid")
+        pod.bell.run(second, asked.finish().content, (), PATIENCE)
+        assert [second.result(0), second.result(1)] == [pid, os.getpid()]
+        pod.bell.run(second, asked.finish().content, (), PATIENCE)
+        pod.run_batch(batch())
+        maps = Path(f"/proc/{pid}/maps").read_text(encoding="ascii")
+        assert ("second.area" in maps, "/agent.area" in maps) == (True, False)
+        assert os.listdir(f"/proc/{pid}/fd") == ["0", "1", "2", "3"]
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        second.close()
 
 
 def test_an_agents_program_cannot_be_written(pod: AgentPod) -> None:

@@ -240,7 +240,8 @@ class Batch:
         word = self.words(len(self.stops) + 1)
         self.call("write", socket, word, 8, what=f"stop {name}")
         gone_on = Label()
-        self.call("read", socket, word, 8, what=f"go on from {name}", expect=(Result(len(self.calls), ""), _ALL, 8))
+        told = Result(len(self.calls), "told")
+        self.call("read", socket, word, 8, result="told", what=f"go on from {name}", expect=(told, _ALL, 8))
         self.stops[name] = len(self.calls) - 1
         self.then(gone_on)
         self.place(gone_on)

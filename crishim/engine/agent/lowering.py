@@ -46,8 +46,9 @@ def room(plan: dict[str, Any]) -> int:
     # of candidates: each has a name, and all of them together the search path
     paths = MAX_CANDIDATES * (4 * len(plan["argv"][0]) + 8) + len(_DEFAULT_PATH)
     filters: int = len(plan["seccomp"])
-    rest = paths + 2 * filters + 4 * len(plan["cwd"]) + _PATH_MAX
-    return records * RECORD + 2 * text + 24 * len(words) + rest
+    rest: int = paths + 2 * filters + 4 * len(plan["cwd"]) + _PATH_MAX
+    rest += 2 * text + 24 * len(words)
+    return records * RECORD + rest
 
 
 class Lowered:

@@ -13,14 +13,17 @@ from crishim.engine.agent.batch import Batch, Half, Param
 from crishim.engine.agent.kernel import CWD, Kernel
 from crishim.engine.agent.layout import (
     AREA,
+    AREA_SIZE,
     CMSG_DATA,
     FIRST,
     HELD_NETNS,
     HELD_SHM,
+    PAGE,
     RECEIVED,
     RECEIVED_FIRST,
     RECEIVED_LAST,
     SLOT,
+    SOCKET,
     Own,
     Stage,
 )
@@ -36,6 +39,9 @@ _P_PID, _WNOHANG, _WEXITED, _WNOWAIT = 1, 1, 4, 0x1000000
 _SIGINFO_SIZE = 128
 _SI_CODE, _SI_STATUS = 8, 24
 _EXITED = 1
+_READ_WRITE = 3
+_SHARED_FIXED = 0x1 | 0x10
+_MADV_DONTFORK = 10
 _AT_ONCE = 6  # sysctls that an area has room for
 
 
@@ -171,6 +177,35 @@ def first_process(machine: str, place: str) -> First:
     none = batch.words(0)
     batch.call("execveat", Own.PROC, batch.text(""), argv, none, calls.AT_EMPTY_PATH)
     return First(batch, None, (Stage.SLOT, Stage.REPORT, Stage.TARGET), inside=False)
+
+
+def another(machine: str) -> tuple[Batch, Batch]:
+    """Return the batches by which an agent makes one more: its own, and that of the new process.
+
+    A clone of an agent that is there costs less than a new program. With the doorbell come the slot, the new agent's
+    socket and its area. The new agent's parent is who started the first one, and gets no signal at its end.
+    """
+    batch = _batch(machine)
+    for number, to in enumerate((Stage.SLOT, Stage.REPORT, Stage.TARGET)):
+        batch.call("dup3", Half(AREA + RECEIVED + CMSG_DATA + 4 * number), to, os.O_CLOEXEC)
+    batch.call("close_range", RECEIVED_FIRST, RECEIVED_LAST, 0)
+    batch.call("mmap", SLOT, PAGE, _READ_WRITE, _SHARED_FIXED, Stage.SLOT, 0)
+    arguments = batch.words(calls.CLONE_PARENT, *[0] * 10, note="{flags=CLONE_PARENT}")
+    batch.call("clone3", arguments, 88, result="pid")
+    batch.child(SLOT)
+    batch.call("munmap", SLOT, PAGE)
+    batch.call("close_range", Stage.SLOT, Stage.TARGET, 0)
+
+    new = Batch(machine, SLOT)
+    kernel = Kernel(new)
+    new.reason("another socket and area")
+    kernel.duplicate(Stage.REPORT, SOCKET, keep=True)
+    new.call("mmap", AREA, AREA_SIZE, _READ_WRITE, _SHARED_FIXED, Stage.TARGET, 0)
+    new.call("madvise", AREA, AREA_SIZE, _MADV_DONTFORK)
+    new.call("setsid")
+    kernel.close_from(SOCKET + 1)
+    new.become_agent()
+    return batch, new
 
 
 class Ended:

@@ -32,7 +32,7 @@ class Failure(NamedTuple):
 
     def __str__(self) -> str:
         error = os.strerror(self.errno).lower() if self.errno else "not as expected"
-        return f"{self.call} {self.what}: {error}" if self.what else f"{self.call}: {error}"
+        return f"{self.call} {self.what}".strip() + f": {error}"
 
 
 class Watched:
@@ -115,7 +115,7 @@ class Watched:
         self._second = self._lower(self.identity, self.slot_size)
         content = self._second.batch.finish().content
         if self._second_at + len(content) > self.slot_size:
-            self.failure = Failure("setgroups", "too many groups", errno.E2BIG, "groups, gid, uid")
+            self.failure = Failure("", "too many groups of the user, or too long a home", errno.E2BIG, "the user")
             return False
         os.pwrite(self._slot, content, self._second_at)
         os.pwrite(self._slot, (layout.SLOT + self._second_at).to_bytes(8, "little"), other)
