@@ -1,23 +1,27 @@
 """Agents on real kernel objects: containers and execs born by batches, what fails, who dies, who takes over."""
 
+import binascii
 import contextlib
 import fcntl
 import os
 import signal
-import socket
-import time
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from crishim.engine.agent import area, births, layout, pods
+from crishim.engine.agent import area, layout
 from crishim.engine.agent.batch import Batch
 from crishim.engine.plan.request import Capabilities, Mount, NamespaceMode
+from crishim.linux.seccomp.tables import numbers
 from tests.support.abilities import need_containers
-from tests.support.agents import MACHINE, PATIENCE, AgentPod, agent_pod
+from tests.support.agents import MACHINE, AgentPod, agent_pod
 from tests.support.ownership import run_id
 from tests.support.waiting import wait_for
+
+LOAD, JEQ, RETURN = 0x20, 0x15, 0x06
+ALLOW, ERRNO, KILL = 0x7FFF0000, 0x00050001, 0x80000000
 
 
 @pytest.fixture
@@ -179,7 +183,7 @@ def test_a_terminal_is_its_controlling_one_and_its_master_comes_to_the_keeper(po
 def test_containers_share_a_pid_namespace_with_a_process_1_that_has_nothing(pod: AgentPod) -> None:
     first, target = pod.first_process()
     try:
-        assert Path(f"/proc/{first.pid}/comm").read_text(encoding="ascii") == "crishim-agent\n"
+        wait_for(lambda: Path(f"/proc/{first.pid}/comm").read_text(encoding="ascii") == "crishim-agent\n")
         assert os.listdir(f"/proc/{first.pid}/fd") == []
         status = Path(f"/proc/{first.pid}/status").read_text(encoding="ascii")
         assert "CapPrm:\t0000000000000000" in status
@@ -266,6 +270,38 @@ def signals_held(number: int) -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})
 
 
+@pytest.mark.parametrize("action", [ERRNO, KILL])
+def test_an_exec_passes_a_filter_that_refuses_clone_and_exit(pod: AgentPod, action: int) -> None:
+    plan = pod.plan("/bin/sleep", "100")
+    container = pod.start(plan).follow()
+    refused = {name: numbers(MACHINE)[name] for name in ("clone", "clone3", "exit_group")}
+    tests = [insn for number in refused.values() for insn in ((JEQ, 0, 1, number), (RETURN, 0, 0, action))]
+    program = b"".join(struct.pack("<HBBI", *insn) for insn in [(LOAD, 0, 0, 0), *tests, (RETURN, 0, 0, ALLOW)])
+    plan["process"]["seccomp"] = binascii.b2a_base64(program, newline=False).decode()
+    run = pod.execute(plan, container.pid, "/bin/sh", "-c", "echo runs; (echo forked)")
+    run.follow()
+    assert run.watched is not None
+    assert run.watched.failure is None
+    assert run.text().split("\n")[0] == "runs"
+    assert "forked" not in run.text()
+
+
+def test_a_container_shares_the_processes_of_another_one(pod: AgentPod) -> None:
+    target = pod.start(pod.plan("/bin/sleep", "100")).follow()
+    pidfd = os.pidfd_open(target.pid)
+    try:
+        number = layout.block(2)
+        pod.fetch_procfs(pidfd, number)
+        plan = pod.plan("/bin/sh", "-c", "cat /proc/1/comm; echo $$", pid=NamespaceMode.TARGET)
+        run = pod.start(plan, pidfd, proc=number).follow()
+        assert run.watched is not None
+        assert run.watched.failure is None
+        name, own = run.text().split()
+        assert (name, int(own) > 1) == ("sleep", True)
+    finally:
+        os.close(pidfd)
+
+
 # --- what fails -----------------------------------------------------------------------------------
 
 
@@ -330,131 +366,6 @@ def test_the_first_failure_stops_an_agents_batch(pod: AgentPod) -> None:
     assert pod.agent.result(0) == pod.pid
     assert pod.agent.result(2) == 0
     pod.run_batch(batch())
-
-
-# --- deaths ---------------------------------------------------------------------------------------
-
-
-def test_a_child_that_is_killed_while_it_waits(pod: AgentPod) -> None:
-    run = pod.start(pod.plan("/bin/true"))
-    assert len(run.report.recv(4096)) == 8
-    os.kill(run.pid, signal.SIGKILL)
-    assert run.report.recv(4096) == b""
-    assert pod.ended(run.pid) == 137
-    run = pod.start(pod.plan("/bin/true")).follow()
-    assert pod.ended(run.pid) == 0
-
-
-def test_a_killed_agent_ends_what_has_not_execd_and_leaves_the_rest_to_its_groups(pod: AgentPod) -> None:
-    waiting = pod.start(pod.plan("/bin/true"))
-    assert len(waiting.report.recv(4096)) == 8
-    running = pod.start(pod.plan("/bin/sleep", "100")).follow()
-    pidfd = os.pidfd_open(running.pid)
-    pod.kill_agent()
-    assert waiting.report.recv(4096) == b""
-    signal.pidfd_send_signal(pidfd, 0)
-    os.close(pidfd)
-    with pytest.raises(area.NoAnswerError):
-        pod.bell.ring(pod.agent)
-
-
-def test_ends_wait_for_whoever_asks(pod: AgentPod) -> None:
-    runs = [pod.start(pod.plan("/bin/sh", "-c", f"exit {code}")).follow() for code in range(5)]
-    for run in runs:
-        run.text()
-    assert [pod.ended(run.pid) for run in runs] == list(range(5))
-    assert Path(f"/proc/{pod.pid}/task/{pod.pid}/children").read_text(encoding="ascii") == ""
-
-
-# --- keepers --------------------------------------------------------------------------------------
-
-
-def test_another_keeper_takes_over_with_the_descriptors_and_drops_what_was_never_rung(pod: AgentPod) -> None:
-    reading, writing = os.pipe2(os.O_CLOEXEC)
-    pod.run_batch(pods.hold(MACHINE, layout.block(1)), [writing])
-    os.close(writing)
-    never = batch()
-    never.call("close", layout.block(1))
-    pod.agent.write(never.finish().content)
-    assert not pod.agent.done()
-    pod.bell.close()
-    pod.bell = area.Bell(f"keeper-{time.monotonic_ns()}.sock")
-    (taken,) = pod.bell.take_over(pod.agent, [layout.block(1)])
-    assert pod.agent.done()
-    assert os.readlink(f"/proc/self/fd/{taken}") == os.readlink(f"/proc/self/fd/{reading}")
-    os.write(taken, b"still there")
-    assert os.read(reading, 100) == b"still there"
-    for fd in (taken, reading):
-        os.close(fd)
-    pod.run_batch(batch())
-
-
-def test_one_keeper_at_a_time(pod: AgentPod) -> None:
-    pid = os.fork()
-    if pid == 0:
-        try:
-            area.Agent("agent.sock", os.open("agent.area", os.O_RDWR))
-        except BlockingIOError:
-            os._exit(0)
-        os._exit(1)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-
-
-def test_an_answer_that_is_lost_costs_only_a_look(pod: AgentPod) -> None:
-    held = batch()
-    held.call("getpid")
-    number = pod.agent.write(held.finish().content)
-    stranger = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)  # has no name: nobody can answer it
-    stranger.sendto(number.to_bytes(8, "little"), "agent.sock")
-    stranger.close()
-    assert pod.bell.wait(pod.agent, number, time.monotonic() + PATIENCE) == []
-    assert pod.agent.result(0) == pod.pid
-
-
-def test_an_answer_whose_descriptors_cannot_go_comes_without(pod: AgentPod) -> None:
-    pod.agent.want([999])
-    pod.bell.ring(pod.agent)
-    assert pod.bell.wait(pod.agent, 0, time.monotonic() + PATIENCE) == []
-
-
-def test_a_stopped_agent_goes_on(pod: AgentPod) -> None:
-    os.kill(pod.pid, signal.SIGSTOP)
-    os.waitpid(pod.pid, os.WUNTRACED)
-    os.kill(pod.pid, signal.SIGCONT)
-    pod.run_batch(batch())
-
-
-def test_an_agent_makes_another_one(pod: AgentPod) -> None:
-    made, new = pods.another(MACHINE)
-    slot = os.memfd_create("slot", os.MFD_CLOEXEC)
-    os.posix_fallocate(slot, 0, layout.PAGE)
-    os.pwrite(slot, new.finish().content, 0)
-    sock, fd = births.make_socket("second.sock"), births.make_area("second.area")
-    pod.run_batch(made, [slot, sock.fileno(), fd])
-    pid = pod.agent.result(5)
-    os.close(slot)
-    sock.close()
-    second = area.Agent("second.sock", fd)
-    try:
-        asked = batch()
-        asked.call("getpid")
-        asked.call("getppid")
-        pod.bell.run(second, asked.finish().content, (), PATIENCE)
-        assert [second.result(0), second.result(1)] == [pid, os.getpid()]
-        pod.bell.run(second, asked.finish().content, (), PATIENCE)
-        pod.run_batch(batch())
-        maps = Path(f"/proc/{pid}/maps").read_text(encoding="ascii")
-        assert ("second.area" in maps, "/agent.area" in maps) == (True, False)
-        assert os.listdir(f"/proc/{pid}/fd") == ["0", "1", "2", "3"]
-    finally:
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
-        second.close()
-
-
-def test_an_agents_program_cannot_be_written(pod: AgentPod) -> None:
-    with pytest.raises(OSError, match=r"Read-only file system|Text file busy"):
-        os.open(f"/proc/{pod.pid}/exe", os.O_WRONLY)
 
 
 def test_a_child_is_born_in_its_v2_group(pod: AgentPod) -> None:

@@ -173,9 +173,15 @@ class AgentPod:
         cgroups.make(plan.cgroup.directories)
         return _json(plan)
 
-    def start(self, plan: Any, target: int = -1) -> Run:
+    def fetch_procfs(self, target: int, number: int) -> None:
+        """Have the agent hold the procfs of the container whose first process has the pidfd `target`."""
+        first = pods.fetch_procfs(self.machine)
+        run = self._bear(first, None, 0, {"version": 0, "directories": []}, target).follow()
+        self.run_batch(pods.hold(self.machine, number), [run.terminal])
+
+    def start(self, plan: Any, target: int = -1, proc: int = layout.HELD_PROC) -> Run:
         """Bear a container's process; `target`: pidfd of the one whose PID namespace it shares."""
-        ready = self._shapes.container(plan, self.paths.empty)
+        ready = self._shapes.container(plan, self.paths.empty, proc=proc)
         terminal = plan["stdio"]["terminal"]
         watched = watching.Watched(ready, plan["process"], self.machine, terminal=terminal, own_terminal=terminal)
         flags = calls.CLONE_NEWNS | (calls.CLONE_NEWPID if plan["pid"] == "new" else 0)

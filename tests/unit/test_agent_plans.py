@@ -6,6 +6,7 @@ not in the text; the bytes for both are compared with it elsewhere (`test_agent_
 
 import json
 import os
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,15 @@ import pytest
 from crishim import codec
 from crishim.engine.agent import layout, lowering, pods, shapes, starts
 from crishim.engine.agent.batch import Batch
+from crishim.engine.agent.passage import with_passage
 from crishim.engine.agent.show import show
 from crishim.engine.agent.users import Identity
 from crishim.engine.plan.container import plan_container
 from crishim.engine.plan.request import ContainerConfig, ImageConfig, SandboxConfig
 from crishim.engine.plan.types import ContainerPlan, ExecPlan, MaskPaths
+from crishim.linux.arch import ARCHES
+from crishim.linux.seccomp.tables import numbers
+from tests.support import classic_bpf
 from tests.unit import test_engine_plans as plans
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "batches"
@@ -54,7 +59,7 @@ def second(plan: Any, first: starts.First, identity: Identity, **flags: bool) ->
     base = layout.SLOT + 0x10000
     if not first.inside:
         return [lowering.lower("x86_64", base, plan, identity, **flags).batch]
-    lowered = lowering.lower_inside("x86_64", base, plan, identity, 0x40000, **flags)
+    lowered = lowering.lower_inside("x86_64", base, plan, identity, 0x40000, 0x1234, **flags)
     assert lowered.inner is not None
     return [lowered.batch, lowered.inner]
 
@@ -89,7 +94,7 @@ def test_every_plan_compiles_on_both_machines_within_its_room(tmp_path: Path) ->
             ready = shapes.Shapes(machine).container(plan, "/run/crishim/empty")
             known[machine] = [call.name for call in ready.first.batch.calls]
             for identity in (ROOT, USER):
-                inside = lowering.lower_inside(machine, layout.SLOT, plan["process"], identity, 0x40000)
+                inside = lowering.lower_inside(machine, layout.SLOT, plan["process"], identity, 0x40000, 1)
                 direct = lowering.lower(machine, layout.SLOT, plan["process"], identity)
                 for lowered in (inside, direct):
                     assert len(lowered.batch.finish().content) <= lowering.room(plan["process"]), name
@@ -146,3 +151,23 @@ def test_masks_before_devices_are_refused(tmp_path: Path) -> None:
     plan["mounts"] = [json.loads(codec.frozen(MaskPaths(("/proc/kcore",)))) | {"type": "MaskPaths"}]
     with pytest.raises(ValueError, match="masked before /dev"):
         starts.container("x86_64", plan, "/empty")
+
+
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
+def test_a_clone_with_the_cookie_passes_a_filter_and_nothing_else_does(machine: str) -> None:
+    refuse = struct.pack("<HBBI", 6, 0, 0, 0x00050001)
+    cookie = 0x1234_5678_9ABC_DEF0
+    program = with_passage(refuse, machine, cookie)
+    number, audit = numbers(machine)["clone"], ARCHES[machine].audit
+
+    def outcome(call: int, arch: int, value: int) -> int:
+        return classic_bpf.run(program, call, arch, (0, 0, 0, 0, value, 0))[0]
+
+    assert outcome(number, audit, cookie) == 0x7FFF0000
+    for call, arch, value in (
+        (number, audit, cookie + 1),
+        (number, audit, cookie ^ 1 << 40),
+        (number + 1, audit, cookie),
+        (number, 0x40000003, cookie),
+    ):
+        assert outcome(call, arch, value) == 0x00050001

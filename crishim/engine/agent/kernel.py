@@ -136,6 +136,11 @@ class Kernel:
         self.batch.then(end)
         self.batch.place(some)
 
+    def expect_procfs(self, fd: Value) -> None:
+        """Go on only if the descriptor is in a procfs."""
+        buffer = self.batch.room(_STATFS_SIZE)
+        self.batch.call("fstatfs", fd, buffer, expect=(buffer, _ALL, PROC_MAGIC), what="/proc: not a procfs")
+
     def refuse_procfs(self, fd: Value, path: str) -> None:
         """Fail if the descriptor is in a procfs: what is mounted over it would hide what protects the host."""
         batch = self.batch

@@ -19,6 +19,7 @@ from typing import Any
 from crishim.engine.agent.batch import Batch, Distance, Label, Place, Result
 from crishim.engine.agent.kernel import CWD, Kernel
 from crishim.engine.agent.layout import PAGE, PRIVATE, RECORD, SLOT, Own
+from crishim.engine.agent.passage import with_passage
 from crishim.engine.agent.users import Identity
 from crishim.linux import calls
 
@@ -42,7 +43,7 @@ def room(plan: dict[str, Any]) -> int:
     """Return how many bytes a second batch takes at most, groups aside: known before the ids are."""
     words = [*plan["argv"], *plan["env"]]
     text = sum([4 * len(word) for word in words])  # of UTF-8
-    records = _FIXED + MAX_CANDIDATES + 2 * (plan["cwd"].count("/") + 1)
+    records: int = _FIXED + MAX_CANDIDATES + 2 * (plan["cwd"].count("/") + 1)
     # of candidates: each has a name, and all of them together the search path
     paths = MAX_CANDIDATES * (4 * len(plan["argv"][0]) + 8) + len(_DEFAULT_PATH)
     filters: int = len(plan["seccomp"])
@@ -100,6 +101,7 @@ def lower_inside(
     plan: dict[str, Any],
     identity: Identity,
     slot_size: int,
+    cookie: int,
     *,
     terminal: bool = False,
     own_terminal: bool = False,
@@ -115,6 +117,7 @@ def lower_inside(
         plan: the JSON form of a ProcessPlan.
         identity: what the keeper found.
         slot_size: of the slot, which is `Own.SLOT` too.
+        cookie: random, of 64 bits, for a filter that is in force before the new process is made (`passage`).
         terminal: the standard streams are a terminal.
         own_terminal: and it is to be the controlling one.
     """
@@ -129,6 +132,7 @@ def lower_inside(
     lowered.inner = inner
     batch = lowered.batch
     steps = _Steps(batch, plan, identity)
+    steps.passage = machine, cookie
     steps.prepare(Own.FREE, terminal=terminal)
     batch.reason("its last calls, in memory that nobody shares")
     batch.call("mmap", PRIVATE, -(-len(content) // PAGE) * PAGE, _READ_WRITE, _PRIVATE_MAPPING, -1, 0)
@@ -140,7 +144,7 @@ def lower_inside(
     steps.rights()
     batch.reason("a new process in the PID namespace")
     lowered.pid = batch.words(0)
-    batch.call("clone", calls.CLONE_PARENT | _CLONE_PARENT_SETTID, 0, lowered.pid, 0, 0, result="pid")
+    batch.call("clone", calls.CLONE_PARENT | _CLONE_PARENT_SETTID, 0, lowered.pid, 0, cookie, result="pid")
     batch.child(PRIVATE)
     batch.call("exit_group", 0)
     return lowered
@@ -154,6 +158,7 @@ class _Steps:
         self.kernel = Kernel(batch)
         self._plan = plan
         self._identity = identity
+        self.passage: tuple[str, int] | None = None
 
     def prepare(self, first_closed: int, *, terminal: bool) -> None:
         """All that needs rights which are about to go."""
@@ -279,6 +284,8 @@ class _Steps:
 
     def _filter(self) -> None:
         program = binascii.a2b_base64(self._plan["seccomp"])
+        if self.passage is not None:
+            program = with_passage(program, *self.passage)
         note = f"{{{len(program) // 8} instructions}}"
         argument = self.batch.words(len(program) // 8, self.batch.data(program), note=note)
         self.batch.call("seccomp", calls.SECCOMP_SET_MODE_FILTER, self._plan.get("seccomp_flags", 0), argument)

@@ -9,7 +9,7 @@ import errno
 import os
 from collections.abc import Mapping
 
-from crishim.engine.agent.batch import Batch, Half, Param
+from crishim.engine.agent.batch import Batch, Half, Param, Result
 from crishim.engine.agent.kernel import CWD, Kernel
 from crishim.engine.agent.layout import (
     AREA,
@@ -150,11 +150,7 @@ def first_process(machine: str, place: str) -> First:
     settle(kernel, {"version": 0, "directories": []}, None, (), [(Stage.TARGET, Own.TARGET)])
     batch.reason("the namespace's procfs, for the containers")
     attributes = calls.MOUNT_ATTR_NOSUID | calls.MOUNT_ATTR_NODEV | calls.MOUNT_ATTR_NOEXEC
-    kernel.duplicate(kernel.new_fs("proc", (), attributes, "/proc"), Own.PROC)
-    word = batch.words(0)
-    rights = batch.words(20, 1 | 1 << 32, Own.PROC, note="SCM_RIGHTS")
-    message = batch.words(0, 0, batch.words(word, 1), 1, rights, 24, 0)
-    batch.call("sendmsg", Own.REPORT, message, 0, what="procfs")
+    _send(batch, kernel, kernel.new_fs("proc", (), attributes, "/proc"))
     batch.reason("an empty read-only root")
     batch.call("mount", 0, batch.text("/"), 0, calls.MS_REC | calls.MS_SLAVE, 0, what="/")
     top = kernel.new_fs("tmpfs", [("size", "0")], calls.MOUNT_ATTR_RDONLY, "/")
@@ -206,6 +202,33 @@ def another(machine: str) -> tuple[Batch, Batch]:
     kernel.close_from(SOCKET + 1)
     new.become_agent()
     return batch, new
+
+
+def fetch_procfs(machine: str) -> First:
+    """Return the batch of a child that brings the procfs of a running container, for one that shares its processes.
+
+    Its mount is looked up in the container's root, where anything may be: only a procfs is taken.
+    """
+    batch = Batch(machine, SLOT)
+    kernel = Kernel(batch)
+    settle(kernel, {"version": 0, "directories": []}, None, (), [(Stage.TARGET, Own.TARGET)])
+    batch.reason("the container's procfs")
+    batch.call("setns", Own.TARGET, calls.CLONE_NEWNS, what="its mounts")
+    root = calls.RESOLVE_NO_SYMLINKS | calls.RESOLVE_NO_MAGICLINKS
+    proc = kernel.openat2(CWD, "/proc", os.O_PATH | os.O_DIRECTORY, root)
+    tree = kernel.clone_tree(proc, what="/proc")
+    kernel.expect_procfs(tree)
+    _send(batch, kernel, tree)
+    batch.call("exit_group", 0)
+    return First(batch, None, (Stage.SLOT, Stage.REPORT, Stage.TARGET), inside=False)
+
+
+def _send(batch: Batch, kernel: Kernel, fd: Result) -> None:
+    """Send a descriptor through the report socket."""
+    kernel.duplicate(fd, Own.PROC)
+    rights = batch.words(20, 1 | 1 << 32, Own.PROC, note="SCM_RIGHTS")
+    message = batch.words(0, 0, batch.words(batch.words(0), 1), 1, rights, 24, 0)
+    batch.call("sendmsg", Own.REPORT, message, 0, what="procfs")
 
 
 class Ended:

@@ -137,7 +137,10 @@ class Root:
         target, fstype = operation["target"], operation["fstype"]
         self._batch.reason(f"{fstype} at {target}")
         if fstype == "proc" and self._proc:
-            tree: Value = self._kernel.clone_tree(Own.PROC, what="the PID namespace's procfs")
+            # one that was fetched for this start is a clone of another mount namespace's, and cannot be cloned again
+            pod = self._plan["pid"] == "pod"
+            what = "the PID namespace's procfs"
+            tree: Value = self._kernel.clone_tree(Own.PROC, what=what) if pod else Own.PROC
         else:
             tree = self._kernel.new_fs(fstype, operation["options"], operation["attributes"], target)
         self._attach_own(tree, target)

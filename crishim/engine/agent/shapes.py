@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from crishim.engine.agent import starts
 from crishim.engine.agent.batch import Blob
+from crishim.engine.agent.layout import HELD_PROC
 from crishim.engine.agent.starts import First
 
 KEPT = 8
@@ -42,20 +43,20 @@ class Shapes:
         self._machine = machine
         self._known: dict[str, tuple[First, Blob]] = {}
 
-    def container(self, plan: dict[str, Any], place: str, *, shm: str = "") -> Ready:
+    def container(self, plan: dict[str, Any], place: str, *, shm: str = "", proc: int = HELD_PROC) -> Ready:
         """Return the first batch of a container's process (arguments: see `starts.container`)."""
         ids = tuple(
             (_stand_in(plan[key], letter), plan[key].encode()) for key, letter in _IDS if len(plan[key]) >= _SHORTEST
         )
         asked = {key: plan[key] for key in _SHAPE}
         asked["process"] = {"oom_score_adj": plan["process"]["oom_score_adj"]}
-        text = json.dumps([asked, place, shm])
+        text = json.dumps([asked, place, shm, proc])
         for stand_in, own in ids:
             text = text.replace(own.decode(), stand_in.decode())
         found = self._known.pop(text, None)
         if found is None:
-            shape, own_place, own_shm = json.loads(text)
-            first = starts.container(self._machine, shape, own_place, shm=own_shm)
+            shape, own_place, own_shm, own_proc = json.loads(text)
+            first = starts.container(self._machine, shape, own_place, shm=own_shm, proc=own_proc)
             found = first, first.batch.finish()
             if len(self._known) >= KEPT:
                 del self._known[next(iter(self._known))]

@@ -49,7 +49,7 @@ class First(NamedTuple):
     inside: bool
 
 
-def container(machine: str, plan: dict[str, Any], place: str, *, shm: str = "") -> First:
+def container(machine: str, plan: dict[str, Any], place: str, *, shm: str = "", proc: int = HELD_PROC) -> First:
     """Return the first batch of a container's process.
 
     Args:
@@ -57,6 +57,8 @@ def container(machine: str, plan: dict[str, Any], place: str, *, shm: str = "") 
         plan: the JSON form of a ContainerPlan.
         place: an empty directory of the host's, on which the root is attached.
         shm: where the pod's shared memory is attached; "" if the agent holds it as a detached mount (`HELD_SHM`).
+        proc: which descriptor of the agent's is the procfs of a shared PID namespace: the pod's (cloned), or another
+            container's (used up).
     """
     batch = Batch(machine, SLOT)
     kernel = Kernel(batch)
@@ -67,7 +69,7 @@ def container(machine: str, plan: dict[str, Any], place: str, *, shm: str = "") 
     inside = plan["pid"] not in {"new", "host"}
     keep = [(HELD_SHM, Own.SHM)] if not shm and _has(plan, "PodShm") else []
     if inside:
-        keep += [(HELD_PROC, Own.PROC), (Stage.TARGET, Own.TARGET), (Stage.SLOT, Own.SLOT)]
+        keep += [(proc, Own.PROC), (Stage.TARGET, Own.TARGET), (Stage.SLOT, Own.SLOT)]
     settle(kernel, plan["cgroup"], plan["process"]["oom_score_adj"], streams, keep)
     if inside:
         batch.reason("its children are born in the shared PID namespace")

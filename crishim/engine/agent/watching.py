@@ -74,9 +74,9 @@ class Watched:
     def heard(self, message: bytes) -> bool:
         """Take a message of the report socket; tell whether the child is to be let go on (eight bytes, any)."""
         if len(message) == 8:
-            return self._stopped()
+            return self._second is None and self.failure is None and self._stopped()
         found = [decode(message, offset) for offset in range(0, len(message) - layout.RECORD + 1, layout.RECORD)]
-        if found and self.failure is None:
+        if found and self.failure is None and not self._is_last_word(found[0]):
             self.failure = self._explain(found)
         return False
 
@@ -128,8 +128,17 @@ class Watched:
     def _lower(self, identity: Identity, slot_size: int) -> lowering.Lowered:
         base = layout.SLOT + self._second_at
         if self._first.inside:
-            return lowering.lower_inside(self._machine, base, self._plan, identity, slot_size, **self._flags)
+            cookie = int.from_bytes(os.urandom(8), "little")
+            return lowering.lower_inside(self._machine, base, self._plan, identity, slot_size, cookie, **self._flags)
         return lowering.lower(self._machine, base, self._plan, identity, **self._flags)
+
+    def _is_last_word(self, record: Record) -> bool:
+        """Tell whether a filter refuses exit_group to a process that has made another one in its place."""
+        second = self._second
+        if second is None or second.inner is None:
+            return False
+        batch = self._batch_of(record)
+        return batch is second.batch and record.number == batch.numbers["exit_group"]
 
     # --- what failed -----------------------------------------------------------------------------
 
@@ -146,7 +155,7 @@ class Watched:
             return Failure("exec", what, executed[0].errno, "the program")
         refused = [record for record in executed if record.errno == errno.EACCES]
         if refused:
-            return Failure("exec", batch.calls[refused[0].position].what, errno.EACCES, "the program")
+            return self._failure(batch, refused[0])._replace(call="exec")
         return Failure("exec", f"{name}: not in $PATH", errno.ENOENT, "the program")
 
     def _failure(self, batch: Batch, record: Record) -> Failure:

@@ -1,0 +1,151 @@
+"""Agents and their keepers: who dies, who takes over, what is lost, what an agent is."""
+
+import os
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from crishim.engine.agent import area, births, layout, pods
+from crishim.engine.agent.batch import Batch
+from tests.support.abilities import need_containers
+from tests.support.agents import MACHINE, PATIENCE, AgentPod, agent_pod
+
+
+@pytest.fixture
+def pod(tmp_path: Path, test_leaks: None) -> Iterator[AgentPod]:
+    need_containers()
+    with agent_pod(str(tmp_path)) as made:
+        yield made
+
+
+def batch() -> Batch:
+    return Batch(MACHINE, layout.AREA + layout.FIRST)
+
+
+# --- deaths ---------------------------------------------------------------------------------------
+
+
+def test_a_child_that_is_killed_while_it_waits(pod: AgentPod) -> None:
+    run = pod.start(pod.plan("/bin/true"))
+    assert len(run.report.recv(4096)) == 8
+    os.kill(run.pid, signal.SIGKILL)
+    assert run.report.recv(4096) == b""
+    assert pod.ended(run.pid) == 137
+    run = pod.start(pod.plan("/bin/true")).follow()
+    assert pod.ended(run.pid) == 0
+
+
+def test_a_killed_agent_ends_what_has_not_execd_and_leaves_the_rest_to_its_groups(pod: AgentPod) -> None:
+    waiting = pod.start(pod.plan("/bin/true"))
+    assert len(waiting.report.recv(4096)) == 8
+    running = pod.start(pod.plan("/bin/sleep", "100")).follow()
+    pidfd = os.pidfd_open(running.pid)
+    pod.kill_agent()
+    assert waiting.report.recv(4096) == b""
+    signal.pidfd_send_signal(pidfd, 0)
+    os.close(pidfd)
+    with pytest.raises(area.NoAnswerError):
+        pod.bell.ring(pod.agent)
+
+
+def test_ends_wait_for_whoever_asks(pod: AgentPod) -> None:
+    runs = [pod.start(pod.plan("/bin/sh", "-c", f"exit {code}")).follow() for code in range(5)]
+    for run in runs:
+        run.text()
+    assert [pod.ended(run.pid) for run in runs] == list(range(5))
+    assert Path(f"/proc/{pod.pid}/task/{pod.pid}/children").read_text(encoding="ascii") == ""
+
+
+# --- keepers --------------------------------------------------------------------------------------
+
+
+def test_another_keeper_takes_over_with_the_descriptors_and_drops_what_was_never_rung(pod: AgentPod) -> None:
+    reading, writing = os.pipe2(os.O_CLOEXEC)
+    pod.run_batch(pods.hold(MACHINE, layout.block(1)), [writing])
+    os.close(writing)
+    never = batch()
+    never.call("close", layout.block(1))
+    pod.agent.write(never.finish().content)
+    assert not pod.agent.done()
+    pod.bell.close()
+    pod.bell = area.Bell(f"keeper-{time.monotonic_ns()}.sock")
+    (taken,) = pod.bell.take_over(pod.agent, [layout.block(1)])
+    assert pod.agent.done()
+    assert os.readlink(f"/proc/self/fd/{taken}") == os.readlink(f"/proc/self/fd/{reading}")
+    os.write(taken, b"still there")
+    assert os.read(reading, 100) == b"still there"
+    for fd in (taken, reading):
+        os.close(fd)
+    pod.run_batch(batch())
+
+
+def test_one_keeper_at_a_time(pod: AgentPod) -> None:
+    pid = os.fork()
+    if pid == 0:
+        try:
+            area.Agent("agent.sock", os.open("agent.area", os.O_RDWR))
+        except BlockingIOError:
+            os._exit(0)
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def test_an_answer_that_is_lost_costs_only_a_look(pod: AgentPod) -> None:
+    held = batch()
+    held.call("getpid")
+    number = pod.agent.write(held.finish().content)
+    stranger = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)  # has no name: nobody can answer it
+    stranger.sendto(number.to_bytes(8, "little"), "agent.sock")
+    stranger.close()
+    assert pod.bell.wait(pod.agent, number, time.monotonic() + PATIENCE) == []
+    assert pod.agent.result(0) == pod.pid
+
+
+def test_an_answer_whose_descriptors_cannot_go_comes_without(pod: AgentPod) -> None:
+    pod.agent.want([999])
+    pod.bell.ring(pod.agent)
+    assert pod.bell.wait(pod.agent, 0, time.monotonic() + PATIENCE) == []
+
+
+def test_a_stopped_agent_goes_on(pod: AgentPod) -> None:
+    os.kill(pod.pid, signal.SIGSTOP)
+    os.waitpid(pod.pid, os.WUNTRACED)
+    os.kill(pod.pid, signal.SIGCONT)
+    pod.run_batch(batch())
+
+
+def test_an_agent_makes_another_one(pod: AgentPod) -> None:
+    made, new = pods.another(MACHINE)
+    slot = os.memfd_create("slot", os.MFD_CLOEXEC)
+    os.posix_fallocate(slot, 0, layout.PAGE)
+    os.pwrite(slot, new.finish().content, 0)
+    sock, fd = births.make_socket("second.sock"), births.make_area("second.area")
+    pod.run_batch(made, [slot, sock.fileno(), fd])
+    pid = pod.agent.result(5)
+    os.close(slot)
+    sock.close()
+    second = area.Agent("second.sock", fd)
+    try:
+        asked = batch()
+        asked.call("getpid")
+        asked.call("getppid")
+        pod.bell.run(second, asked.finish().content, (), PATIENCE)
+        assert [second.result(0), second.result(1)] == [pid, os.getpid()]
+        pod.bell.run(second, asked.finish().content, (), PATIENCE)
+        pod.run_batch(batch())
+        maps = Path(f"/proc/{pid}/maps").read_text(encoding="ascii")
+        assert ("second.area" in maps, "/agent.area" in maps) == (True, False)
+        assert os.listdir(f"/proc/{pid}/fd") == ["0", "1", "2", "3"]
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        second.close()
+
+
+def test_an_agents_program_cannot_be_written(pod: AgentPod) -> None:
+    with pytest.raises(OSError, match=r"Read-only file system|Text file busy"):
+        os.open(f"/proc/{pod.pid}/exe", os.O_WRONLY)

@@ -1,0 +1,174 @@
+"""What a keeper makes of what children say, which is trusted by nobody; and the slots that it gives them."""
+
+import json
+import os
+import struct
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from crishim.engine.agent import layout, shapes, starts
+from crishim.engine.agent.batch import Blob, decode
+from crishim.engine.agent.processes import WINDOW
+from crishim.engine.agent.slots import KEPT, Slots, SlotsExhaustedError
+from crishim.engine.agent.watching import MAX_FILE, Watched
+
+PROCESS: dict[str, Any] = {
+    "argv": ["tool"],
+    "env": ["PATH=/bin:/usr/bin"],
+    "cwd": "/",
+    "user": {"user": "", "group": "", "groups": [], "image_groups": True},
+    "capabilities": {"bounding": 0, "permitted": 0, "ambient": 0},
+    "no_new_privs": True,
+    "seccomp": "",
+    "seccomp_flags": 0,
+    "rlimits": [],
+    "oom_score_adj": None,
+    "umask": 0o22,
+}
+PLAN = {"process": PROCESS, "cgroup": {"version": 1, "directories": ["/c"]}}
+
+
+class Child:
+    """A start whose child the test plays."""
+
+    def __init__(self, process: dict[str, Any] = PROCESS) -> None:
+        plan = json.loads(json.dumps(PLAN | {"process": process}))
+        first = starts.execution("x86_64", plan, inside=True, cgroup_namespace=True)
+        self.watched = Watched(shapes.ready(first), plan["process"], "x86_64")
+        self.first = first
+        self.slot = os.memfd_create("slot", os.MFD_CLOEXEC)
+        os.ftruncate(self.slot, self.watched.slot_size)
+        os.pwrite(self.slot, self.watched.content(), 0)
+        self.watched.bind(self.slot)
+
+    def reads(self, content: bytes) -> None:
+        """Do what the child's read of /etc/passwd does, from the offset that its record says."""
+        look = self.first.look
+        assert look is not None
+        at = look.passwd_read.position * layout.RECORD
+        offset = decode(os.pread(self.slot, layout.RECORD, at)).arguments[3]
+        piece = content[offset : offset + WINDOW]
+        os.pwrite(self.slot, piece, self.first.batch.offset_of(look.passwd))
+        os.pwrite(self.slot, struct.pack("<q", len(piece)), at + layout.RESULT)
+
+    def goes_on_at(self) -> int:
+        """Return the address at which the child goes on after its stop."""
+        return int.from_bytes(os.pread(self.slot, 8, self.first.batch.offset_of_other("users")), "little")
+
+
+@pytest.fixture
+def child() -> Iterator[Child]:
+    made = Child()
+    yield made
+    os.close(made.slot)
+
+
+def test_a_short_file_takes_one_stop(child: Child) -> None:
+    child.reads(b"root:x:0:0::/root:/bin/sh\n")
+    assert child.watched.heard(b"8 bytes.")
+    assert child.watched.identity is not None
+    assert child.watched.identity.home == b"/root"
+    second = decode(os.pread(child.slot, layout.RECORD, child.goes_on_at() - layout.SLOT))
+    assert second.position == 0
+    assert not child.watched.heard(b"8 bytes.")  # there is one stop, and no second
+
+
+def test_a_long_file_is_read_on_up_to_a_bound(child: Child) -> None:
+    content = b"#" * (MAX_FILE + 10 * WINDOW)
+    look = child.first.look
+    assert look is not None
+    rounds = 0
+    while True:
+        child.reads(content)
+        assert child.watched.heard(b"8 bytes.")
+        rounds += 1
+        if child.goes_on_at() != look.again:
+            break
+    assert rounds <= MAX_FILE // WINDOW + 1
+    assert child.watched.identity is not None
+
+
+def test_candidates_that_were_refused() -> None:
+    made = Child()
+    made.watched.heard(b"8 bytes.")
+    inner = made.watched._second
+    assert inner is not None
+    assert inner.inner is not None
+    executed = [n for n, call in enumerate(inner.inner.calls) if call.name == "execve"]
+    content = inner.inner.finish().content
+
+    def said(*errnos: int) -> bytes:
+        out = b""
+        for position, number in zip(executed, errnos, strict=True):
+            record = bytearray(content[position * layout.RECORD : (position + 1) * layout.RECORD])
+            struct.pack_into("<q", record, layout.RESULT, -number)
+            out += bytes(record)
+        return out
+
+    made.watched.heard(said(13, 2))
+    assert str(made.watched.failure) == "exec /bin/tool: permission denied"
+    made.watched.failure = None
+    made.watched.heard(said(2, 2))
+    assert str(made.watched.failure) == "exec tool: not in $PATH: no such file or directory"
+    os.close(made.slot)
+
+
+@given(st.lists(st.one_of(st.binary(max_size=300), st.just(b"8 bytes."), st.binary(min_size=208, max_size=208))))
+def test_whatever_is_said_is_taken(messages: list[bytes]) -> None:
+    made = Child()
+    try:
+        for message in messages:
+            made.watched.heard(message)
+            str(made.watched.failure)
+            assert made.watched.pid_inside() >= 0
+    finally:
+        os.close(made.slot)
+
+
+def test_the_room_for_arguments_is_reckoned_before() -> None:
+    large = PROCESS | {
+        "env": ["A=" + "x" * 100_000, "PATH=" + "/b:" * 30_000],
+        "argv": ["t", "ü" * 50_000],
+        "cwd": "/a" * 500,
+    }
+    made = Child(large)
+    assert made.watched.heard(b"8 bytes.")
+    assert made.watched.failure is None
+    os.close(made.slot)
+
+
+def test_blobs_are_what_they_say() -> None:
+    assert Blob(b"abc", {}).fill([(b"b", b"x")]) == b"axc"
+
+
+# --- slots ----------------------------------------------------------------------------------------
+
+
+def test_slots_are_used_again_and_whole() -> None:
+    slots = Slots(3)
+    first = slots.take(100_000)
+    assert os.fstat(first).st_blocks * 512 >= 100_000
+    slots.give(first)
+    assert slots.take(50_000) == first
+    larger = slots.take(200_000)
+    assert larger != first
+    assert slots.out == 2
+    slots.take(1)
+    with pytest.raises(SlotsExhaustedError, match="3 starts have not come to an end"):
+        slots.take(1)
+    slots.close()
+    assert slots.out == 0
+
+
+def test_only_some_free_slots_are_kept() -> None:
+    slots = Slots(10)
+    out = [slots.take(4096 * (number + 1)) for number in range(KEPT + 2)]
+    for fd in out:
+        slots.give(fd)
+    gone = [fd for fd in out if not os.path.exists(f"/proc/self/fd/{fd}")]
+    assert gone == out[:2]
+    slots.close()
