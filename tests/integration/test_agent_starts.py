@@ -6,6 +6,7 @@ import fcntl
 import os
 import signal
 import struct
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,8 +16,8 @@ from crishim.engine.agent import area, layout
 from crishim.engine.agent.batch import Batch
 from crishim.engine.plan.request import Capabilities, Mount, NamespaceMode
 from crishim.linux.seccomp.tables import numbers
-from tests.support.abilities import need_containers
-from tests.support.agents import MACHINE, AgentPod, agent_pod
+from tests.support.abilities import need_containers, need_program
+from tests.support.agents import MACHINE, PATIENCE, AgentPod, agent_pod
 from tests.support.ownership import run_id
 from tests.support.waiting import wait_for
 
@@ -175,6 +176,30 @@ def test_a_terminal_is_its_controlling_one_and_its_master_comes_to_the_keeper(po
         found += os.read(run.terminal, 4096)
     assert found.replace(b"\r", b"") == b"/dev/pts/0\nx\ny\n"
     assert pod.ended(run.pid) == 0
+
+
+def test_between_clone_and_exec_a_child_makes_its_batches_calls_and_no_others(pod: AgentPod, tmp_path: Path) -> None:
+    strace = need_program("strace", "strace")
+    trace = tmp_path / "trace"
+    plan = pod.plan("/bin/true", run_as_username="me", no_new_privs=True)
+    command = [strace, "-f", "-ttt", "-o", str(trace), "-p", str(pod.pid)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as tracer:
+        assert tracer.stderr is not None
+        assert "attached" in tracer.stderr.readline()
+        run = pod.start(plan).follow()
+        assert pod.ended(run.pid) == 0
+        tracer.send_signal(signal.SIGINT)
+        tracer.communicate(timeout=PATIENCE)
+    lines = [line.split(None, 2)[2] for line in trace.read_text().splitlines() if line.startswith(f"{run.pid} ")]
+    made = [line.partition("(")[0] for line in lines if "(" in line and not line.startswith(("<", "+", "-"))]
+    made = made[: made.index("execve")]
+    assert run.watched is not None
+    second = run.watched._second
+    assert second is not None
+    asked = iter([call.name for call in (*run.watched._first.batch.calls, *second.batch.calls)])
+    # in this order, some left out: those that were skipped
+    assert [name for name in made if name not in asked] == []
+    assert len(made) > 200
 
 
 # --- shared PID namespaces and execs ----------------------------------------------------------------
