@@ -168,6 +168,23 @@ def test_masked_and_read_only_paths(pod: AgentPod) -> None:
     assert pod.start(plan).follow().text() == "0\n0\n/bin/sh: can't create /tmp/x: Read-only file system\nend\n"
 
 
+def test_a_read_only_root_still_gets_its_mount_points(pod: AgentPod, tmp_path: Path) -> None:
+    plan = pod.plan(
+        "/bin/sh",
+        "-c",
+        "ls /made; echo x > /file; echo y > /dev/shm/y",
+        mounts=(Mount("/made", str(tmp_path)),),
+        readonly_rootfs=True,
+    )
+    (tmp_path / "inside").write_text("")
+    run = pod.start(plan).follow()
+    assert run.watched is not None
+    assert run.watched.failure is None
+    text = run.text()
+    assert "inside" in text
+    assert text.endswith("/bin/sh: can't create /file: Read-only file system\n")
+
+
 def test_a_terminal_is_its_controlling_one_and_its_master_comes_to_the_keeper(pod: AgentPod) -> None:
     run = pod.start(pod.plan("/bin/sh", "-c", "tty; echo x > /dev/tty; echo y > /dev/console", tty=True)).follow()
     assert run.terminal >= 0

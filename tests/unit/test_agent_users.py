@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crishim.engine.agent.users import Identity, UnknownUserError, resolve
+from crishim.engine.agent.users import Identity, UnknownUserError, resolve, usual
 
 PASSWD = b"""root:x:0:0:root:/root:/bin/sh
 me:x:1000:100::/home/me:/bin/sh
@@ -56,6 +56,16 @@ def test_ids(given_user: Identity, ids: tuple[int, int, list[int], bytes]) -> No
 def test_refusals(user: str, group: str, words: str) -> None:
     with pytest.raises(UnknownUserError, match=words):
         asked(user, group)
+
+
+@pytest.mark.parametrize("user", ["", "0", "root", "me", "7", "1000", "4294967295", "x", "00"])
+@pytest.mark.parametrize("group", ["", "5"])
+def test_what_is_usual_is_what_usual_files_say(user: str, group: str) -> None:
+    plan: dict[str, Any] = {"user": user, "group": group, "groups": [], "image_groups": True}
+    guess = usual(plan)
+    if guess is not None:
+        assert resolve(plan, b"root:x:0:0::/root:/bin/sh\n", b"root:x:0:\n") == guess
+    assert (guess is not None) == (not group and user in {"", "0", "root", "7", "1000"})
 
 
 def test_without_files_there_are_numbers_only() -> None:

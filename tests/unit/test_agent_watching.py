@@ -77,6 +77,18 @@ def test_a_short_file_takes_one_stop(child: Child) -> None:
     assert not child.watched.heard(b"8 bytes.")  # there is one stop, and no second
 
 
+@pytest.mark.parametrize(
+    ("passwd", "home"), [(b"root:x:0:0::/root:/bin/sh\n", b"HOME=/root\0"), (b"root:x:0:5::/r:/bin/sh\n", b"HOME=/r\0")]
+)
+def test_what_was_compiled_ahead_is_used_only_if_it_was_right(child: Child, passwd: bytes, home: bytes) -> None:
+    child.watched.prepare()
+    child.reads(passwd)
+    assert child.watched.heard(b"8 bytes.")
+    assert child.watched._second is not None
+    assert (child.watched._second is child.watched._ahead) == (home == b"HOME=/root\0")
+    assert home in os.pread(child.slot, 1 << 20, 0)
+
+
 def test_a_long_file_is_read_on_up_to_a_bound(child: Child) -> None:
     content = b"#" * (MAX_FILE + 10 * WINDOW)
     look = child.first.look

@@ -10,7 +10,7 @@
 //   w22 the record's control word
 //   x23 where a new process goes on
 
-    .set AREA, 0x100000000
+    .set AREA, 0x500000
     .set AREA_SIZE, 0x2000
     .set ASKED, 0x08
     .set DONE, 0x10

@@ -56,6 +56,8 @@ class Answer(NamedTuple):
 class Agent:
     """One agent as its keeper sees it.
 
+    The lock goes with the first descriptor of the area that this process closes (fcntl(2)), so it has but this one.
+
     Args:
         name: of its socket, relative to the working directory.
         area: descriptor of its area, taken over.

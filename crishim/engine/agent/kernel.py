@@ -64,15 +64,10 @@ class Kernel:
             "openat2", directory, text, how, 24, allow=allow, other=other, result=result, what=what or _str(path)
         )
 
-    def write_file(self, path: str, content: bytes, *, allow: Sequence[int] = ()) -> None:
+    def write_file(self, path: str, content: bytes) -> None:
         """Write to a file of the host's; the descriptor goes with the others before the image has a say."""
-        skip = Label() if allow else None
-        fd = self.batch.call(
-            "openat", CWD, self.batch.text(path), os.O_WRONLY | os.O_CLOEXEC, 0, allow=allow, other=skip, what=path
-        )
+        fd = self.batch.call("openat", CWD, self.batch.text(path), os.O_WRONLY | os.O_CLOEXEC, 0, what=path)
         self.batch.call("write", fd, self.batch.data(content, repr(content)[1:]), len(content), what=path)
-        if skip is not None:
-            self.batch.place(skip)
 
     def ensure(self, path: str, *, directory: bool, links: bool = True, result: str = "") -> Result:
         """Open a path in the container's root (O_PATH), made with its parents (0755) if it is missing."""
@@ -104,7 +99,8 @@ class Kernel:
         for number, part in enumerate(parts):
             last = number == len(parts) - 1
             if last and not directory:
-                create = os.O_WRONLY | os.O_CREAT | os.O_NONBLOCK | os.O_NOCTTY
+                # not for writing: a mount that somebody writes to cannot be made read-only (EBUSY)
+                create = os.O_RDONLY | os.O_CREAT | os.O_NONBLOCK | os.O_NOCTTY
                 self.openat2(above, part, create, resolve, mode=0o644, allow=allow, other=refused, what=path)
                 continue
             batch.call("mkdirat", above, batch.text(part), 0o755, allow=(errno.EEXIST, *allow), what=path)

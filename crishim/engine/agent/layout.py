@@ -16,7 +16,7 @@ VERSION = 1
 
 # --- the area ------------------------------------------------------------------------------------------------------
 
-AREA = 0x1_0000_0000
+AREA = 0x50_0000  # beside the program: one page table for both
 AREA_SIZE = 0x2000
 ASKED = 0x08
 """Number of the batch that the keeper wrote last; set when the batch is whole."""

@@ -49,7 +49,8 @@ class Shapes:
             (_stand_in(plan[key], letter), plan[key].encode()) for key, letter in _IDS if len(plan[key]) >= _SHORTEST
         )
         asked = {key: plan[key] for key in _SHAPE}
-        asked["process"] = {"oom_score_adj": plan["process"]["oom_score_adj"]}
+        for key, members in _PARTS.items():
+            asked[key] = {member: plan[key][member] for member in members}
         text = json.dumps([asked, place, shm, proc])
         for stand_in, own in ids:
             text = text.replace(own.decode(), stand_in.decode())
@@ -67,7 +68,9 @@ class Shapes:
 _IDS = (("container_id", "C"), ("pod_id", "P"))
 _SHORTEST = 32
 """A shorter id could occur where it is none; such a plan's shape is its own."""
-_SHAPE = ("pid", "cgroup_namespace", "cgroup", "root", "mounts", "stdio")
+_SHAPE = ("pid", "cgroup_namespace", "root", "mounts")
+_PARTS = {"cgroup": ("version", "directories"), "stdio": ("stdin", "terminal"), "process": ("oom_score_adj",)}
+"""What a first batch is made of: members of the plan, and parts of members."""
 
 
 def _stand_in(own: str, letter: str) -> bytes:

@@ -50,6 +50,16 @@ def resolve(plan: dict[str, Any], passwd: bytes, group_file: bytes) -> Identity:
     return Identity(uid, gid, list(dict.fromkeys(groups)), home or b"/", name)
 
 
+def usual(plan: dict[str, Any]) -> Identity | None:
+    """Return what a UserPlan most often comes to: root as all images have it, a number that no file knows; or None."""
+    user, group = plan["user"], plan["group"]
+    if group or plan["groups"]:
+        return None
+    if user in {"", "0", "root"}:
+        return Identity(0, 0, [0], b"/root", b"root")
+    return Identity(_id(user), 0, [0], b"/", b"") if _is_number(user) and _id(user) > 0 else None
+
+
 def _is_number(text: str) -> bool:
     return text.isascii() and text.isdigit()
 

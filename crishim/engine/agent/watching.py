@@ -14,7 +14,7 @@ from crishim.engine.agent import layout, lowering
 from crishim.engine.agent.batch import Batch, Record, decode
 from crishim.engine.agent.processes import READ_OFFSET, STOP, WINDOW
 from crishim.engine.agent.shapes import Ready
-from crishim.engine.agent.users import Identity, UnknownUserError, resolve
+from crishim.engine.agent.users import Identity, UnknownUserError, resolve, usual
 
 MAX_FILE = 1 << 20
 """How much of /etc/passwd or /etc/group is looked at."""
@@ -57,6 +57,8 @@ class Watched:
         self._second_at = _page(len(ready.content))
         self.slot_size = _page(self._second_at + lowering.room(plan) + _SLACK)
         self._second: lowering.Lowered | None = None
+        self._likely: Identity | None = None
+        self._ahead: lowering.Lowered | None = None
         self._passwd = b""
         self._group = b""
         self._slot = -1
@@ -70,6 +72,16 @@ class Watched:
     def bind(self, slot: int) -> None:
         """Take the slot's descriptor (borrowed)."""
         self._slot = slot
+
+    def prepare(self, likely: Identity | None = None) -> None:
+        """Compile the second batch for the ids that it will likely be, while the child makes its root.
+
+        Args:
+            likely: what the last start of this kind found; by default what most images have for a user of this number.
+        """
+        self._likely = likely or usual(self._plan["user"])
+        if self._likely is not None:
+            self._ahead = self._lower(self._likely, self.slot_size)
 
     def heard(self, message: bytes) -> bool:
         """Take a message of the report socket; tell whether the child is to be let go on (eight bytes, any)."""
@@ -112,7 +124,10 @@ class Watched:
         except UnknownUserError as error:
             self.failure = Failure("", str(error), errno.ENOENT, "the user")
             return False
-        self._second = self._lower(self.identity, self.slot_size)
+        if self._ahead is not None and self.identity == self._likely:
+            self._second = self._ahead
+        else:
+            self._second = self._lower(self.identity, self.slot_size)
         content = self._second.batch.finish().content
         if self._second_at + len(content) > self.slot_size:
             self.failure = Failure("", "too many groups of the user, or too long a home", errno.E2BIG, "the user")

@@ -11,7 +11,7 @@
 #   r14  where a new process goes on
     .intel_syntax noprefix
 
-    .set AREA, 0x100000000
+    .set AREA, 0x500000
     .set AREA_SIZE, 0x2000
     .set ASKED, 0x08
     .set DONE, 0x10
