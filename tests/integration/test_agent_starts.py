@@ -185,6 +185,28 @@ def test_a_read_only_root_still_gets_its_mount_points(pod: AgentPod, tmp_path: P
     assert text.endswith("/bin/sh: can't create /file: Read-only file system\n")
 
 
+def test_layers_as_one_option_string(pod: AgentPod) -> None:
+    plan = pod.plan("/bin/sh", "-c", "echo x > /new; cat /new")
+    plan["root"]["append"] = False
+    run = pod.start(plan).follow()
+    assert run.watched is not None
+    assert run.watched.failure is None
+    assert run.text() == "x\n"
+    assert Path(f"{plan['root']['upper']}/new").read_text(encoding="ascii") == "x\n"
+
+
+def test_a_container_among_the_hosts_processes_and_an_exec_in_it(pod: AgentPod) -> None:
+    plan = pod.plan("/bin/sleep", "100", pid=NamespaceMode.NODE)
+    container = pod.start(plan).follow()
+    run = pod.execute(plan, container.pid, "/bin/sh", "-c", "echo $$ $PPID; readlink /proc/self/ns/pid")
+    run.follow()
+    assert run.watched is not None
+    assert run.watched.failure is None
+    assert run.watched.pid_inside() == 0
+    assert run.text() == f"{run.pid} {pod.pid}\n{os.readlink('/proc/self/ns/pid')}\n"
+    assert pod.ended(run.pid) == 0
+
+
 def test_a_terminal_is_its_controlling_one_and_its_master_comes_to_the_keeper(pod: AgentPod) -> None:
     run = pod.start(pod.plan("/bin/sh", "-c", "tty; echo x > /dev/tty; echo y > /dev/console", tty=True)).follow()
     assert run.terminal >= 0
