@@ -166,11 +166,21 @@ class Kernel:
         else:
             self.batch.call("fsconfig", context, _SET_STRING, text(key), text(value), 0, what=f"{what} {key}={value}")
 
-    def clone_tree(self, fd: Value, path: str = "", *, recursive: bool = False, what: str = "") -> Result:
+    def clone_tree(
+        self,
+        fd: Value,
+        path: str = "",
+        *,
+        recursive: bool = False,
+        what: str = "",
+        allow: Sequence[int] = (),
+        other: Label | None = None,
+    ) -> Result:
         """Return a detached copy of a mount."""
         flags = calls.OPEN_TREE_CLONE | os.O_CLOEXEC | (calls.AT_RECURSIVE if recursive else 0)
         flags |= 0 if path else _EMPTY
-        return self.batch.call("open_tree", fd, self.batch.text(path), flags, result="tree", what=what or path)
+        text = self.batch.text(path)
+        return self.batch.call("open_tree", fd, text, flags, result="tree", what=what or path, allow=allow, other=other)
 
     def set_attributes(
         self, fd: Value, attributes: int, *, private: bool = False, recursive: bool = False, path: str = ""

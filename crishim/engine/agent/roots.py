@@ -246,11 +246,18 @@ class Root:
         if self._null is None:
             raise ValueError("a file is masked before /dev was made")
         kernel, batch = self._kernel, self._batch
+        batch.reason("an empty directory to mask others with")
+        empty = self._empty_tree()
         for path in operation["paths"]:
             batch.reason(f"mask {path}")
-            end, file = Label(), Label()
+            end, file, fresh = Label(), Label(), Label()
             target = kernel.openat2(CWD, path, os.O_PATH, allow=(errno.ENOENT, errno.ENOTDIR), other=end)
             kernel.expect_mode(target, stat.S_IFDIR, file)
+            # kernels before 6.15 clone no detached mount: each gets a file system of its own then
+            tree = kernel.clone_tree(empty, what="mask", allow=(errno.EINVAL,), other=fresh)
+            kernel.attach(tree, target, what=f"mask over {path}")
+            batch.then(end)
+            batch.place(fresh)
             kernel.attach(self._empty_tree(), target, what=f"mask over {path}")
             batch.then(end)
             batch.place(file)
