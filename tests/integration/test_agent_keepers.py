@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from crishim.engine.agent import area, births, layout, pods
+from crishim.engine.agent import area, births, layout, pods, shapes, watching
 from crishim.engine.agent.batch import Batch
 from tests.support.abilities import need_containers
 from tests.support.agents import MACHINE, PATIENCE, AgentPod, agent_pod
@@ -81,6 +81,25 @@ def test_another_keeper_takes_over_with_the_descriptors_and_drops_what_was_never
     for fd in (taken, reading):
         os.close(fd)
     pod.run_batch(batch())
+
+
+@pytest.mark.parametrize("heard", [False, True])
+def test_a_start_goes_on_with_another_keeper(pod: AgentPod, heard: bool) -> None:
+    plan = pod.plan("/bin/sh", "-c", "echo $HOME")
+    run = pod.start(plan)
+    if heard:
+        assert len(run.report.recv(4096)) == 8  # and then the keeper dies
+    old = run.watched
+    assert old is not None
+    run.watched = watching.Watched(shapes.ready(old._first), plan["process"], MACHINE)
+    run.watched.bind(run.slot)
+    if heard:
+        assert run.watched.resume()
+        run.report.send(b"goes on.")
+    run.follow()
+    assert run.watched.failure is None
+    assert run.text() == "/root\n"
+    assert pod.ended(run.pid) == 0
 
 
 def test_one_keeper_at_a_time(pod: AgentPod) -> None:

@@ -59,7 +59,7 @@ def second(plan: Any, first: starts.First, identity: Identity, **flags: bool) ->
     base = layout.SLOT + 0x10000
     if not first.inside:
         return [lowering.lower("x86_64", base, plan, identity, **flags).batch]
-    lowered = lowering.lower_inside("x86_64", base, plan, identity, 0x40000, 0x1234, **flags)
+    lowered = lowering.lower_inside("x86_64", base, plan, identity, 0x40000, layout.SLOT, 0x1234, **flags)
     assert lowered.inner is not None
     return [lowered.batch, lowered.inner]
 
@@ -94,7 +94,7 @@ def test_every_plan_compiles_on_both_machines_within_its_room(tmp_path: Path) ->
             ready = shapes.Shapes(machine).container(plan, "/run/crishim/empty")
             known[machine] = [call.name for call in ready.first.batch.calls]
             for identity in (ROOT, USER):
-                inside = lowering.lower_inside(machine, layout.SLOT, plan["process"], identity, 0x40000, 1)
+                inside = lowering.lower_inside(machine, layout.SLOT, plan["process"], identity, 0x40000, layout.SLOT, 1)
                 direct = lowering.lower(machine, layout.SLOT, plan["process"], identity)
                 for lowered in (inside, direct):
                     assert len(lowered.batch.finish().content) <= lowering.room(plan["process"]), name

@@ -157,6 +157,55 @@ def test_blobs_are_what_they_say() -> None:
     assert Blob(b"abc", {}).fill([(b"b", b"x")]) == b"axc"
 
 
+# --- another keeper ---------------------------------------------------------------------------------
+
+
+def after(old: Child, *, waits: bool) -> Watched:
+    """Return what a second keeper makes of a start, whose child waits at its stop or has gone on."""
+    stop = old.first.batch.stops["users"]
+    os.pwrite(old.slot, struct.pack("<q", 8), (stop - 1) * layout.RECORD + layout.RESULT)
+    os.pwrite(old.slot, struct.pack("<q", 0 if waits else 8), stop * layout.RECORD + layout.RESULT)
+    watched = Watched(shapes.ready(old.first), PROCESS, "x86_64")
+    watched.bind(old.slot)
+    return watched
+
+
+def test_a_keeper_that_died_before_it_answered(child: Child) -> None:
+    child.reads(b"root:x:0:0::/root:/bin/sh\n")
+    other = after(child, waits=True)
+    assert other.resume()
+    assert child.first.look is not None
+    assert child.goes_on_at() == child.first.look.again  # all is read once more
+    child.reads(b"root:x:0:0::/root:/bin/sh\n")
+    assert other.heard(b"8 bytes.")
+    assert other.identity is not None
+
+
+@pytest.mark.parametrize("waits", [True, False])
+def test_a_keeper_that_died_after_it_wrote_the_second_batch(child: Child, waits: bool) -> None:
+    child.reads(b"root:x:0:0::/root:/bin/sh\n")
+    assert child.watched.heard(b"8 bytes.")
+    before = os.pread(child.slot, 1 << 20, 0)
+    other = after(child, waits=waits)
+    assert other.resume() is waits
+    assert not other.heard(b"8 bytes.")
+    assert len(before) == len(os.pread(child.slot, 1 << 20, 0))
+    second = child.watched._second
+    assert second is not None
+    at = second.batch.base - layout.SLOT
+    assert os.pread(child.slot, 1 << 20, at) == before[at:]
+    other.heard(before[at : at + layout.RECORD])
+    assert "a call after the ids were known" in repr(other.failure)
+
+
+def test_a_keeper_that_died_while_the_child_made_its_root(child: Child) -> None:
+    other = Watched(shapes.ready(child.first), PROCESS, "x86_64")
+    other.bind(child.slot)
+    assert not other.resume()
+    child.reads(b"")
+    assert other.heard(b"8 bytes.")
+
+
 # --- slots ----------------------------------------------------------------------------------------
 
 

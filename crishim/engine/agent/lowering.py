@@ -14,9 +14,9 @@ import errno
 import os
 import stat
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-from crishim.engine.agent.batch import Batch, Distance, Label, Place, Result
+from crishim.engine.agent.batch import Batch, Distance, Label, Result
 from crishim.engine.agent.kernel import CWD, Kernel
 from crishim.engine.agent.layout import PAGE, PRIVATE, RECORD, SLOT, Own
 from crishim.engine.agent.passage import with_passage
@@ -52,18 +52,11 @@ def room(plan: dict[str, Any]) -> int:
     return records * RECORD + rest
 
 
-class Lowered:
-    """A second batch, and where it leaves what the keeper looks for.
+class Lowered(NamedTuple):
+    """A second batch, and the calls of the new process that it makes, if it makes one."""
 
-    `inner` are the calls of the new process, if there is one, and `pid` is where its pid is written.
-    """
-
-    __slots__ = ("batch", "inner", "pid")
-
-    def __init__(self, batch: Batch) -> None:
-        self.batch = batch
-        self.inner: Batch | None = None
-        self.pid: Place | None = None
+    batch: Batch
+    inner: Batch | None
 
 
 def lower(
@@ -85,14 +78,14 @@ def lower(
         terminal: the standard streams are a terminal.
         own_terminal: and it is to be the controlling one.
     """
-    lowered = Lowered(Batch(machine, base))
-    steps = _Steps(lowered.batch, plan, identity)
+    batch = Batch(machine, base)
+    steps = _Steps(batch, plan, identity)
     steps.prepare(Own.REPORT + 1, terminal=terminal)
     steps.last_session(own_terminal=own_terminal, leader=True)
     steps.rights()
     steps.confine()
     steps.execute()
-    return lowered
+    return Lowered(batch, None)
 
 
 def lower_inside(
@@ -101,6 +94,7 @@ def lower_inside(
     plan: dict[str, Any],
     identity: Identity,
     slot_size: int,
+    pid: int,
     cookie: int,
     *,
     terminal: bool = False,
@@ -117,6 +111,7 @@ def lower_inside(
         plan: the JSON form of a ProcessPlan.
         identity: what the keeper found.
         slot_size: of the slot, which is `Own.SLOT` too.
+        pid: address in the slot at which the new process's pid is to stand.
         cookie: random, of 64 bits, for a filter that is in force before the new process is made (`passage`).
         terminal: the standard streams are a terminal.
         own_terminal: and it is to be the controlling one.
@@ -128,9 +123,7 @@ def lower_inside(
     last.execute()
     content = inner.finish().content
 
-    lowered = Lowered(Batch(machine, base))
-    lowered.inner = inner
-    batch = lowered.batch
+    batch = Batch(machine, base)
     steps = _Steps(batch, plan, identity)
     steps.passage = machine, cookie
     steps.prepare(Own.FREE, terminal=terminal)
@@ -143,11 +136,10 @@ def lower_inside(
     steps.kernel.prctl(calls.PR_SET_DUMPABLE, 0)
     steps.rights()
     batch.reason("a new process in the PID namespace")
-    lowered.pid = batch.words(0)
-    batch.call("clone", calls.CLONE_PARENT | _CLONE_PARENT_SETTID, 0, lowered.pid, 0, cookie, result="pid")
+    batch.call("clone", calls.CLONE_PARENT | _CLONE_PARENT_SETTID, 0, pid, 0, cookie, result="pid")
     batch.child(PRIVATE)
     batch.call("exit_group", 0)
-    return lowered
+    return Lowered(batch, inner)
 
 
 class _Steps:

@@ -65,13 +65,15 @@ class Look:
     """What a child has read when it stops: where that is in its batch.
 
     A file that is longer than a window is read on by sending the child back: the keeper raises the read's offset
-    (`READ_OFFSET`) and lets it go on at `again`.
+    (`READ_OFFSET`) and lets it go on at `again`. `pid` is where it will write the pid of a process that goes on in its
+    place.
     """
 
-    __slots__ = ("again", "group", "group_read", "passwd", "passwd_read")
+    __slots__ = ("again", "group", "group_read", "passwd", "passwd_read", "pid")
 
     def __init__(self, kernel: Kernel) -> None:
         batch = kernel.batch
+        self.pid = batch.words(0)
         batch.reason("the image's users and groups, for the keeper to parse")
         self.passwd, self.passwd_read = self._read(kernel, "/etc/passwd")
         self.group, self.group_read = self._read(kernel, "/etc/group")

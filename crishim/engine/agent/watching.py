@@ -18,6 +18,7 @@ from crishim.engine.agent.users import Identity, UnknownUserError, resolve, usua
 
 MAX_FILE = 1 << 20
 """How much of /etc/passwd or /etc/group is looked at."""
+_WORD = bytes(8)
 _SLACK = 64 * 1024
 """For groups, of which a file may name many, and the rest of a page."""
 
@@ -57,6 +58,7 @@ class Watched:
         self._second_at = _page(len(ready.content))
         self.slot_size = _page(self._second_at + lowering.room(plan) + _SLACK)
         self._second: lowering.Lowered | None = None
+        self._beyond = False
         self._likely: Identity | None = None
         self._ahead: lowering.Lowered | None = None
         self._passwd = b""
@@ -86,18 +88,34 @@ class Watched:
     def heard(self, message: bytes) -> bool:
         """Take a message of the report socket; tell whether the child is to be let go on (eight bytes, any)."""
         if len(message) == 8:
-            return self._second is None and self.failure is None and self._stopped()
+            return not self._beyond and self.failure is None and self._stopped()
         found = [decode(message, offset) for offset in range(0, len(message) - layout.RECORD + 1, layout.RECORD)]
         if found and self.failure is None and not self._is_last_word(found[0]):
             self.failure = self._explain(found)
         return False
 
+    def resume(self) -> bool:
+        """Go on with a start whose keeper died; tell whether the child is to be let go on (once too often is no harm).
+
+        The slot says how far it came. What the dead keeper had read of the files is gone, so they are read again.
+        """
+        batch, look = self._first.batch, self._first.look
+        assert look is not None
+        stop = batch.stops[STOP]
+        waits = self._result(stop - 1) == len(_WORD) and not self._result(stop)
+        if self._word(batch.offset_of_other(STOP)) == layout.SLOT + self._second_at:
+            self._beyond = True
+            return waits
+        if waits:
+            for read in (look.passwd_read, look.group_read):
+                os.pwrite(self._slot, _WORD, read.position * layout.RECORD + READ_OFFSET)
+            os.pwrite(self._slot, look.again.to_bytes(8, "little"), batch.offset_of_other(STOP))
+        return waits
+
     def pid_inside(self) -> int:
         """Return the pid of the process that went on in a PID namespace, 0 if there is none (yet)."""
-        second = self._second
-        if second is None or second.pid is None:
-            return 0
-        return int.from_bytes(os.pread(self._slot, 4, self._second_at + second.batch.offset_of(second.pid)), "little")
+        look = self._first.look
+        return self._word(self._first.batch.offset_of(look.pid)) & 0xFFFFFFFF if look is not None else 0
 
     # --- the stop --------------------------------------------------------------------------------
 
@@ -110,7 +128,7 @@ class Watched:
             known: bytes = getattr(self, name)
             if size > 0 and len(known) < MAX_FILE:
                 at = read.position * layout.RECORD + READ_OFFSET
-                if int.from_bytes(os.pread(self._slot, 8, at), "little") == len(known):
+                if self._word(at) == len(known):
                     known += os.pread(self._slot, min(size, WINDOW), batch.offset_of(place))
                     setattr(self, name, known)
                     os.pwrite(self._slot, len(known).to_bytes(8, "little"), at)
@@ -134,17 +152,26 @@ class Watched:
             return False
         os.pwrite(self._slot, content, self._second_at)
         os.pwrite(self._slot, (layout.SLOT + self._second_at).to_bytes(8, "little"), other)
+        self._beyond = True
         return True
 
-    def _result(self, index: int) -> int:
-        raw = os.pread(self._slot, 8, index * layout.RECORD + layout.RESULT)
-        return int.from_bytes(raw, "little", signed=True)
+    def _result(self, position: int) -> int:
+        word = self._word(position * layout.RECORD + layout.RESULT)
+        return word - (1 << 64) if word >> 63 else word
+
+    def _word(self, offset: int) -> int:
+        return int.from_bytes(os.pread(self._slot, 8, offset), "little")
 
     def _lower(self, identity: Identity, slot_size: int) -> lowering.Lowered:
         base = layout.SLOT + self._second_at
         if self._first.inside:
             cookie = int.from_bytes(os.urandom(8), "little")
-            return lowering.lower_inside(self._machine, base, self._plan, identity, slot_size, cookie, **self._flags)
+            look = self._first.look
+            assert look is not None
+            pid = layout.SLOT + self._first.batch.offset_of(look.pid)
+            return lowering.lower_inside(
+                self._machine, base, self._plan, identity, slot_size, pid, cookie, **self._flags
+            )
         return lowering.lower(self._machine, base, self._plan, identity, **self._flags)
 
     def _is_last_word(self, record: Record) -> bool:
@@ -160,6 +187,8 @@ class Watched:
     def _explain(self, found: list[Record]) -> Failure:
         """Return what to tell of failed calls: of candidates, EACCES before what the last one said (execvp(3))."""
         batch = self._batch_of(found[0])
+        if batch is None:  # of a second batch that a keeper wrote which is dead
+            return Failure("exec", "", found[0].errno, "a call after the ids were known")
         if len(found) == 1:
             return self._failure(batch, found[0])
         name = os.fsdecode(self._plan["argv"][0])
@@ -180,11 +209,11 @@ class Watched:
         named = self._ready.named
         return Failure(call.name, named(call.what), record.errno, named(batch.reasons[call.reason]))
 
-    def _batch_of(self, record: Record) -> Batch:
+    def _batch_of(self, record: Record) -> Batch | None:
         """Return which batch a record is of: the addresses that it goes on at tell."""
         second = self._second
         if second is None:
-            return self._first.batch
+            return None if self._beyond else self._first.batch
         if second.inner is not None and record.other >= layout.PRIVATE:
             return second.inner
         return second.batch if record.other >= second.batch.base else self._first.batch
