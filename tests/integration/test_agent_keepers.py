@@ -1,5 +1,6 @@
 """Agents and their keepers: who dies, who takes over, what is lost, what an agent is."""
 
+import errno
 import os
 import signal
 import socket
@@ -9,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from crishim.engine.agent import area, births, layout, pods, shapes, watching
+from crishim.engine.agent import area, births, layout, pods, shapes, starts, watching
 from crishim.engine.agent.batch import Batch
+from crishim.linux import calls
 from tests.support.abilities import need_containers
 from tests.support.agents import MACHINE, PATIENCE, AgentPod, agent_pod
 
@@ -81,6 +83,42 @@ def test_another_keeper_takes_over_with_the_descriptors_and_drops_what_was_never
     for fd in (taken, reading):
         os.close(fd)
     pod.run_batch(batch())
+
+
+def test_an_agent_holds_a_starts_descriptors_at_known_numbers(pod: AgentPod) -> None:
+    before = set(os.listdir(f"/proc/{pod.pid}/fd"))
+    slot = os.memfd_create("slot", os.MFD_CLOEXEC)
+    os.posix_fallocate(slot, 0, layout.PAGE)
+    child = Batch(MACHINE, layout.SLOT)
+    child.call("exit_group", 3)
+    os.pwrite(slot, child.finish().content, 0)
+    reading, writing = os.pipe2(os.O_CLOEXEC)
+    needs = (layout.Stage.SLOT,)
+    numbers = {"held0": layout.block(1), "held1": layout.block(1) + 1}
+    blob = starts.bear(MACHINE, needs, 0, held=2).fill(slot_size=layout.PAGE, **numbers)
+    pod.bell.run(pod.agent, blob, [slot, reading, writing], PATIENCE)
+    assert pod.ended(pod.agent.result(starts.clone_index(needs, 2))) == 3
+    assert set(os.listdir(f"/proc/{pod.pid}/fd")) - before == {str(number) for number in numbers.values()}
+    taken = pod.bell.take_over(pod.agent, list(numbers.values()))
+    assert [os.fstat(fd).st_ino for fd in taken] == [os.fstat(reading).st_ino] * 2
+    for fd in (slot, reading, writing, *taken):
+        os.close(fd)
+
+
+def test_what_came_along_with_a_batch_that_failed_is_cleaned_away(pod: AgentPod) -> None:
+    before = os.listdir(f"/proc/{pod.pid}/fd")
+    slot = os.memfd_create("slot", os.MFD_CLOEXEC)
+    os.posix_fallocate(slot, 0, layout.PAGE)
+    impossible = calls.CLONE_NEWNS | 0x200  # with CLONE_FS: EINVAL (clone(2))
+    blob = starts.bear(MACHINE, (layout.Stage.SLOT,), impossible, held=1)
+    with pytest.raises(area.BatchFailedError) as caught:
+        pod.bell.run(pod.agent, blob.fill(slot_size=layout.PAGE, held0=layout.block(1)), [slot, slot], PATIENCE)
+    assert (caught.value.record.position, caught.value.record.errno) == (starts.clone_index((0,), 1), errno.EINVAL)
+    cleaned = starts.clean(MACHINE).fill(slot_size=layout.PAGE, first=layout.block(1), last=layout.block(2) - 1)
+    pod.bell.run(pod.agent, cleaned, (), PATIENCE)
+    assert os.listdir(f"/proc/{pod.pid}/fd") == before
+    assert "slot" not in Path(f"/proc/{pod.pid}/maps").read_text(encoding="ascii")
+    os.close(slot)
 
 
 @pytest.mark.parametrize("heard", [False, True])

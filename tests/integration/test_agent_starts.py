@@ -185,6 +185,14 @@ def test_a_read_only_root_still_gets_its_mount_points(pod: AgentPod, tmp_path: P
     assert text.endswith("/bin/sh: can't create /file: Read-only file system\n")
 
 
+def test_an_environment_of_a_megabyte(pod: AgentPod) -> None:
+    envs = tuple((f"V{number}", b"x" * 100_000) for number in range(10))
+    run = pod.start(pod.plan("/bin/sh", "-c", "echo ${#V9}", envs=envs)).follow()
+    assert run.watched is not None
+    assert run.watched.failure is None
+    assert run.text() == "100000\n"
+
+
 def test_layers_as_one_option_string(pod: AgentPod) -> None:
     plan = pod.plan("/bin/sh", "-c", "echo x > /new; cat /new")
     plan["root"]["append"] = False

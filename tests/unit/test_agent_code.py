@@ -9,6 +9,7 @@ import pytest
 from crishim.engine.agent import elf, layout
 from crishim.linux.seccomp.tables import numbers
 from tests.support.abilities import need_program
+from tests.unit.test_engine_modules import FORBIDDEN, loaded
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 HOME = ROOT / "crishim" / "engine" / "agent"
@@ -60,6 +61,13 @@ def test_the_file_is_a_static_elf_of_one_page(machine: str, tmp_path: Path) -> N
     assert re.search(r"LOAD .* R E ", text)
     assert re.search(r"GNU_STACK .* RW ", text)
     assert path.stat().st_size < 4096
+
+
+def test_a_keeper_loads_it_without_anything_large() -> None:
+    names = sorted(path.stem for path in HOME.glob("*.py") if path.stem not in {"__init__", "show"})
+    modules = loaded("import " + ", ".join([f"crishim.engine.agent.{name}" for name in names]))
+    assert {name for name in modules if name in FORBIDDEN or name.partition(".")[0] in FORBIDDEN} == set()
+    assert not any(name.startswith("crishim.engine.plan") for name in modules)
 
 
 def test_an_unknown_machine_has_none() -> None:
