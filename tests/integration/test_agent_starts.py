@@ -21,6 +21,7 @@ from tests.support.agents import MACHINE, PATIENCE, AgentPod, agent_pod
 from tests.support.ownership import run_id
 from tests.support.waiting import wait_for
 
+INTERPRETER = "its interpreter (the #! line's, or the dynamic loader) does not exist in the image"
 LOAD, JEQ, RETURN = 0x20, 0x15, 0x06
 ALLOW, ERRNO, KILL = 0x7FFF0000, 0x00050001, 0x80000000
 
@@ -154,7 +155,41 @@ def test_nothing_is_mounted_over_procfs_through_a_link(pod: AgentPod, tmp_path: 
     os.symlink("/proc/sys", f"{pod.layer}/link")
     run = pod.start(pod.plan("/bin/true", mounts=(Mount("/link", str(tmp_path)),))).follow()
     assert run.watched is not None
-    assert str(run.watched.failure) == "fstatfs /link: leads into /proc: not as expected"
+    assert str(run.watched.failure) == "mount /link: leads into /proc by a link in the image"
+
+
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        ("/etc/passwd", "mount /etc/passwd: is a file in the image, a directory must be mounted there"),
+        ("/etc/passwd/below", "mount /etc/passwd/below: is a file in the image, a directory must be mounted there"),
+    ],
+)
+def test_a_file_in_the_way_of_a_mount(pod: AgentPod, tmp_path: Path, target: str, words: str) -> None:
+    run = pod.start(pod.plan("/bin/true", mounts=(Mount(target, str(tmp_path)),))).follow()
+    assert run.watched is not None
+    assert str(run.watched.failure) == words
+
+
+def test_a_directory_in_the_way_of_a_file(pod: AgentPod, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    run = pod.start(pod.plan("/bin/true", mounts=(Mount("/etc", str(tmp_path / "file")),))).follow()
+    assert run.watched is not None
+    assert str(run.watched.failure) == "mount /etc: is a directory in the image, a file must be mounted there"
+
+
+@pytest.mark.parametrize(
+    ("cwd", "words"),
+    [
+        ("/etc/passwd", "working directory /etc/passwd: is a file"),
+        ("/etc/passwd/x", "working directory /etc/passwd/x: is a file"),
+        ("/proc/self/fd/0/..", "working directory /proc/self/fd/0/..: too many levels of symbolic links"),
+    ],
+)
+def test_a_working_directory_that_is_none(pod: AgentPod, cwd: str, words: str) -> None:
+    run = pod.start(pod.plan("/bin/true", working_dir=cwd)).follow()
+    assert run.watched is not None
+    assert str(run.watched.failure) == words
 
 
 def test_masked_and_read_only_paths(pod: AgentPod) -> None:
@@ -381,11 +416,11 @@ def test_a_container_shares_the_processes_of_another_one(pod: AgentPod) -> None:
     ("command", "words"),
     [
         (("/bin/nothing",), "exec /bin/nothing: no such file or directory"),
-        (("nothing",), "exec nothing: not in $PATH: no such file or directory"),
+        (("nothing",), "exec nothing: executable file not found in $PATH"),
         (("/etc/passwd",), "exec /etc/passwd: permission denied"),
         (("/etc",), "exec /etc: permission denied"),
-        (("/script",), "exec /script: its interpreter: no such file or directory"),
-        (("/empty",), "execve /empty: exec format error"),
+        (("/script",), f"exec /script: {INTERPRETER}"),
+        (("/empty",), "execve /empty: exec format error (another architecture, or a script without #!)"),
     ],
 )
 def test_a_program_that_cannot_run(pod: AgentPod, command: tuple[str, ...], words: str) -> None:

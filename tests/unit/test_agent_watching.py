@@ -125,7 +125,7 @@ def test_candidates_that_were_refused() -> None:
     assert str(made.watched.failure) == "exec /bin/tool: permission denied"
     made.watched.failure = None
     made.watched.heard(said(2, 2))
-    assert str(made.watched.failure) == "exec tool: not in $PATH: no such file or directory"
+    assert str(made.watched.failure) == "exec tool: executable file not found in $PATH"
     os.close(made.slot)
 
 

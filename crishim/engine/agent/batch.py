@@ -10,7 +10,7 @@ of a place (`Word`, `Half`). Calls go forward only: `other` is a `Label` placed 
 calls give the same bytes. Out of scope: which calls a plan needs (`containers`, `processes`, …).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from mmap import mmap
 from typing import NamedTuple
 
@@ -31,6 +31,7 @@ from crishim.engine.agent.layout import (
 from crishim.linux.seccomp.tables import numbers
 
 _ALL = (1 << 64) - 1
+_NO_HINTS: Mapping[int, str] = {}
 
 
 class Place(NamedTuple):
@@ -92,7 +93,7 @@ Expectation = tuple["Place | Result | int", int, int]
 class Call:
     """One call as it was asked for."""
 
-    __slots__ = ("allow", "arguments", "expect", "flags", "name", "other", "reason", "result", "what")
+    __slots__ = ("allow", "arguments", "expect", "flags", "hints", "name", "other", "reason", "result", "what")
 
     def __init__(self, name: str, arguments: Sequence[Argument], reason: int) -> None:
         self.name = name
@@ -104,6 +105,7 @@ class Call:
         self.flags = 0
         self.result = ""
         self.what = ""
+        self.hints: Mapping[int, str] = _NO_HINTS
 
 
 class Batch:
@@ -119,6 +121,7 @@ class Batch:
         self.base = base
         self.calls: list[Call] = []
         self.reasons: list[str] = [""]
+        self.titles: list[str] = [""]
         self.stops: dict[str, int] = {}
         self.notes: dict[int, str] = {}
         self.strings: dict[int, bytes] = {}
@@ -167,10 +170,11 @@ class Batch:
 
     # --- calls -----------------------------------------------------------------------------------
 
-    def reason(self, text: str) -> None:
-        """Say what the calls from here on are for."""
+    def reason(self, text: str, title: str = "") -> None:
+        """Say what the calls from here on are for; `title` is what an error message names instead of the call."""
         if self.reasons[-1] != text:
             self.reasons.append(text)
+            self.titles.append(title)
 
     def label(self) -> Label:
         """Place a new label here: at the next call."""
@@ -190,6 +194,7 @@ class Batch:
         allow: Sequence[int] = (),
         other: Label | None = None,
         expect: Expectation | None = None,
+        hints: Mapping[int, str] | None = None,
     ) -> Result:
         """Add a call.
 
@@ -201,10 +206,12 @@ class Batch:
             allow: up to four errnos that are no failure.
             other: where to go on after one of these; None is the next call.
             expect: (where, mask, value): a failure unless the word there, masked, has this value after the call.
+            hints: what an errno means here, for the user; 0 stands for an expectation that is not met.
         """
         call = Call(name, arguments, len(self.reasons) - 1)
         call.result, call.what = result, what
         call.allow, call.other = allow, other
+        call.hints = hints or _NO_HINTS
         if expect is not None:
             call.expect = expect
             call.flags = EXPECT

@@ -8,7 +8,7 @@ Sources: the man page of section 2 of each call; linux/openat2.h, linux/mount.h,
 
 import errno
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from crishim.engine.agent.batch import Batch, Label, Place, Result, Value
 from crishim.linux import calls
@@ -24,6 +24,10 @@ PROC_MAGIC = 0x9FA0  # linux/magic.h
 _SET_FLAG, _SET_STRING, _CREATE = calls.FSCONFIG_SET_FLAG, calls.FSCONFIG_SET_STRING, calls.FSCONFIG_CMD_CREATE
 CWD = calls.AT_FDCWD
 _EMPTY = calls.AT_EMPTY_PATH
+_IN_THE_WAY = {
+    errno.ELOOP: "the image has a symbolic link there",
+    errno.ENOTDIR: "is a file in the image, a directory must be mounted there",
+}
 NEVER = calls.RESOLVE_NO_MAGICLINKS
 """No path from an image or a request ever goes through a link of /proc/<pid>/{fd,cwd,root}, which leads anywhere."""
 
@@ -52,6 +56,7 @@ class Kernel:
         other: Label | None = None,
         result: str = "",
         what: str = "",
+        hints: Mapping[int, str] | None = None,
     ) -> Result:
         """Open with a confined resolution; close-on-exec."""
         key = (flags | os.O_CLOEXEC, mode, resolve)
@@ -61,7 +66,16 @@ class Kernel:
             how = self._hows[key] = self.batch.words(*key, note=note)
         text = self.batch.text(path)
         return self.batch.call(
-            "openat2", directory, text, how, 24, allow=allow, other=other, result=result, what=what or _str(path)
+            "openat2",
+            directory,
+            text,
+            how,
+            24,
+            allow=allow,
+            other=other,
+            result=result,
+            what=what or _str(path),
+            hints=hints,
         )
 
     def write_file(self, path: str, content: bytes) -> None:
@@ -74,13 +88,21 @@ class Kernel:
         flags = os.O_PATH | (os.O_DIRECTORY if directory else 0)
         resolve = NEVER if links else NEVER | calls.RESOLVE_NO_SYMLINKS
         there = Label()
-        self.openat2(CWD, path, flags, resolve, allow=(errno.ENOENT,))
+        self.openat2(CWD, path, flags, resolve, allow=(errno.ENOENT,), hints=_IN_THE_WAY)
         self.batch.then(there)
-        self.make(path, directory=directory, resolve=resolve)
+        self.make(path, directory=directory, resolve=resolve, hints=_IN_THE_WAY)
         self.batch.place(there)
         return self.openat2(CWD, path, flags, resolve, result=result)
 
-    def make(self, path: str, *, directory: bool, resolve: int = NEVER, refused: Label | None = None) -> None:
+    def make(
+        self,
+        path: str,
+        *,
+        directory: bool,
+        resolve: int = NEVER,
+        refused: Label | None = None,
+        hints: Mapping[int, str] | None = None,
+    ) -> None:
         """Make a path that is missing, with its parents.
 
         Step by step: each directory is opened, and only a name in it is made, which follows no link. A file is made
@@ -91,6 +113,7 @@ class Kernel:
             directory: what its last part is made as.
             resolve: RESOLVE_* flags.
             refused: where to go on if a directory may not be entered or written; None: that is a failure.
+            hints: what errnos mean here.
         """
         batch = self.batch
         allow = () if refused is None else (errno.EACCES,)
@@ -103,10 +126,11 @@ class Kernel:
                 create = os.O_RDONLY | os.O_CREAT | os.O_NONBLOCK | os.O_NOCTTY
                 self.openat2(above, part, create, resolve, mode=0o644, allow=allow, other=refused, what=path)
                 continue
-            batch.call("mkdirat", above, batch.text(part), 0o755, allow=(errno.EEXIST, *allow), what=path)
+            exists = (errno.EEXIST, *allow)
+            batch.call("mkdirat", above, batch.text(part), 0o755, allow=exists, what=path, hints=hints)
             if not last:
                 flags = os.O_PATH | os.O_DIRECTORY
-                above = self.openat2(above, part, flags, resolve, allow=allow, other=refused, what=path)
+                above = self.openat2(above, part, flags, resolve, allow=allow, other=refused, what=path, hints=hints)
 
     def expect_mode(self, fd: Value, kind: int, other: Label | None = None) -> None:
         """Go on only if the descriptor is of this kind (S_IF*); with a label, go on there if it is of another."""
@@ -118,10 +142,10 @@ class Kernel:
 
     def expect_device(self, fd: Value, major: int, minor: int) -> None:
         """Go on only if the descriptor is this device."""
-        self._statx(fd, (self._stat.at(_STX_RDEV), _ALL, minor << 32 | major))
+        self._statx(fd, (self._stat.at(_STX_RDEV), _ALL, minor << 32 | major), {0: "is another device"})
 
-    def _statx(self, fd: Value, expect: tuple[Place, int, int]) -> None:
-        self.batch.call("statx", fd, self._empty, _EMPTY, _STATX_BASIC, self._stat, expect=expect)
+    def _statx(self, fd: Value, expect: tuple[Place, int, int], hints: Mapping[int, str] | None = None) -> None:
+        self.batch.call("statx", fd, self._empty, _EMPTY, _STATX_BASIC, self._stat, expect=expect, hints=hints)
 
     def skip_empty(self, fd: Value, end: Label) -> None:
         """Go on at the label if the file is empty by its size, as all of procfs are: reading those may take long."""
@@ -135,7 +159,7 @@ class Kernel:
     def expect_procfs(self, fd: Value) -> None:
         """Go on only if the descriptor is in a procfs."""
         buffer = self.batch.room(_STATFS_SIZE)
-        self.batch.call("fstatfs", fd, buffer, expect=(buffer, _ALL, PROC_MAGIC), what="/proc: not a procfs")
+        self.batch.call("fstatfs", fd, buffer, expect=(buffer, _ALL, PROC_MAGIC), hints={0: "is no procfs"})
 
     def refuse_procfs(self, fd: Value, path: str) -> None:
         """Fail if the descriptor is in a procfs: what is mounted over it would hide what protects the host."""
@@ -144,7 +168,8 @@ class Kernel:
         buffer = batch.room(_STATFS_SIZE)
         batch.call("fstatfs", fd, buffer, expect=(buffer, _ALL, PROC_MAGIC), what=path)
         batch.otherwise(good)
-        batch.call("fstatfs", fd, buffer, expect=(buffer, _ALL, 0), what=f"{path}: leads into /proc")
+        hints = {0: "leads into /proc by a link in the image"}
+        batch.call("fstatfs", fd, buffer, expect=(buffer, _ALL, 0), what=path, hints=hints)
         batch.place(good)
 
     # --- mounts ----------------------------------------------------------------------------------
@@ -195,10 +220,13 @@ class Kernel:
         flags = (0 if path else _EMPTY) | (calls.AT_RECURSIVE if recursive else 0)
         self.batch.call("mount_setattr", fd, self.batch.text(path), flags, place, 32, what=path)
 
-    def attach(self, tree: Value, to: Value, name: str = "", *, what: str = "") -> None:
+    def attach(
+        self, tree: Value, to: Value, name: str = "", *, what: str = "", hints: Mapping[int, str] | None = None
+    ) -> None:
         """Attach a detached mount on a descriptor, or on a name below it."""
         flags = calls.MOVE_MOUNT_F_EMPTY_PATH | (0 if name else calls.MOVE_MOUNT_T_EMPTY_PATH)
-        self.batch.call("move_mount", tree, self._empty, to, self.batch.text(name), flags, what=what or name)
+        text = self.batch.text(name)
+        self.batch.call("move_mount", tree, self._empty, to, text, flags, what=what or name, hints=hints)
 
     # --- the process -----------------------------------------------------------------------------
 

@@ -36,6 +36,9 @@ _MADV_DONTFORK = 10
 _PRIVATE_MAPPING = 0x2 | 0x20 | 0x100000  # MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE
 _READ_WRITE = 3
 _DEFAULT_PATH = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_IS_A_FILE = {errno.ENOTDIR: "is a file"}
+_OUTSIDE = {0: "is outside the container's root", errno.ENOENT: "is outside the container's root"}
+_EXECUTE = {errno.ENOEXEC: "exec format error (another architecture, or a script without #!)"}
 _TRY_NEXT = (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.ENAMETOOLONG)
 
 
@@ -190,12 +193,12 @@ class _Steps:
         Returns what opening and entering it gave.
         """
         batch, kernel, cwd = self.batch, self.kernel, self._plan["cwd"]
-        batch.reason(f"working directory {cwd}")
+        batch.reason(f"working directory {cwd}", f"working directory {cwd}")
         there, done = Label(), Label()
         flags = os.O_PATH | os.O_DIRECTORY
-        kernel.openat2(CWD, cwd, flags, allow=(errno.ENOENT, errno.EACCES))
+        kernel.openat2(CWD, cwd, flags, allow=(errno.ENOENT, errno.EACCES), hints=_IS_A_FILE)
         batch.then(there)
-        kernel.make(cwd, directory=True, refused=there)
+        kernel.make(cwd, directory=True, refused=there, hints=_IS_A_FILE)
         batch.place(there)
         opened = kernel.openat2(CWD, cwd, flags, allow=(errno.EACCES,), other=done)
         entered = batch.call("fchdir", opened, allow=(errno.EACCES,), what=cwd)
@@ -206,7 +209,8 @@ class _Steps:
     def _check_directory(self, opened: Result, entered: Result) -> None:
         """Enter with the user's ids what root could not, and refuse a directory outside the root."""
         batch, kernel, cwd = self.batch, self.kernel, self._plan["cwd"]
-        batch.reason(f"working directory {cwd}: with the user's own rights, where root's did not do")
+        title = f"working directory {cwd}"
+        batch.reason("with the user's own rights, where root's did not do", title)
         again, check = Label(), Label()
         batch.call("getpid", expect=(opened, _SIGN, 0))
         batch.otherwise(again)
@@ -215,9 +219,9 @@ class _Steps:
         batch.place(again)
         batch.call("fchdir", kernel.openat2(CWD, cwd, os.O_PATH | os.O_DIRECTORY), what=cwd)
         batch.place(check)
-        batch.reason("it is inside the root")
+        batch.reason("it is inside the root", title)
         name = batch.room(_PATH_MAX)
-        batch.call("getcwd", name, _PATH_MAX, expect=(name, 0xFF, ord("/")), what=f"{cwd}: outside the root")
+        batch.call("getcwd", name, _PATH_MAX, expect=(name, 0xFF, ord("/")), hints=_OUTSIDE)
 
     # --- rights ----------------------------------------------------------------------------------
 
@@ -303,7 +307,8 @@ class _Steps:
         paths = candidates(argv[0], environment.get(b"PATH", _DEFAULT_PATH))
         first = len(batch.calls)
         for path in paths:
-            batch.call("execve", batch.text(path), vector, environ, allow=_TRY_NEXT, what=os.fsdecode(path))
+            what = os.fsdecode(path)
+            batch.call("execve", batch.text(path), vector, environ, allow=_TRY_NEXT, what=what, hints=_EXECUTE)
         if len(paths) == 1:  # ENOENT may mean the file, or an interpreter that it names
             batch.call("faccessat", CWD, batch.text(paths[0]), 0, allow=_TRY_NEXT, what=os.fsdecode(paths[0]))
         batch.reason("none was to be had: tell what each said")

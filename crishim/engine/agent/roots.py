@@ -20,6 +20,7 @@ from crishim.engine.agent.layout import Own
 from crishim.linux import calls
 
 _OPTIONS_LIMIT = 4095  # mount(2): one page
+_A_DIRECTORY = {errno.EINVAL: "is a directory in the image, a file must be mounted there"}
 _TIOCSPTLCK = 0x40045431
 _TIOCGPTPEER = 0x5441
 _TIOCSWINSZ = 0x5414
@@ -135,7 +136,7 @@ class Root:
 
     def _mount_fs(self, _number: int, operation: dict[str, Any]) -> None:
         target, fstype = operation["target"], operation["fstype"]
-        self._batch.reason(f"{fstype} at {target}")
+        self._batch.reason(f"{fstype} at {target}", f"mount {target}")
         if fstype == "proc" and self._proc:
             # one that was fetched for this start is a clone of another mount namespace's, and cannot be cloned again
             pod = self._plan["pid"] == "pod"
@@ -156,13 +157,13 @@ class Root:
 
     def _bind(self, number: int, operation: dict[str, Any]) -> None:
         path = operation["target"]
-        self._batch.reason(f"{operation['source']} at {path}")
+        self._batch.reason(f"{operation['source']} at {path}", f"mount {path}")
         target = self._kernel.ensure(path, directory=operation["directory"])
         self._kernel.refuse_procfs(target, path)
-        self._kernel.attach(self._trees[number], target, what=path)
+        self._kernel.attach(self._trees[number], target, what=path, hints=_A_DIRECTORY)
 
     def _pod_shm(self, number: int, operation: dict[str, Any]) -> None:
-        self._batch.reason("the pod's shared memory")
+        self._batch.reason("the pod's shared memory", f"mount {operation['target']}")
         self._attach_own(self._trees[number], operation["target"])
 
     def _devices(self, _number: int, operation: dict[str, Any]) -> None:
@@ -175,7 +176,7 @@ class Root:
             self._node(directory, node)
         for target, name in operation["links"]:
             batch.call("symlinkat", batch.text(target), directory, batch.text(name), what=name)
-        batch.reason("the null device, with which files are masked, is the null device")
+        batch.reason("the null device, with which files are masked, is the null device", "/dev/null")
         beneath = calls.RESOLVE_BENEATH | calls.RESOLVE_NO_SYMLINKS
         self._null = self._kernel.openat2(directory, "null", os.O_PATH, beneath, result="null", what="/dev/null")
         self._kernel.expect_device(self._null, 1, 3)
@@ -196,7 +197,7 @@ class Root:
     def _cgroup_view(self, number: int, operation: dict[str, Any]) -> None:
         kernel, batch = self._kernel, self._batch
         target, trees = operation["target"], self._views[number]
-        batch.reason(f"the container's control groups at {target}")
+        batch.reason(f"the container's control groups at {target}", f"mount {target}")
         if "/sys" in self.own:
             place = kernel.openat2(self.own["/sys"], "fs/cgroup", os.O_PATH | os.O_DIRECTORY, what=target)
         else:
@@ -249,7 +250,7 @@ class Root:
         batch.reason("an empty directory to mask others with")
         empty = self._empty_tree()
         for path in operation["paths"]:
-            batch.reason(f"mask {path}")
+            batch.reason(f"mask {path}", f"mount mask over {path}")
             end, file, fresh = Label(), Label(), Label()
             target = kernel.openat2(CWD, path, os.O_PATH, allow=(errno.ENOENT, errno.ENOTDIR), other=end)
             kernel.expect_mode(target, stat.S_IFDIR, file)
@@ -271,7 +272,7 @@ class Root:
     def _readonly_paths(self, _number: int, operation: dict[str, Any]) -> None:
         kernel, batch = self._kernel, self._batch
         for path in operation["paths"]:
-            batch.reason(f"read-only {path}")
+            batch.reason(f"read-only {path}", f"mount read-only {path}")
             end = Label()
             target = kernel.openat2(CWD, path, os.O_PATH, NEVER, allow=(errno.ENOENT, errno.ENOTDIR), other=end)
             tree = kernel.clone_tree(target, recursive=True, what=path)

@@ -23,17 +23,25 @@ _SLACK = 64 * 1024
 """For groups, of which a file may name many, and the rest of a page."""
 
 
+_INTERPRETER = "its interpreter (the #! line's, or the dynamic loader) does not exist in the image"
+
+
 class Failure(NamedTuple):
-    """Which call failed, on which object, with which errno (0: not as expected), and why it was made."""
+    """Which call failed, on which object, with which errno (0: not as expected), and why it was made.
+
+    `title` is what the user knows it by, and `hint` what it means; the text is made of these where they are given.
+    """
 
     call: str
     what: str
     errno: int
     reason: str
+    title: str = ""
+    hint: str = ""
 
     def __str__(self) -> str:
-        error = os.strerror(self.errno).lower() if self.errno else "not as expected"
-        return f"{self.call} {self.what}".strip() + f": {error}"
+        error = self.hint or (os.strerror(self.errno).lower() if self.errno else "not as expected")
+        return f"{self.title or f'{self.call} {self.what}'.strip()}: {error}"
 
 
 class Watched:
@@ -140,7 +148,8 @@ class Watched:
         try:
             self.identity = resolve(self._plan["user"], self._passwd, self._group)
         except UnknownUserError as error:
-            self.failure = Failure("", str(error), errno.ENOENT, "the user")
+            text, _, hint = str(error).partition(": ")
+            self.failure = Failure("", "", errno.ENOENT, "the user", text, hint)
             return False
         if self._ahead is not None and self.identity == self._likely:
             self._second = self._ahead
@@ -148,7 +157,8 @@ class Watched:
             self._second = self._lower(self.identity, self.slot_size)
         content = self._second.batch.finish().content
         if self._second_at + len(content) > self.slot_size:
-            self.failure = Failure("", "too many groups of the user, or too long a home", errno.E2BIG, "the user")
+            hint = "has too many groups, or too long a home"
+            self.failure = Failure("", "", errno.E2BIG, "the user", "the user", hint)
             return False
         os.pwrite(self._slot, content, self._second_at)
         os.pwrite(self._slot, (layout.SLOT + self._second_at).to_bytes(8, "little"), other)
@@ -195,19 +205,20 @@ class Watched:
         executed = [record for record in found if record.number == batch.numbers["execve"]]
         if len(executed) == 1:
             there = found[-1].result == 0 and executed[0].errno == errno.ENOENT
-            what = f"{name}: its interpreter" if there else name
-            return Failure("exec", what, executed[0].errno, "the program")
+            hint = _INTERPRETER if there else ""
+            return Failure("exec", name, executed[0].errno, "the program", hint=hint)
         refused = [record for record in executed if record.errno == errno.EACCES]
         if refused:
             return self._failure(batch, refused[0])._replace(call="exec")
-        return Failure("exec", f"{name}: not in $PATH", errno.ENOENT, "the program")
+        return Failure("exec", name, errno.ENOENT, "the program", hint="executable file not found in $PATH")
 
     def _failure(self, batch: Batch, record: Record) -> Failure:
         if record.position >= len(batch.calls):
             return Failure("exec", "", record.errno, "the program")
         call = batch.calls[record.position]
         named = self._ready.named
-        return Failure(call.name, named(call.what), record.errno, named(batch.reasons[call.reason]))
+        title, hint = named(batch.titles[call.reason]), call.hints.get(record.errno, "")
+        return Failure(call.name, named(call.what), record.errno, named(batch.reasons[call.reason]), title, hint)
 
     def _batch_of(self, record: Record) -> Batch | None:
         """Return which batch a record is of: the addresses that it goes on at tell."""
