@@ -2,6 +2,7 @@
 
 import errno
 import os
+import select
 import signal
 import socket
 import time
@@ -15,6 +16,7 @@ from crishim.engine.agent.batch import Batch
 from crishim.linux import calls
 from tests.support.abilities import need_containers
 from tests.support.agents import MACHINE, PATIENCE, AgentPod, agent_pod
+from tests.support.waiting import wait_for
 
 
 @pytest.fixture
@@ -98,7 +100,10 @@ def test_an_agent_holds_a_starts_descriptors_at_known_numbers(pod: AgentPod) -> 
     blob = starts.bear(MACHINE, needs, 0, held=2).fill(slot_size=layout.PAGE, **numbers)
     pod.bell.run(pod.agent, blob, [slot, reading, writing], PATIENCE)
     assert pod.ended(pod.agent.result(starts.clone_index(needs, 2))) == 3
+    assert before == {"0", "1", "2", "3", str(layout.HELD_SHM), str(layout.HELD_NETNS)}
     assert set(os.listdir(f"/proc/{pod.pid}/fd")) - before == {str(number) for number in numbers.values()}
+    pod.bell.close()
+    pod.bell = area.Bell(f"keeper-{time.monotonic_ns()}.sock")
     taken = pod.bell.take_over(pod.agent, list(numbers.values()))
     assert [os.fstat(fd).st_ino for fd in taken] == [os.fstat(reading).st_ino] * 2
     for fd in (slot, reading, writing, *taken):
@@ -132,7 +137,9 @@ def test_a_start_goes_on_with_another_keeper(pod: AgentPod, heard: bool) -> None
     run.watched = watching.Watched(shapes.ready(old._first), plan["process"], MACHINE)
     run.watched.bind(run.slot)
     if heard:
-        assert run.watched.resume()
+        wait_for(run.watched.waits)
+        assert not select.select([run.report], [], [], 0)[0]
+        run.watched.resume()
         run.report.send(b"goes on.")
     run.follow()
     assert run.watched.failure is None
@@ -164,8 +171,52 @@ def test_an_answer_that_is_lost_costs_only_a_look(pod: AgentPod) -> None:
 
 def test_an_answer_whose_descriptors_cannot_go_comes_without(pod: AgentPod) -> None:
     pod.agent.want([999])
-    pod.bell.ring(pod.agent)
-    assert pod.bell.wait(pod.agent, 0, time.monotonic() + PATIENCE) == []
+    assert pod.bell.run(pod.agent, batch().finish().content, (), PATIENCE) == []
+    assert pod.agent.done()
+
+
+def test_agents_are_rung_ten_at_a_time_and_the_rest_when_some_have_answered(pod: AgentPod) -> None:
+    made, new = pods.another(MACHINE)
+    slot = os.memfd_create("slot", os.MFD_CLOEXEC)
+    os.posix_fallocate(slot, 0, layout.PAGE)
+    os.pwrite(slot, new.finish().content, 0)
+    content = made.finish().content
+    agents, pids = [], []
+    try:
+        for number in range(12):
+            name = f"more-{number}"
+            sock, fd = births.make_socket(f"{name}.sock"), births.make_area(f"{name}.area")
+            pod.bell.run(pod.agent, content, [slot, sock.fileno(), fd], PATIENCE)
+            pids.append(pod.agent.result(5))
+            sock.close()
+            agents.append(area.Agent(f"{name}.sock", fd))
+        asked = batch()
+        asked.call("getpid")
+        content = asked.finish().content
+        numbers = [agent.write(content) for agent in agents]
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+            os.waitpid(pid, os.WUNTRACED)
+        for agent, number in list(zip(agents, numbers, strict=True))[: area.AT_ONCE]:
+            pod.bell.ring(agent, number)
+        assert not pod.bell.free
+        with pytest.raises(RuntimeError, match="10 agents have not answered yet"):
+            pod.bell.ring(agents[10], numbers[10])
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
+        wait_for(lambda: all(agent.done() for agent in agents[: area.AT_ONCE]))
+        wait_for(lambda: len(answers := pod.bell.answers()) > 0 and all(not answer.fds for answer in answers))
+        for agent, number in list(zip(agents, numbers, strict=True))[area.AT_ONCE :]:
+            pod.bell.ring(agent, number)
+            pod.bell.wait(agent, number, time.monotonic() + PATIENCE)
+        assert [agent.result(0) for agent in agents] == pids
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+        for agent in agents:
+            agent.close()
+        os.close(slot)
 
 
 def test_a_stopped_agent_goes_on(pod: AgentPod) -> None:

@@ -16,6 +16,7 @@
     .set DONE, 0x10
     .set FAILED, 0x18
     .set RUNG, 0x20
+    .set ANSWERED, 0x28
     .set RECEIVE, 0x30
     .set RECEIVE_NAMELEN, 0x38
     .set RECEIVE_CONTROLLEN, 0x58
@@ -87,6 +88,10 @@ _start:
 
 // ---- the loop of an agent -------------------------------------------------------------------------------------------
 
+    b       wait
+sent:
+    ldr     x9, [x21, DONE]
+    str     x9, [x21, ANSWERED]         // answered, or not to be answered
 wait:
     mov     w9, NAME_SIZE               // both are value-result
     str     w9, [x21, RECEIVE_NAMELEN]
@@ -121,11 +126,11 @@ answer:
     add     x1, x21, ANSWER
     mov     x2, 0x4040                  // MSG_DONTWAIT | MSG_NOSIGNAL: nobody holds an agent up
     svc     0
+    tbz     x0, 63, sent                // from here on the keeper may write the next one
     ldr     x9, [x21, ANSWER_CONTROLLEN]
-    str     xzr, [x21, ANSWER_CONTROLLEN] // descriptors go out once
-    tbz     x0, 63, wait
-    cbnz    x9, answer                  // again without them; then the area's own number must do
-    b       wait
+    str     xzr, [x21, ANSWER_CONTROLLEN]
+    cbnz    x9, answer                  // again without descriptors; then the area's own numbers must do
+    b       sent
 
 // ---- a batch ----------------------------------------------------------------------------------------------------------
 

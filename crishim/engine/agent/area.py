@@ -20,12 +20,13 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from crishim.engine.agent import layout
-from crishim.engine.agent.batch import Record, decode
+from crishim.engine.agent.batch import Batch, Record, decode
 
 AT_ONCE = 10
 _LOOK_AGAIN = 0.05
 _WORD = struct.Struct("<Q")
 _MAX_FDS = 253  # SCM_MAX_FD (unix(7))
+_NOTHING = Batch(os.uname().machine, layout.AREA + layout.FIRST).finish().content
 _ANCILLARY = _socket.CMSG_SPACE(_MAX_FDS * 4)
 
 
@@ -70,6 +71,7 @@ class Agent:
     def __init__(self, name: str, area: int) -> None:
         self.name = name
         self._fd = area
+        self._wanted: tuple[int, ...] = ()
         fcntl.lockf(area, fcntl.LOCK_EX | fcntl.LOCK_NB)
         self._map = mmap.mmap(area, layout.AREA_SIZE)
         magic, version = struct.unpack_from("<II", self._map, 0)
@@ -116,10 +118,15 @@ class Agent:
         return number
 
     def want(self, fds: Sequence[int]) -> None:
-        """Have the next answer bring copies of the agent's descriptors of these numbers.
+        """Have the answer to the next doorbell bring copies of the agent's descriptors of these numbers.
 
         If one of them is none, the answer brings nothing at all.
         """
+        self._wanted = tuple(fds)
+
+    def set_answer(self) -> None:
+        """Write what the next answer is to bring, just before the doorbell; nothing that an earlier keeper wanted."""
+        fds, self._wanted = self._wanted, ()
         size = _socket.CMSG_LEN(4 * len(fds)) if fds else 0
         if fds:
             head = struct.pack("<QII", size, _socket.SOL_SOCKET, _socket.SCM_RIGHTS)
@@ -187,9 +194,13 @@ class Bell:
 
         Raises:
             NoAnswerError: the agent is gone, or does not take doorbells any more.
+            RuntimeError: `AT_ONCE` others have not answered yet.
         """
+        if agent.name not in self._out and not self.free:
+            raise RuntimeError(f"{len(self._out)} agents have not answered yet")
         rights = b"".join([fd.to_bytes(4, "little") for fd in fds])
         ancillary = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, rights)] if fds else []
+        agent.set_answer()
         try:
             self._sock.sendmsg([_WORD.pack(number)], ancillary, 0, agent.name)
         except OSError as error:
@@ -243,7 +254,8 @@ class Bell:
             left = deadline - time.monotonic()
             if left <= 0:
                 raise NoAnswerError(f"{agent.name}: no answer in time")
-            if not poll.poll(1000 * min(left, _LOOK_AGAIN)) and number and agent.word(layout.DONE) >= number:
+            sent = number > 0 and agent.word(layout.ANSWERED) >= number
+            if not poll.poll(0 if sent else 1000 * min(left, _LOOK_AGAIN)) and sent:
                 self.forget(agent)  # its answer found the queue full
                 return []
 
@@ -266,6 +278,8 @@ class Bell:
     def take_over(self, agent: Agent, fds: Sequence[int] = (), patience: float = 10.0) -> list[int]:
         """Be an agent's keeper after another one, which must be dead; return the descriptors asked for.
 
+        To be done first with a new bell: an answer that came late to an earlier doorbell could be taken for this one's.
+
         Doorbells are answered in their order, so with the answer to an empty one all that the dead keeper rang for has
         run; what it had only written never will.
 
@@ -278,5 +292,6 @@ class Bell:
         if not agent.done():
             agent.give_up()
         agent.want(fds)
-        self.ring(agent)
-        return self.wait(agent, 0, deadline)
+        number = agent.write(_NOTHING)
+        self.ring(agent, number)
+        return self.wait(agent, number, deadline)

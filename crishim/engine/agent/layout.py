@@ -26,6 +26,8 @@ FAILED = 0x18
 """Address of the record that stopped that batch, or 0."""
 RUNG = 0x20
 """What the last doorbell said: the number of the batch to run. 0 asks for an answer only."""
+ANSWERED = 0x28
+"""The same once the answer has been sent, or could not be: who has none by then gets none."""
 RECEIVE = 0x30
 RECEIVE_NAMELEN = 0x38
 RECEIVE_CONTROLLEN = 0x58
@@ -93,7 +95,7 @@ SOCKET = 3
 """An agent's own socket; in a child, the end of the pair through which it reports and waits."""
 AREA_FD = 4
 """Only until the agent has mapped it."""
-RECEIVED_FIRST, RECEIVED_LAST = 5, 23
+RECEIVED_FIRST, RECEIVED_LAST = 4, 23
 """Where descriptors that come with a doorbell land: free between batches."""
 STAGE = 24
 """Where those for the next child stand, in the order of `Stage`, until it is born."""

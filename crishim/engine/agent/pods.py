@@ -179,7 +179,7 @@ def another(machine: str) -> tuple[Batch, Batch]:
     """Return the batches by which an agent makes one more: its own, and that of the new process.
 
     A clone of an agent that is there costs less than a new program. With the doorbell come the slot, the new agent's
-    socket and its area. The new agent's parent is who started the first one, and gets no signal at its end.
+    socket and its area. The new agent's parent is who started the first one, and has to collect it like that.
     """
     batch = _batch(machine)
     for number, to in enumerate((Stage.SLOT, Stage.REPORT, Stage.TARGET)):

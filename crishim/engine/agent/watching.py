@@ -102,23 +102,25 @@ class Watched:
             self.failure = self._explain(found)
         return False
 
-    def resume(self) -> bool:
-        """Go on with a start whose keeper died; tell whether the child is to be let go on (once too often is no harm).
+    def waits(self) -> bool:
+        """Tell whether the child has said that it stops, and has not gone on."""
+        stop = self._first.batch.stops[STOP]
+        return self._result(stop - 1) == len(_WORD) and not self._result(stop)
 
-        The slot says how far it came. What the dead keeper had read of the files is gone, so they are read again.
+    def resume(self) -> None:
+        """Have the child go on that told a keeper of its stop which then died; the caller lets it go on.
+
+        To be called if it `waits` and, looked at after that, the report socket has nothing to say: the dead keeper has
+        heard it. What that one had read of the files is gone, so they are read again.
         """
         batch, look = self._first.batch, self._first.look
         assert look is not None
-        stop = batch.stops[STOP]
-        waits = self._result(stop - 1) == len(_WORD) and not self._result(stop)
         if self._word(batch.offset_of_other(STOP)) == layout.SLOT + self._second_at:
             self._beyond = True
-            return waits
-        if waits:
-            for read in (look.passwd_read, look.group_read):
-                os.pwrite(self._slot, _WORD, read.position * layout.RECORD + READ_OFFSET)
-            os.pwrite(self._slot, look.again.to_bytes(8, "little"), batch.offset_of_other(STOP))
-        return waits
+            return
+        for read in (look.passwd_read, look.group_read):
+            os.pwrite(self._slot, _WORD, read.position * layout.RECORD + READ_OFFSET)
+        os.pwrite(self._slot, look.again.to_bytes(8, "little"), batch.offset_of_other(STOP))
 
     def pid_inside(self) -> int:
         """Return the pid of the process that went on in a PID namespace, 0 if there is none (yet)."""

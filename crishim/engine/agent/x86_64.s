@@ -17,6 +17,7 @@
     .set DONE, 0x10
     .set FAILED, 0x18
     .set RUNG, 0x20
+    .set ANSWERED, 0x28
     .set RECEIVE, 0x30
     .set RECEIVE_NAMELEN, 0x38
     .set RECEIVE_CONTROLLEN, 0x58
@@ -87,6 +88,10 @@ _start:
 
 # ---- the loop of an agent -------------------------------------------------------------------------------------------
 
+    jmp     wait
+sent:
+    mov     rax, [r12 + DONE]
+    mov     [r12 + ANSWERED], rax       # answered, or not to be answered
 wait:
     mov     dword ptr [r12 + RECEIVE_NAMELEN], NAME_SIZE        # both are value-result
     mov     qword ptr [r12 + RECEIVE_CONTROLLEN], CONTROL_SIZE
@@ -119,14 +124,13 @@ answer:
     lea     rsi, [r12 + ANSWER]
     mov     edx, 0x4040                 # MSG_DONTWAIT | MSG_NOSIGNAL: nobody holds an agent up
     syscall
-    mov     rcx, [r12 + ANSWER_CONTROLLEN]
-    xor     edx, edx
-    mov     [r12 + ANSWER_CONTROLLEN], rdx                      # descriptors go out once
     test    rax, rax
-    jns     wait
-    test    rcx, rcx
-    jnz     answer                      # again without them; then the area's own number must do
-    jmp     wait
+    jns     sent                        # from here on the keeper may write the next one
+    xor     eax, eax
+    xchg    rax, [r12 + ANSWER_CONTROLLEN]
+    test    rax, rax
+    jnz     answer                      # again without descriptors; then the area's own numbers must do
+    jmp     sent
 
 # ---- a batch ----------------------------------------------------------------------------------------------------------
 
