@@ -147,7 +147,7 @@ def first_process(machine: str, place: str) -> First:
     """
     batch = Batch(machine, SLOT)
     kernel = Kernel(batch)
-    settle(kernel, {"version": 0, "directories": []}, None, (), [(Stage.TARGET, Own.TARGET)])
+    settle(kernel, {"version": 0, "directories": []}, None, (), [(Own.TARGET, Stage.TARGET)])
     batch.reason("the namespace's procfs, for the containers")
     attributes = calls.MOUNT_ATTR_NOSUID | calls.MOUNT_ATTR_NODEV | calls.MOUNT_ATTR_NOEXEC
     _send(batch, kernel, kernel.new_fs("proc", (), attributes, "/proc"))
@@ -211,7 +211,7 @@ def fetch_procfs(machine: str) -> First:
     """
     batch = Batch(machine, SLOT)
     kernel = Kernel(batch)
-    settle(kernel, {"version": 0, "directories": []}, None, (), [(Stage.TARGET, Own.TARGET)])
+    settle(kernel, {"version": 0, "directories": []}, None, (), [(Own.TARGET, Stage.TARGET)])
     batch.reason("the container's procfs")
     batch.call("setns", Own.TARGET, calls.CLONE_NEWNS, what="its mounts")
     root = calls.RESOLVE_NO_SYMLINKS | calls.RESOLVE_NO_MAGICLINKS

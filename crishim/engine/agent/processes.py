@@ -37,7 +37,7 @@ def settle(
         group: the JSON form of a CgroupPlan; on v2 the child was born in its group.
         adjustment: oom_score_adj, or None.
         streams: those of `Stage` that become 0, 1 and 2; until one does, it is the agent's /dev/null.
-        keep: (descriptor of the agent's, which one of `Own` it becomes), besides the report and the streams.
+        keep: (which one of `Own`, the descriptor of the agent's that becomes it), besides the report and the streams.
     """
     batch = kernel.batch
     batch.reason("dies with its agent until it has its own ids; nothing of the agent's stays but what it is given")
@@ -45,8 +45,10 @@ def settle(
     kernel.prctl(calls.PR_SET_PDEATHSIG, _SIGKILL)
     for fd in streams:
         kernel.duplicate(fd, fd - Stage.STDIN, keep=True)
-    for theirs, own in keep:
-        kernel.duplicate(theirs, own)
+    given = dict(keep)
+    for number in range(Own.REPORT + 1, Own.FREE):
+        # all are taken, so that what the child opens later stands above them and is never in the way of a dup3
+        kernel.duplicate(given.get(number, 0), number)
     kernel.close_from(Own.FREE)
     batch.reason("its control group")
     if group["version"] == 1:

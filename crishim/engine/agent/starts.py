@@ -67,9 +67,9 @@ def container(machine: str, plan: dict[str, Any], place: str, *, shm: str = "", 
     if stdio["stdin"] and not stdio["terminal"]:
         streams.insert(0, Stage.STDIN)
     inside = plan["pid"] not in {"new", "host"}
-    keep = [(HELD_SHM, Own.SHM)] if not shm and _has(plan, "PodShm") else []
+    keep = [(Own.SHM, HELD_SHM)] if not shm and _has(plan, "PodShm") else []
     if inside:
-        keep += [(proc, Own.PROC), (Stage.TARGET, Own.TARGET), (Stage.SLOT, Own.SLOT)]
+        keep += [(Own.PROC, proc), (Own.TARGET, Stage.TARGET), (Own.SLOT, Stage.SLOT)]
     settle(kernel, plan["cgroup"], plan["process"]["oom_score_adj"], streams, keep)
     if inside:
         batch.reason("its children are born in the shared PID namespace")
@@ -106,7 +106,7 @@ def execution(machine: str, plan: dict[str, Any], *, inside: bool, cgroup_namesp
     batch = Batch(machine, SLOT)
     kernel = Kernel(batch)
     streams = [Stage.STDIN, Stage.STDOUT, Stage.STDERR]
-    keep = [(Stage.TARGET, Own.TARGET), (Stage.SLOT, Own.SLOT)]
+    keep = [(Own.TARGET, Stage.TARGET), (Own.SLOT, Stage.SLOT)]
     settle(kernel, plan["cgroup"], plan["process"]["oom_score_adj"], streams, keep)
     batch.reason("the container's namespaces")
     if inside:
