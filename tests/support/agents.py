@@ -12,11 +12,11 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from crishim import codec
+from crishim import codec, request
 from crishim.engine.agent import area, births, layout, pods, shapes, starts, watching
 from crishim.engine.agent.batch import Batch
-from crishim.engine.plan import request
 from crishim.engine.plan.container import ContainerInput, plan_container
+from crishim.engine.plan.host import HostView
 from crishim.engine.plan.process import plan_exec
 from crishim.engine.plan.settings import PlanSettings
 from crishim.engine.plan.types import ContainerPlan
@@ -25,6 +25,7 @@ from crishim.linux.cgroups import apply as cgroups
 from crishim.linux.cgroups.layout import detect
 from crishim.linux.seccomp.default import default_profile
 from crishim.paths import Paths
+from crishim.problems import Problems
 from tests.support.busybox import find_busybox
 from tests.support.ownership import run_id
 
@@ -108,6 +109,20 @@ class AgentPod:
         self.bell = area.Bell(f"keeper-{time.monotonic_ns()}.sock")
         self.run_batch(pods.settled(machine))
         self.run_batch(pods.namespaces(machine, ("net", "ipc", "uts"), 1 << 20))
+        self._complete()
+
+    def _complete(self) -> None:
+        """Do what the daemon does with what an agent hands over."""
+        self.agent.want([layout.HELD_NETNS, layout.HELD_ROUTE, layout.HELD_FILES])
+        netns, route, files = self.run_batch(Batch(self.machine, layout.AREA + layout.FIRST))
+        assert os.readlink(f"/proc/self/fd/{netns}") == os.readlink(f"/proc/{self.pid}/ns/net")
+        for name in ("hosts", "hostname", "resolv.conf"):
+            fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644, dir_fd=files)
+            os.write(fd, b"of the pod\n")
+            os.close(fd)
+        for fd in (netns, route, files):
+            os.close(fd)
+        self.run_batch(pods.let_go(self.machine))
 
     def _fill_layer(self) -> None:
         for name in ("bin", "etc", "proc", "dev", "sys", "tmp", "home/me", "root"):
@@ -119,9 +134,6 @@ class AgentPod:
         for name, content in (("passwd", PASSWD), ("group", GROUP)):
             with open(f"{self.layer}/etc/{name}", "wb") as file:
                 file.write(content)
-        for name in ("hosts", "hostname", "resolv.conf"):
-            with open(f"{self.paths.pod(POD)}/{name}", "w", encoding="ascii") as file:
-                file.write("of the pod\n")
 
     def run_batch(self, batch: Batch, fds: Sequence[int] = ()) -> list[int]:
         """Have the agent run a batch."""
@@ -161,14 +173,13 @@ class AgentPod:
             config=config,
             image=request.ImageConfig(env=("PATH=/sbin:/bin",)),
             layers=(self.layer,),
-            mounts=config.mounts,
-            log_path="",
-            resources=request.Resources(),
             upper=f"{top}/upper",
             work=f"{top}/work",
+            host=HostView(frozenset(mount.host_path for mount in config.mounts if os.path.isdir(mount.host_path))),
         )
-        directories = frozenset(mount.host_path for mount in config.mounts if os.path.isdir(mount.host_path))
-        plan = plan_container(wanted, directories, (), self.settings(), local=True)
+        problems = Problems()
+        plan = plan_container(problems, wanted, self.settings())
+        assert not problems
         self._groups.append(plan.cgroup.directories)
         cgroups.make(plan.cgroup.directories)
         return _json(plan)

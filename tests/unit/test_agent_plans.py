@@ -4,6 +4,7 @@ A change is looked at, then written with CRISHIM_GOLDEN=write. The numbers of ca
 not in the text; the bytes for both are compared with it elsewhere (`test_agent_batch`).
 """
 
+import dataclasses
 import json
 import os
 import struct
@@ -19,10 +20,12 @@ from crishim.engine.agent.passage import with_passage
 from crishim.engine.agent.show import show
 from crishim.engine.agent.users import Identity
 from crishim.engine.plan.container import plan_container
-from crishim.engine.plan.request import ContainerConfig, ImageConfig, SandboxConfig
+from crishim.engine.plan.host import HostView
 from crishim.engine.plan.types import ContainerPlan, ExecPlan, MaskPaths
 from crishim.linux.arch import ARCHES
 from crishim.linux.seccomp.tables import numbers
+from crishim.problems import Problems
+from crishim.request import ContainerConfig, ImageConfig, SandboxConfig
 from tests.support import classic_bpf
 from tests.unit import test_engine_plans as plans
 
@@ -44,7 +47,8 @@ def plan_of(name: str, tmp_path: Path) -> Any:
     config = codec.from_value(ContainerConfig, case["container"])
     image = codec.from_value(ImageConfig, case["image"])
     wanted = plans.container_input(pod, config, image, base)
-    return json_of(plan_container(wanted, frozenset(case.get("directories", ())), (), base, local=True))
+    host = HostView(frozenset(case.get("directories", ())))
+    return json_of(plan_container(Problems(), dataclasses.replace(wanted, host=host), base))
 
 
 def compare(name: str, batches: list[Batch]) -> None:

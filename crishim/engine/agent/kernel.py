@@ -10,7 +10,7 @@ import errno
 import os
 from collections.abc import Mapping, Sequence
 
-from crishim.engine.agent.batch import Batch, Label, Place, Result, Value
+from crishim.engine.agent.batch import Argument, Batch, Half, Label, Place, Result, Value
 from crishim.linux import calls
 
 _ALL = (1 << 64) - 1
@@ -20,6 +20,9 @@ _STX_MODE = 28
 _STX_SIZE = 40
 _STX_RDEV = 0x80
 _STATFS_SIZE = 120
+_F_FLAGS = 80
+_ST_RDONLY = 1
+_F_SETFL = 4
 PROC_MAGIC = 0x9FA0  # linux/magic.h
 _SET_FLAG, _SET_STRING, _CREATE = calls.FSCONFIG_SET_FLAG, calls.FSCONFIG_SET_STRING, calls.FSCONFIG_CMD_CREATE
 CWD = calls.AT_FDCWD
@@ -161,6 +164,36 @@ class Kernel:
         buffer = self.batch.room(_STATFS_SIZE)
         self.batch.call("fstatfs", fd, buffer, expect=(buffer, _ALL, PROC_MAGIC), hints={0: "is no procfs"})
 
+    def expect_writable(self, fd: Value) -> None:
+        """Go on only if the descriptor's mount and file system can be written to (statfs(2), f_flags)."""
+        buffer = self.batch.room(_STATFS_SIZE)
+        hints = {0: "no space is left for what the container writes"}
+        self.batch.call("fstatfs", fd, buffer, expect=(buffer.at(_F_FLAGS), _ST_RDONLY, 0), hints=hints)
+
+    def own_null(self) -> None:
+        """Let 0, if it is a null device, be this root's own; where there is none, an empty pipe reads the same.
+
+        Who has a descriptor may change its inode through /proc/<pid>/fd: nobody gets the host's node.
+        """
+        batch = self.batch
+        end, pipe = Label(), Label()
+        self._statx(0, (self._stat.at(_STX_RDEV), _ALL, 3 << 32 | 1))
+        batch.otherwise(end)
+        flags = os.O_RDWR | os.O_NONBLOCK | os.O_NOCTTY  # it may be anything by now, and must hold nobody up
+        refusals = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EACCES)
+        fd = self.openat2(CWD, "/dev/null", flags, NEVER | calls.RESOLVE_NO_SYMLINKS, allow=refusals, other=pipe)
+        self._statx(fd, (self._stat.at(_STX_RDEV), _ALL, 3 << 32 | 1))
+        batch.otherwise(pipe)
+        batch.call("fcntl", fd, _F_SETFL, os.O_RDWR)
+        self.duplicate(fd, 0, keep=True)
+        batch.then(end)
+        batch.place(pipe)
+        ends = batch.room(8)
+        batch.call("pipe2", ends, os.O_CLOEXEC)
+        self.duplicate(Half(ends), 0, keep=True)
+        batch.call("close", Half(ends.at(4)))
+        batch.place(end)
+
     def refuse_procfs(self, fd: Value, path: str) -> None:
         """Fail if the descriptor is in a procfs: what is mounted over it would hide what protects the host."""
         batch = self.batch
@@ -245,7 +278,7 @@ class Kernel:
                 self.batch.call("rt_sigaction", number, default, 0, 8)
         self.batch.call("rt_sigprocmask", 2, default, 0, 8)  # SIG_SETMASK to the empty set
 
-    def duplicate(self, fd: Value, to: int, *, keep: bool = False, what: str = "") -> None:
+    def duplicate(self, fd: Argument, to: int, *, keep: bool = False, what: str = "") -> None:
         """Make `to` a copy of the descriptor; close-on-exec unless it is to be kept."""
         self.batch.call("dup3", fd, to, 0 if keep else os.O_CLOEXEC, what=what)
 

@@ -102,7 +102,9 @@ STAGE = 24
 STAGE_LAST = 39
 HELD = 40
 """From here on an agent holds: first the pod's own (`HELD_*`), then blocks of `BLOCK` for each container and exec."""
-HELD_SHM, HELD_NETNS, HELD_PROC = 40, 41, 42
+HELD_POD, HELD_PROC, HELD_NETNS, HELD_ROUTE, HELD_FILES = range(40, 45)
+"""The pod's own tmpfs, the procfs of its PID namespace; what others complete it by: its network namespace, a route
+socket in it, the directory of its files."""
 BLOCK = 8
 
 
@@ -122,8 +124,8 @@ class Own:
     """A child's descriptors once it has put them in order; from `FREE` on they come as it opens them."""
 
     REPORT = SOCKET
-    SHM = 4
-    MASTER = 4  # a terminal's; shared memory is attached by then
+    POD = 4
+    MASTER = 4  # a terminal's; what is the pod's is held as mounts by then
     PROC = 5
     TARGET = 6
     SLOT = 7

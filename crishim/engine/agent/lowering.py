@@ -16,6 +16,7 @@ import stat
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from crishim.constants import DEFAULT_PATH
 from crishim.engine.agent.batch import Batch, Distance, Label, Result
 from crishim.engine.agent.kernel import CWD, Kernel
 from crishim.engine.agent.layout import PAGE, PRIVATE, RECORD, SLOT, Own
@@ -35,10 +36,13 @@ _CLONE_PARENT_SETTID = 0x00100000
 _MADV_DONTFORK = 10
 _PRIVATE_MAPPING = 0x2 | 0x20 | 0x100000  # MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE
 _READ_WRITE = 3
-_DEFAULT_PATH = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_DEFAULT_PATH = DEFAULT_PATH.encode()
 _IS_A_FILE = {errno.ENOTDIR: "is a file"}
 _OUTSIDE = {0: "is outside the container's root", errno.ENOENT: "is outside the container's root"}
-_EXECUTE = {errno.ENOEXEC: "exec format error (another architecture, or a script without #!)"}
+_EXECUTE = {
+    errno.E2BIG: "the environment and the arguments are too large together, or one of them is (execve(2))",
+    errno.ENOEXEC: "exec format error (another architecture, or a script without #!)",
+}
 _TRY_NEXT = (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.ENAMETOOLONG)
 
 

@@ -1,8 +1,9 @@
 """What an agent does for its pod, as batches: its own first calls, the namespaces, the names, process 1, ends. Pure.
 
 The agent stays in the pod's network, IPC and UTS namespaces, so containers are born in them and join nothing. In the
-host's mount namespace a pod leaves one mount, the network namespace's pin. Its /dev/shm is a detached tmpfs that only
-the agent's descriptor keeps alive; kernels before 6.15, which clone only attached mounts, get it at a path.
+host's mount namespace a pod leaves one mount, the network namespace's pin. Its own tmpfs, with its /dev/shm and the
+files that its containers share, is detached: only the agent's descriptor keeps it alive, and its parts are cloned into
+each container. Kernels before 6.15, which clone only attached mounts, get it at a path.
 """
 
 import errno
@@ -16,8 +17,10 @@ from crishim.engine.agent.layout import (
     AREA_SIZE,
     CMSG_DATA,
     FIRST,
+    HELD_FILES,
     HELD_NETNS,
-    HELD_SHM,
+    HELD_POD,
+    HELD_ROUTE,
     PAGE,
     RECEIVED,
     RECEIVED_FIRST,
@@ -28,11 +31,12 @@ from crishim.engine.agent.layout import (
     Stage,
 )
 from crishim.engine.agent.processes import settle
+from crishim.engine.agent.roots import FILES, SHM
 from crishim.engine.agent.starts import First
 from crishim.linux import calls
 
 _FLAGS = {"net": calls.CLONE_NEWNET, "ipc": calls.CLONE_NEWIPC, "uts": calls.CLONE_NEWUTS}
-_SHM_ATTRIBUTES = calls.MOUNT_ATTR_NOSUID | calls.MOUNT_ATTR_NODEV | calls.MOUNT_ATTR_NOEXEC
+_TREE_ATTRIBUTES = calls.MOUNT_ATTR_NOSUID | calls.MOUNT_ATTR_NODEV | calls.MOUNT_ATTR_NOEXEC
 _LAST_CAPABILITY = 63
 _CAPABILITY_VERSION_3 = 0x20080522
 _P_PID, _WNOHANG, _WEXITED, _WNOWAIT = 1, 1, 4, 0x1000000
@@ -42,6 +46,8 @@ _EXITED = 1
 _READ_WRITE = 3
 _SHARED_FIXED = 0x1 | 0x10
 _MADV_DONTFORK = 10
+_FILES_SIZE = 1 << 20
+_AF_NETLINK, _SOCK_RAW, _NETLINK_ROUTE = 16, 3, 0
 _AT_ONCE = 6  # sysctls that an area has room for
 
 
@@ -58,14 +64,14 @@ def settled(machine: str) -> Batch:
     return batch
 
 
-def namespaces(machine: str, kinds: tuple[str, ...], shm_size: int, shm: str = "") -> Batch:
+def namespaces(machine: str, kinds: tuple[str, ...], shm_size: int, place: str = "") -> Batch:
     """Return what needs no more than the kinds of namespaces, and so can be done before the pod is known.
 
     Args:
         machine: as `uname -m` names it.
         kinds: subset of `net`, `ipc`, `uts`.
         shm_size: bytes of /dev/shm, 0 for the host's.
-        shm: where it is attached, for kernels that do not clone a detached mount; "" elsewhere.
+        place: where the pod's tmpfs is attached, for kernels that do not clone a detached mount; "" elsewhere.
     """
     batch = _batch(machine)
     kernel = Kernel(batch)
@@ -78,14 +84,28 @@ def namespaces(machine: str, kinds: tuple[str, ...], shm_size: int, shm: str = "
     if "net" in kinds:
         fd = batch.call("openat", CWD, batch.text("/proc/self/ns/net"), os.O_RDONLY | os.O_CLOEXEC, 0)
         kernel.duplicate(fd, HELD_NETNS)
-    if shm_size:
-        batch.reason("the pod's shared memory")
-        tree = kernel.new_fs("tmpfs", [("mode", "1777"), ("size", str(shm_size))], _SHM_ATTRIBUTES, "/dev/shm")
-        if shm:
-            kernel.attach(tree, CWD, shm)
-        else:
-            kernel.duplicate(tree, HELD_SHM)
-    batch.call("close_range", RECEIVED_FIRST, HELD_SHM - 1, 0)
+        route = batch.call("socket", _AF_NETLINK, _SOCK_RAW | os.O_CLOEXEC, _NETLINK_ROUTE)
+        kernel.duplicate(route, HELD_ROUTE)
+    batch.reason("the pod's own tmpfs: shared memory, and files")
+    options = [("mode", "700"), ("size", str(shm_size or _FILES_SIZE))]
+    tree = kernel.new_fs("tmpfs", options, _TREE_ATTRIBUTES, "the pod's tmpfs")
+    for name, mode in ((SHM, 0o1777), (FILES, 0o755)):
+        batch.call("mkdirat", tree, batch.text(name), mode, what=name)
+        batch.call("fchmodat", tree, batch.text(name), mode, what=name)
+    files = kernel.openat2(tree, FILES, os.O_RDONLY | os.O_DIRECTORY)
+    kernel.duplicate(files, HELD_FILES)
+    if place:
+        kernel.attach(tree, CWD, place)
+    else:
+        kernel.duplicate(tree, HELD_POD)
+    batch.call("close_range", RECEIVED_FIRST, HELD_POD - 1, 0)
+    return batch
+
+
+def let_go(machine: str) -> Batch:
+    """Return the batch that closes what the pod was completed by: only pin and processes hold it from then on."""
+    batch = _batch(machine)
+    batch.call("close_range", HELD_NETNS, HELD_FILES, 0)
     return batch
 
 

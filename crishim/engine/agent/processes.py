@@ -10,7 +10,7 @@ import stat
 from collections.abc import Sequence
 from typing import Any
 
-from crishim.engine.agent.batch import Label, Place, Result
+from crishim.engine.agent.batch import Batch, Label, Place, Result
 from crishim.engine.agent.kernel import CWD, Kernel
 from crishim.engine.agent.layout import ARGUMENTS, Own, Stage
 from crishim.linux import calls
@@ -21,6 +21,8 @@ STOP = "users"
 READ_OFFSET = ARGUMENTS + 3 * 8
 """Where in a read's record its offset in the file stands."""
 _SIGKILL = 9
+_PROCESSORS = 1024  # bytes of a mask: 8192 processors, the most that a kernel can have
+_SCHED_ATTR_SIZE = 48
 
 
 def settle(
@@ -57,10 +59,24 @@ def settle(
     batch.reason("what a process inherits")
     if adjustment is not None:
         kernel.write_file("/proc/self/oom_score_adj", b"%d" % adjustment)
+    _leave_keeper(batch)
     batch.call("umask", 0)
     batch.call("setsid")
     batch.call("keyctl", calls.KEYCTL_JOIN_SESSION_KEYRING, 0)
     kernel.default_signals()
+
+
+def _leave_keeper(batch: Batch) -> None:
+    """Put back what an administrator may well set for keepers and agents, but not for containers (`linux.inheritance`).
+
+    In the container's group: the kernel cuts the processors down to those of its cpuset.
+    """
+    refusals = (errno.EINVAL, errno.EPERM, errno.ENOSYS)
+    processors = batch.data(b"\xff" * _PROCESSORS, "{all}")
+    batch.call("sched_setaffinity", 0, _PROCESSORS, processors, allow=refusals)
+    ordinary = batch.data(_SCHED_ATTR_SIZE.to_bytes(4, "little") + bytes(_SCHED_ATTR_SIZE - 4), "{SCHED_OTHER}")
+    batch.call("sched_setattr", 0, ordinary, 0, allow=refusals)
+    batch.call("ioprio_set", 1, 0, 0, allow=refusals)  # IOPRIO_WHO_PROCESS
 
 
 class Look:

@@ -20,6 +20,12 @@ from crishim.engine.agent.layout import Own
 from crishim.linux import calls
 
 _OPTIONS_LIMIT = 4095  # mount(2): one page
+SHM, FILES = "shm", "files"
+"""The two parts of a pod's own tmpfs: what containers see at /dev/shm, and the files that they share."""
+_CHANGED = {
+    errno.ELOOP: "has become a symbolic link since the container was created",
+    errno.ENOTDIR: "is no directory any more, as it was when the container was created",
+}
 _A_DIRECTORY = {errno.EINVAL: "is a directory in the image, a file must be mounted there"}
 _TIOCSPTLCK = 0x40045431
 _TIOCGPTPEER = 0x5441
@@ -34,17 +40,17 @@ class Root:
         kernel: where the calls go.
         plan: the JSON form of a ContainerPlan.
         place: an empty directory of the host's, on which the root is attached.
-        shm: where the pod's shared memory is attached, for kernels that do not clone a detached mount; "" for the
-            descriptor `Own.SHM`.
+        pod: where the pod's own tmpfs is attached, for kernels that do not clone a detached mount; "" for the
+            descriptor `Own.POD`.
         proc: procfs comes as the descriptor `Own.PROC`.
     """
 
-    def __init__(self, kernel: Kernel, plan: dict[str, Any], place: str, *, shm: str = "", proc: bool = False) -> None:
+    def __init__(self, kernel: Kernel, plan: dict[str, Any], place: str, *, pod: str = "", proc: bool = False) -> None:
         self._kernel = kernel
         self._batch = kernel.batch
         self._plan = plan
         self._place = place
-        self._shm = shm
+        self._pod = pod
         self._proc = proc
         self._trees: dict[int, Value] = {}
         self._views: dict[int, list[tuple[str, Value]]] = {}
@@ -63,12 +69,18 @@ class Root:
         for number, operation in enumerate(self._plan["mounts"]):
             kind = operation["type"]
             if kind == "Bind":
-                batch.reason(f"hold {operation['source']} for {operation['target']}")
+                title = f"mount {operation['target']}: host path {operation['source']}"
+                batch.reason(f"hold {operation['source']} for {operation['target']}", title)
                 self._trees[number] = self._bound(operation)
             elif kind == "PodShm":
                 batch.reason("hold the pod's shared memory")
-                shm = self._shm
-                self._trees[number] = kernel.clone_tree(CWD if shm else Own.SHM, shm, what="the pod's shared memory")
+                self._trees[number] = self._of_pod(SHM)
+            elif kind == "PodFile":
+                batch.reason(f"hold the pod's {operation['name']}")
+                self._trees[number] = tree = self._of_pod(f"{FILES}/{operation['name']}")
+                attributes = calls.MOUNT_ATTR_NOSUID | calls.MOUNT_ATTR_NODEV
+                attributes |= calls.MOUNT_ATTR_RDONLY if operation["readonly"] else 0
+                kernel.set_attributes(tree, attributes, private=True)
             elif kind == "CgroupView":
                 batch.reason("hold the container's control groups")
                 self._views[number] = [
@@ -76,14 +88,30 @@ class Root:
                 ]
 
     def _bound(self, operation: dict[str, Any]) -> Result:
+        """Hold the host's tree.
+
+        Its path was resolved when the container was created: a link that came since then would let somebody choose what
+        is mounted. A directory is opened as one, which mounts what autofs(5) has there.
+        """
         recursive = operation["recursive"]
-        tree = self._kernel.clone_tree(CWD, operation["source"], recursive=recursive)
+        flags = os.O_PATH | (os.O_DIRECTORY if operation["directory"] else 0)
+        links = calls.RESOLVE_NO_SYMLINKS if operation.get("resolved") else 0
+        found = self._kernel.openat2(CWD, operation["source"], flags, links, hints=_CHANGED)
+        tree = self._kernel.clone_tree(found, recursive=recursive, what=operation["source"])
         attributes = operation["attributes"]
         if operation["readonly_recursive"] or (operation["readonly"] and not recursive):
             attributes |= calls.MOUNT_ATTR_RDONLY
         self._kernel.set_attributes(tree, attributes, private=True, recursive=recursive)
         if operation["readonly"] and not attributes & calls.MOUNT_ATTR_RDONLY:
             self._kernel.set_attributes(tree, calls.MOUNT_ATTR_RDONLY)
+        return tree
+
+    def _of_pod(self, name: str) -> Result:
+        """Hold a part of the pod's own tmpfs."""
+        if not self._pod:
+            return self._kernel.clone_tree(Own.POD, name)
+        tree = self._kernel.clone_tree(CWD, f"{self._pod}/{name}")
+        self._kernel.set_attributes(tree, 0, private=True)  # the host's would pass on what is mounted there
         return tree
 
     # --- the root --------------------------------------------------------------------------------
@@ -95,6 +123,10 @@ class Root:
         batch.reason("the root: the image's layers and one read/write layer")
         batch.call("chdir", batch.text(root["base"]), what=root["base"])
         top = self._overlay_of_layers(root) if root["append"] else self._overlay_by_options(root)
+        batch.reason(
+            "the kernel makes it read-only without a word if its working directory has no space", "root overlay"
+        )
+        self._kernel.expect_writable(top)
         batch.reason("it becomes the root, and the host's mounts go")
         dot = batch.text(".")
         batch.call("fchdir", top)
@@ -158,13 +190,22 @@ class Root:
     def _bind(self, number: int, operation: dict[str, Any]) -> None:
         path = operation["target"]
         self._batch.reason(f"{operation['source']} at {path}", f"mount {path}")
-        target = self._kernel.ensure(path, directory=operation["directory"])
+        self._attach_at(self._trees[number], path, directory=operation["directory"])
+
+    def _attach_at(self, tree: Value, path: str, *, directory: bool) -> None:
+        """Attach a tree at a path of the image's, which may lead anywhere inside but to procfs."""
+        target = self._kernel.ensure(path, directory=directory)
         self._kernel.refuse_procfs(target, path)
-        self._kernel.attach(self._trees[number], target, what=path, hints=_A_DIRECTORY)
+        self._kernel.attach(tree, target, what=path, hints=_A_DIRECTORY)
 
     def _pod_shm(self, number: int, operation: dict[str, Any]) -> None:
         self._batch.reason("the pod's shared memory", f"mount {operation['target']}")
         self._attach_own(self._trees[number], operation["target"])
+
+    def _pod_file(self, number: int, operation: dict[str, Any]) -> None:
+        path = operation["target"]
+        self._batch.reason(f"the pod's {operation['name']} at {path}", f"mount {path}")
+        self._attach_at(self._trees[number], path, directory=False)
 
     def _devices(self, _number: int, operation: dict[str, Any]) -> None:
         batch = self._batch
@@ -285,6 +326,7 @@ _FURNISH = {
     "MountFs": "_mount_fs",
     "Bind": "_bind",
     "PodShm": "_pod_shm",
+    "PodFile": "_pod_file",
     "Devices": "_devices",
     "CgroupView": "_cgroup_view",
     "Terminal": "_terminal",

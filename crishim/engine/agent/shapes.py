@@ -43,7 +43,7 @@ class Shapes:
         self._machine = machine
         self._known: dict[str, tuple[First, Blob]] = {}
 
-    def container(self, plan: dict[str, Any], place: str, *, shm: str = "", proc: int = HELD_PROC) -> Ready:
+    def container(self, plan: dict[str, Any], place: str, *, pod: str = "", proc: int = HELD_PROC) -> Ready:
         """Return the first batch of a container's process (arguments: see `starts.container`)."""
         ids = tuple(
             (_stand_in(plan[key], letter), plan[key].encode()) for key, letter in _IDS if len(plan[key]) >= _SHORTEST
@@ -51,13 +51,13 @@ class Shapes:
         asked = {key: plan[key] for key in _SHAPE}
         for key, members in _PARTS.items():
             asked[key] = {member: plan[key][member] for member in members}
-        text = json.dumps([asked, place, shm, proc])
+        text = json.dumps([asked, place, pod, proc])
         for stand_in, own in ids:
             text = text.replace(own.decode(), stand_in.decode())
         found = self._known.pop(text, None)
         if found is None:
-            shape, own_place, own_shm, own_proc = json.loads(text)
-            first = starts.container(self._machine, shape, own_place, shm=own_shm, proc=own_proc)
+            shape, own_place, own_pod, own_proc = json.loads(text)
+            first = starts.container(self._machine, shape, own_place, pod=own_pod, proc=own_proc)
             found = first, first.batch.finish()
             if len(self._known) >= KEPT:
                 del self._known[next(iter(self._known))]

@@ -15,8 +15,8 @@ from crishim.engine.agent.layout import (
     AREA,
     CMSG_DATA,
     FIRST,
+    HELD_POD,
     HELD_PROC,
-    HELD_SHM,
     RECEIVED,
     RECEIVED_FIRST,
     RECEIVED_LAST,
@@ -49,14 +49,14 @@ class First(NamedTuple):
     inside: bool
 
 
-def container(machine: str, plan: dict[str, Any], place: str, *, shm: str = "", proc: int = HELD_PROC) -> First:
+def container(machine: str, plan: dict[str, Any], place: str, *, pod: str = "", proc: int = HELD_PROC) -> First:
     """Return the first batch of a container's process.
 
     Args:
         machine: as `uname -m` names it.
         plan: the JSON form of a ContainerPlan.
         place: an empty directory of the host's, on which the root is attached.
-        shm: where the pod's shared memory is attached; "" if the agent holds it as a detached mount (`HELD_SHM`).
+        pod: where the pod's own tmpfs is attached; "" if the agent holds it as a detached mount (`HELD_POD`).
         proc: which descriptor of the agent's is the procfs of a shared PID namespace: the pod's (cloned), or another
             container's (used up).
     """
@@ -67,7 +67,7 @@ def container(machine: str, plan: dict[str, Any], place: str, *, shm: str = "", 
     if stdio["stdin"] and not stdio["terminal"]:
         streams.insert(0, Stage.STDIN)
     inside = plan["pid"] not in {"new", "host"}
-    keep = [(Own.SHM, HELD_SHM)] if not shm and _has(plan, "PodShm") else []
+    keep = [] if pod else [(Own.POD, HELD_POD)]
     if inside:
         keep += [(Own.PROC, proc), (Own.TARGET, Stage.TARGET), (Own.SLOT, Stage.SLOT)]
     settle(kernel, plan["cgroup"], plan["process"]["oom_score_adj"], streams, keep)
@@ -77,7 +77,7 @@ def container(machine: str, plan: dict[str, Any], place: str, *, shm: str = "", 
     if plan["cgroup_namespace"]:
         batch.reason("its control group is what it sees as the top")
         batch.call("unshare", calls.CLONE_NEWCGROUP)
-    root = Root(kernel, plan, place, shm=shm, proc=inside)
+    root = Root(kernel, plan, place, pod=pod, proc=inside)
     root.gather()
     root.enter()
     root.furnish()
@@ -113,13 +113,11 @@ def execution(machine: str, plan: dict[str, Any], *, inside: bool, cgroup_namesp
         batch.call("setns", Own.TARGET, calls.CLONE_NEWPID, what="its PID namespace, for children")
     flags = calls.CLONE_NEWNS | (calls.CLONE_NEWCGROUP if cgroup_namespace else 0)
     batch.call("setns", Own.TARGET, flags, what="its mounts")
+    batch.reason("no input is the container's own null device")
+    kernel.own_null()
     _close_what_is_the_hosts(kernel, inside=inside)
     look = Look(kernel)
     return First(batch, look, (*_needs(plan["cgroup"], streams, inside=True),), inside)
-
-
-def _has(plan: dict[str, Any], kind: str) -> bool:
-    return any(operation["type"] == kind for operation in plan["mounts"])
 
 
 def _close_what_is_the_hosts(kernel: Kernel, *, inside: bool) -> None:
