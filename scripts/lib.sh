@@ -186,7 +186,7 @@ install_base() {
 # critest and CNI plugins; portmap runs iptables.
 install_tests() {
     install_base
-    if [ -r /etc/debian_version ]; then apt_install gcc iptables libc6-dev linux-libc-dev-arm64-cross make nftables strace umoci; fi
+    if [ -r /etc/debian_version ]; then apt_install binutils-aarch64-linux-gnu gcc iptables libc6-dev linux-libc-dev-arm64-cross make nftables qemu-user strace umoci; fi
     apt_extract prometheus promtool
     install_critest
     install_cni
