@@ -1,5 +1,6 @@
 """Device nodes of the host: what stands at a path, and all of /dev for privileged containers."""
 
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -32,7 +33,7 @@ def lookup(path: str) -> list[Device]:
         return list(_walk(path, ""))
     device = _device("", status)
     if device is None:
-        raise OSError(19, f"{path} is not a device")
+        raise OSError(errno.ENODEV, f"{path} is not a device")
     return [device]
 
 

@@ -60,7 +60,7 @@ async def create(context: Context, sandbox: Sandbox, config: ContainerConfig, pr
         if image is None:
             problems.check()
             raise NotFoundError(f"image {config.image.image!r} does not exist here: pull it first")
-        log_path = logs.log_file(sandbox.spec.config.log_directory, config.log_path)
+        log_path = logs.log_file(problems, sandbox.spec.config.log_directory, config.log_path)
         stop_signal = _stop_signal(config, image.config)
         examined = await hostpaths.examine(problems, config)
         began = clock.monotonic()

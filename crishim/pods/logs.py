@@ -12,9 +12,10 @@ import contextlib
 import errno
 import os
 
-from crishim.errors import FailedPreconditionError, InvalidArgumentError, KernelError
+from crishim.errors import FailedPreconditionError, KernelError
 from crishim.linux import calls
 from crishim.pods.records import SandboxSpec
+from crishim.problems import Problems
 
 FIELD = "config.log_path"
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY
@@ -25,22 +26,22 @@ def resolve(directory: str) -> str:
     return os.path.realpath(directory) if directory else ""
 
 
-def log_file(directory: str, log_path: str) -> str:
+def log_file(problems: Problems, directory: str, log_path: str) -> str:
     """Return the absolute path of the log, "" for none; nothing is touched.
 
-    Raises:
-        InvalidArgumentError: the path leads out of the directory.
+    Args:
+        problems: of the request; a path that a link leads out of the directory is added.
+        directory: the sandbox's log directory.
+        log_path: a relative path of a file that does not climb (`admission.names`).
     """
     if not directory or not log_path:
         return ""
     root = os.path.normpath(directory)
     path = os.path.normpath(os.path.join(root, log_path))
-    if log_path.startswith("/") or "\0" in log_path or not path.startswith(f"{root}/") or log_path.endswith("/"):
-        raise InvalidArgumentError(FIELD, f"{log_path!r} must be a file's path inside the log directory {directory!r}")
     real = os.path.realpath(os.path.dirname(path))
     inside = os.path.realpath(root)
     if real != inside and not real.startswith(f"{inside}/"):
-        raise InvalidArgumentError(FIELD, f"{log_path!r} leads out of the log directory to {real!r} by a symlink")
+        problems.add(FIELD, f"{log_path!r} leads out of the log directory to {real!r} by a symlink")
     return path
 
 

@@ -44,7 +44,9 @@ def _mount_by_options(plan: dict[str, Any]) -> int:
     options = [f"lowerdir={lower}", f"upperdir={_comma(plan['upper'])}", f"workdir={_comma(plan['work'])}"]
     data = ",".join([_comma(options[0]), *options[1:], *plan["options"]])
     if len(data) > 4095:
-        raise OSError(7, f"mount root overlay: {len(plan['lower'])} layers need {len(data)} bytes of options, max 4095")
+        raise OSError(
+            errno.E2BIG, f"mount root overlay: {len(plan['lower'])} layers need {len(data)} bytes of options, max 4095"
+        )
     place = os.path.dirname(plan["upper"])
     calls.mount("overlay", place, "overlay", 0, data)
     tree = calls.open_tree(calls.AT_FDCWD, place, 0)

@@ -6,6 +6,7 @@ tail written → the entry is journalled and sent → the group is removed.
 """
 
 import binascii
+import errno
 import os
 import time
 from collections.abc import Callable
@@ -248,7 +249,7 @@ class Containers:
             return self._reaper.pidfd
         target = self.running(mode.partition(":")[2])
         if target is None:
-            raise OSError(3, "the target container does not run")
+            raise OSError(errno.ESRCH, "the target container does not run")
         return target.child.pidfd
 
     def _copied(self, container: Container, setup: Setup, answer: Answer) -> None:

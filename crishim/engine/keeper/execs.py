@@ -7,6 +7,7 @@ its subreaper (`execute.join`). A process that cannot run its program is answere
 may be the container's own fault, not the engine's.
 """
 
+import errno
 import os
 from typing import Any
 
@@ -27,6 +28,7 @@ from crishim.engine.keeper.containers import OUT_OF_MEMORY, Container, Container
 from crishim.engine.keeper.loop import Loop
 from crishim.linux import calls
 from crishim.linux.cgroups import apply as cgroups
+from crishim.linux.processes import PARENT, SESSION, STATE, stat_fields
 
 _KILL_ROUNDS = 3  # where a task in an uninterruptible wait keeps the group from being wholly frozen
 
@@ -65,7 +67,7 @@ class Execs:
         plan: dict[str, Any] = request["plan"]
         container = self._containers.running(plan["container_id"])
         if container is None or container.child.pidfd < 0:
-            raise ProcessLookupError(3, "the container does not run")
+            raise ProcessLookupError(errno.ESRCH, "the container does not run")
         run = Exec(request, connection, container)
         ours, theirs = wire.pair()
         screened = self._containers.watched()
@@ -113,11 +115,11 @@ class Execs:
             try:
                 pid, pidfd = calls.clone3(0, born_in)
             except OSError as error:
-                if error.errno != 16 or born_in < 0:
+                if error.errno != errno.EBUSY or born_in < 0:
                     raise
+                leaf = cgroups.leaf(container.child.pid, _mountpoint(group["directories"][0]))
                 os.close(born_in)
-                mountpoint = _mountpoint(group["directories"][0])
-                leaf = cgroups.leaf(container.child.pid, mountpoint)
+                born_in = -1
                 born_in = os.open(leaf, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
                 pid, pidfd = calls.clone3(0, born_in)
             if pid == 0:
@@ -203,15 +205,13 @@ def _tree(root: int, pids: list[int]) -> set[int]:
     tree: set[int] = set()
     for pid in pids:
         try:
-            with open(f"/proc/{pid}/stat", "rb") as file:
-                text = file.read()
+            fields = stat_fields(pid)
         except OSError:
             continue
-        fields = text[text.rindex(b")") + 2 :].split()
-        if fields[0] in {b"Z", b"X"}:
+        if fields[STATE] in {b"Z", b"X"}:
             continue
-        parents[pid] = int(fields[1])
-        if int(fields[3]) == root or pid == root:
+        parents[pid] = int(fields[PARENT])
+        if int(fields[SESSION]) == root or pid == root:
             tree.add(pid)
     grown = True
     while grown:

@@ -9,6 +9,7 @@ descriptor, no capability. Only then is its namespace handed out.
 """
 
 import _signal  # type: ignore[import-not-found]  # what `signal` wraps in enums, which cost many page copies
+import errno
 import os
 
 from crishim.engine.execute import root
@@ -36,7 +37,7 @@ def start(children: Children, place: str) -> Child:
     answer = os.read(ready, 1)
     os.close(ready)
     if not answer:
-        raise OSError(5, "the pod's process 1 could not be confined")
+        raise OSError(errno.EIO, "the pod's process 1 could not be confined")
     return child
 
 
