@@ -329,7 +329,7 @@ async def test_nothing_of_the_daemon_is_inherited(lab: Lab) -> None:
             assert f"nofile {nofile.soft} {nofile.hard} core 0" in lines
             assert "cwd /" in lines
             names = {line.partition("=")[0] for line in lines if "=" in line}
-            assert names - {"SHLVL", "PWD", "_", "OLDPWD"} == {"PATH", "IMAGE", "HOME"}
+            assert names - {"SHLVL", "PWD", "_", "OLDPWD"} == {"PATH", "IMAGE", "HOME", "HOSTNAME"}
         out, _, _ = await pod.exec(container, "yes | head -n 1; echo done")
         assert out == b"y\ndone\n"
 

@@ -34,7 +34,7 @@ async def test_blobs_and_layers_lie_on_the_image_path_only(fake: FakeRegistry, t
     made = fake.image("t", [BASE, UPPER])
     async with Service(str(tmp_path / "root"), images=disk) as service:
         paths = await service.layers(f"{fake.host}/a:t")
-        assert sorted(os.listdir(tmp_path / "root")) == ["state.db", "state.db-shm", "state.db-wal"]
+        assert all(name.startswith("state.db") for name in os.listdir(tmp_path / "root"))
         assert all(path.startswith(f"{disk}/layers/") for path in paths)
         # A hard link to a lower layer's file is settled by a copy: among layers only.
         assert overlay(paths, "ls d; cat d/y | wc -c") == "x\ny\n10000\n"

@@ -51,7 +51,7 @@ async def test_version_and_info(tmp_path: Path) -> None:
         conditions = {item["type"]: item["status"] for item in info["status"]["conditions"]}
         assert conditions == {"RuntimeReady": True, "NetworkReady": False}
         assert info["config"]["stateDir"] == "/run/crishim"
-        assert [handler.get("name", "") for handler in info["runtimeHandlers"]] == [""]
+        assert [handler.get("name", "") for handler in info["runtimeHandlers"]] == ["", "test-handler"]
 
 
 async def test_ps_and_pods(tmp_path: Path) -> None:

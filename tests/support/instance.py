@@ -170,7 +170,7 @@ class Instance:
             return False
         row = machine.process(pid)
         if row is None or self.pid in {row.pid, row.parent}:
-            return row is not None
+            return True  # one that has ended since it was seen (an idle unpacker) is not left either
         parent = machine.process(row.parent)
         return parent is not None and parent.parent == self.pid and _is_spare(pid)
 

@@ -3,7 +3,9 @@
 Looking may take as long as a file server or a FUSE process wants, so it is done in a thread and never by the planner.
 """
 
+import errno
 import os
+import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,7 +15,7 @@ from crishim.linux import devices
 from crishim.linux.filesystems import is_local
 from crishim.linux.seccomp.profile import Profile, load_profile
 from crishim.problems import Problems
-from crishim.request import ContainerConfig, ContainerSecurity, Device, ProfileType, SecurityProfile
+from crishim.request import ContainerConfig, ContainerSecurity, Device, Mount, ProfileType, SecurityProfile
 
 SECCOMP_FIELD = "config.linux.security_context.seccomp.localhost_ref"
 
@@ -48,7 +50,7 @@ def look(problems: Problems, config: ContainerConfig) -> HostView:
     """
     paths = {mount.host_path for mount in config.mounts}
     return HostView(
-        directories=frozenset(path for path in paths if _is_directory(path)),
+        directories=_directories(problems, config.mounts),
         nodes=_nodes(problems, config.devices, privileged=config.security.privileged),
         local=all(is_local(_nearest(path)) for path in paths),
         profile=_profile(problems, config.security),
@@ -78,9 +80,19 @@ def _profile(problems: Problems, security: ContainerSecurity) -> Profile | None:
     return None
 
 
-def _is_directory(path: str) -> bool:
-    """Tell whether a path is a directory, or will be made as one since nothing is there."""
-    return os.path.isdir(path) or not os.path.lexists(path)
+def _directories(problems: Problems, mounts: Sequence[Mount]) -> frozenset[str]:
+    """Return the host paths that are directories, or will be made as such since nothing is there."""
+    found = set()
+    for number, mount in enumerate(mounts):
+        try:
+            if stat.S_ISDIR(os.stat(mount.host_path).st_mode):
+                found.add(mount.host_path)
+        except FileNotFoundError:
+            found.add(mount.host_path)
+        except (OSError, ValueError) as error:
+            reason = os.strerror(getattr(error, "errno", 0) or errno.EINVAL)
+            problems.add(f"config.mounts[{number}].host_path", f"{mount.host_path}: {reason}")
+    return frozenset(found)
 
 
 def _nearest(path: str) -> str:
