@@ -6,6 +6,7 @@ Python's own messages name codecs, functions and settings of the interpreter; th
 import json
 import re
 
+_DIGITS = re.compile(r"[0-9]{1,18}")
 _BYTE = re.compile(r"\\udc([89a-f][0-9a-f])")
 
 
@@ -20,6 +21,14 @@ def unreadable(error: Exception, form: str = "JSON") -> str:
     if type(error) is ValueError:  # int(), which takes 4300 digits
         return f"is not {form}: a number has too many digits"
     return f"is not {form}: {error}"
+
+
+def number(text: str) -> int | None:
+    """Return what up to 18 ASCII digits stand for; None for anything else.
+
+    `str.isdigit` alone is true of `²`, which `int` refuses, as it refuses more than 4300 digits.
+    """
+    return int(text) if _DIGITS.fullmatch(text) else None
 
 
 def shown(text: str) -> str:

@@ -18,6 +18,7 @@ from crishim.images.manifest import Descriptor
 from crishim.images.registry.transport import BrokenError, Cancel, Response
 from crishim.images.settings import ImageSettings
 from crishim.linux.sync import start_writeback
+from crishim.words import number
 
 _CHUNK = 256 << 10
 _WRITEBACK = 8 << 20
@@ -231,12 +232,12 @@ class Fetch:
             response.close()
 
     def _check_length(self, response: Response, start: int) -> bool:
-        stated = response.headers.get("Content-Length", "")
-        if not stated.isdigit():
+        stated = number(response.headers.get("Content-Length", ""))
+        if stated is None:
             return False
-        if start + int(stated) != self.blob.size:
+        if start + stated != self.blob.size:
             raise DataLossError(
-                f"{self._what()}: the manifest says {self.blob.size} bytes, {response.host} has {start + int(stated)}"
+                f"{self._what()}: the manifest says {self.blob.size} bytes, {response.host} has {start + stated}"
             )
         return True
 

@@ -7,7 +7,7 @@ distribution's "Image Manifest V 2, Schema 2".
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,6 +47,9 @@ DOCUMENT_LIMIT = 8 << 20
 _MAX_LAYERS = 1000
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _MAX_SIZE = 1 << 50
+_MAX_USER = 1024
+"""Characters of a config's user and group: each list of images holds them, and peers limit a message to 16 MiB."""
+_KEYS = {key.casefold(): key for key in ("schemaVersion", "mediaType", "manifests", "config", "layers")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +121,14 @@ def parse(data: bytes, media_type: str, what: str) -> Index | Manifest:
 
 
 def _check_unambiguous(document: Mapping[str, Any], kind: str, stated: str, what: str) -> None:
-    """Refuse a document that others may take for the other of index and manifest (CVE-2021-41190)."""
+    """Refuse a document that others may take for the other of index and manifest (CVE-2021-41190).
+
+    Go's encoding/json, which registries and scanners use, finds keys in any case.
+    """
+    for name in document:
+        meant = _KEYS.get(name.casefold(), name)
+        if meant != name:
+            raise DataLossError(f"{what}: has a key {name[:100]!r}, which others read as {meant!r}")
     index = "manifests" in document
     if index and ("layers" in document or "config" in document):
         raise DataLossError(f"{what}: has both `manifests` and `layers` or `config`: it is no index and no manifest")
@@ -183,9 +193,12 @@ def parse_config(data: bytes, what: str) -> ConfigFile:
         if not is_digest(diff_id):
             raise DataLossError(f"{what}: rootfs.diff_ids[{number}] is no digest: {diff_id[:100]!r}")
     inner = reader.mapping(document.get("config"), "config")
+    user = reader.text(inner.get("User"), "config.User")
+    if len(user) > _MAX_USER:
+        raise DataLossError(f"{what}: config.User: is longer than {_MAX_USER} characters")
     return ConfigFile(
         config=ImageConfig(
-            user=reader.text(inner.get("User"), "config.User"),
+            user=user,
             env=reader.strings(inner.get("Env"), "config.Env"),
             entrypoint=reader.strings(inner.get("Entrypoint"), "config.Entrypoint"),
             cmd=reader.strings(inner.get("Cmd"), "config.Cmd"),
@@ -218,10 +231,19 @@ class _Reader:
 
     def document(self, data: bytes) -> Mapping[str, Any]:
         try:
-            document = json.loads(data)
+            document = json.loads(data, object_pairs_hook=self._object)
         except (ValueError, RecursionError) as error:
             raise DataLossError(f"{self._what}: {unreadable(error)}") from None
         return self.mapping(document or None, "document", required=True)
+
+    def _object(self, pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+        """Make an object; RFC 8259, section 4: which of two equal names counts differs from reader to reader."""
+        found = dict(pairs)
+        if len(found) < len(pairs):
+            names = [name for name, _ in pairs]
+            twice = next(name for name in names if names.count(name) > 1)
+            raise self._wrong(twice[:100], "is there more than once")
+        return found
 
     def mapping(self, value: Any, key: str, *, required: bool = False) -> Mapping[str, Any]:
         if value is None and not required:

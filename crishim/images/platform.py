@@ -7,6 +7,8 @@ another. Source: image-spec, image-index.md, "Platform Variants"; names are Go's
 import os
 from dataclasses import dataclass
 
+from crishim.words import number
+
 _MACHINES = {
     "x86_64": ("amd64", ""),
     "aarch64": ("arm64", "v8"),
@@ -55,7 +57,7 @@ def rank(wanted: Platform, offered: Platform) -> int | None:
         return 0
     if architecture not in _DEFAULT_VARIANTS:
         return 1 if not offered.variant else None  # amd64/v2 and up need more than every amd64 has
-    if not (mine[1:].isdigit() and theirs[1:].isdigit()):
+    newest, needed = number(mine[1:]), number(theirs[1:])
+    if newest is None or needed is None:
         return None
-    distance = int(mine[1:]) - int(theirs[1:])
-    return distance if distance > 0 else None
+    return newest - needed if newest > needed else None

@@ -40,12 +40,12 @@ def make(
     found: dict[str, str] = {}
     with MergedView(layers) as view:
         for path in wanted:
-            there, real = view.real(path)
-            place = f"/{real}"
-            if not allowed(place) or place in found or (there is not None and not stat.S_ISDIR(there.info.st_mode)):
-                continue
             directory = os.path.join(home, str(len(found)))
             try:
+                there, real = view.real(path)
+                place = f"/{real}"
+                if not allowed(place) or place in found or (there is not None and not stat.S_ISDIR(there.info.st_mode)):
+                    continue
                 os.makedirs(home, mode=0o700, exist_ok=True)
                 os.mkdir(directory, 0o755)
                 os.chmod(directory, 0o755)  # noqa: S103  as in any image; what is above it is root's alone
@@ -54,7 +54,7 @@ def make(
             except OSError as error:
                 if error.errno == errno.ENAMETOOLONG:
                     raise FailedPreconditionError(
-                        f"volume {path}: the image's directories are nested too deeply"
+                        f"volume {path[:200]}: the image's names are too long, or nested too deeply"
                     ) from None
                 raise disk_error(error, f"volume {path}") from None
             found[place] = directory

@@ -9,6 +9,7 @@ import re
 import signal
 
 from crishim.problems import Problems
+from crishim.words import number
 
 RTMIN = 34
 RTMAX = 64
@@ -30,8 +31,8 @@ def check(problems: Problems, field: str, name: str) -> None:
 def parse(name: str) -> int | None:
     """Return the number of a signal's name or of a decimal number; None if there is no such signal."""
     text = name.strip().upper()
-    if text.isdecimal():
-        value = int(text)
+    value = number(text)
+    if value is not None:
         return value if 1 <= value <= RTMAX else None
     if not text.startswith("SIG"):
         text = f"SIG{text}"

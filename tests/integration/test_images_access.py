@@ -114,6 +114,33 @@ async def test_authorization_stays_with_its_origin(fake: FakeRegistry, tmp_path:
     assert set(seen) == {None}
 
 
+@pytest.mark.parametrize("between", ["\\", "\t@", "\\@", "/\\@"])
+@pytest.mark.parametrize("where", ["/blobs/", "/manifests/"])
+async def test_an_address_that_reads_as_two_hosts_takes_no_secret_along(
+    fake: FakeRegistry, tmp_path: Path, between: str, where: str
+) -> None:
+    fake.image("t", [SMALL])
+    seen: list[str | None] = []
+    with FakeRegistry() as thief:
+
+        def catch(handler: Handler) -> bool:
+            seen.append(handler.headers.get("Authorization"))
+            return handler.answer(404)
+
+        def redirect(handler: Handler) -> bool:
+            if handler.headers.get("Authorization") != "Basic dTpw":
+                return handler.answer(401, headers={"WWW-Authenticate": "Basic realm=x"})
+            place = f"http://{thief.host}{between}{fake.host}{handler.path}"
+            return where in handler.path and handler.answer(307, headers={"Location": place})
+
+        thief.rules.append(catch)
+        fake.rules.append(redirect)
+        async with Service(str(tmp_path), attempts=1) as service:
+            with pytest.raises(CrishimError):
+                await service.images.pull(f"{fake.host}/a:t", Credentials(username="u", password="p"))
+    assert not any(seen)
+
+
 async def test_mirrors_are_tried_in_order_and_named(fake: FakeRegistry, tmp_path: Path) -> None:
     fake.image("t", [SMALL])
     hosts = tmp_path / "certs" / "registry.example"
@@ -289,7 +316,17 @@ async def test_a_401_is_told_by_whether_credentials_were_sent(fake: FakeRegistry
 
 
 @pytest.mark.parametrize(
-    "place", ["http://r.io:99999/x", "http://[::1/x", f"http://{'a' * 70}.example/x", "http://b\u00e4d.example/x"]
+    "place",
+    [
+        "http://r.io:99999/x",
+        "http://[::1/x",
+        f"http://{'a' * 70}.example/x",
+        "http://b\u00e4d.example/x",
+        "http://r.io\\@r.io/x",
+        "//r.io\\/x",
+        "http://r.io\t/x",
+        "http:/x",
+    ],
 )
 async def test_a_redirect_to_an_address_that_is_none_is_refused(fake: FakeRegistry, tmp_path: Path, place: str) -> None:
     fake.rules.append(lambda h: h.answer(307, headers={"Location": place}))

@@ -241,6 +241,31 @@ def _endless_token(handler: Handler) -> bool:
     return handler.answer(401, headers={"WWW-Authenticate": challenge})
 
 
+def _odd_token(handler: Handler) -> bool:
+    if handler.path.startswith("/token"):
+        return handler.answer(200, b'{"token": "t", "expires_in": ' + b"9" * 400 + b"}")
+    challenge = f'Bearer realm="http://{handler.headers["Host"]}/token",service="x"'
+    return handler.answer(401, headers={"WWW-Authenticate": challenge})
+
+
+def _odd_pause(handler: Handler) -> bool:
+    return handler.answer(503, headers={"Retry-After": "\u00b2"})
+
+
+def _odd_length(handler: Handler) -> bool:
+    if "/blobs/" not in handler.path:
+        return False
+    handler.answer(200, b"x" * 70_000, {"Content-Length": "\u00b2"})
+    handler.close_connection = True
+    return True
+
+
+def _odd_range(handler: Handler) -> bool:
+    if handler.headers.get("Range"):
+        return handler.answer(206, b"x" * 10, {"Content-Range": "bytes \u00b2-10/11"})
+    return _other_range(handler)
+
+
 def _endless_error(handler: Handler) -> bool:
     return handler.chunked(_endless(b'{"errors":[{"message":"' + b"x" * 65536), 403)
 
@@ -263,6 +288,10 @@ def _endless_error(handler: Handler) -> bool:
         (_to("http://[::1"), "no http or https URL"),
         (_endless_token, "."),
         (_endless_error, "access denied"),
+        (_odd_token, "holds no token"),
+        (_odd_pause, "HTTP 503"),
+        (_odd_length, "longer than its"),
+        (_odd_range, "another range"),
     ],
     ids=lambda value: getattr(value, "__name__", None),
 )

@@ -133,6 +133,16 @@ async def test_volumes_where_none_can_be_are_left_out(world: World) -> None:
     assert outcome.stdout == "filefine\n"
 
 
+async def test_a_volume_that_nothing_can_be_called_is_refused(world: World) -> None:
+    path = "/" + "n" * 256
+    image = await _image(world, [path])
+    pod = await world.pod()
+    _, error = await attempt(world.cri.create(pod.id, world.config(STAY, image=image), pod.config))
+    assert error is not None
+    assert error.code() is grpc.StatusCode.FAILED_PRECONDITION
+    assert f"volume {path[:200]}: " in (error.details() or "")
+
+
 async def test_an_image_with_too_many_volumes_is_refused_and_nothing_is_left(world: World) -> None:
     image = await _image(world, [f"/v{number}" for number in range(300)])
     pod = await world.pod()

@@ -90,6 +90,8 @@ def test_arm_variants_run_downwards_only() -> None:
     assert rank(Platform("arm", "linux", "v6"), v7) is None
     assert rank(Platform("arm64", "linux", "v8"), Platform("arm64")) == 0
     assert rank(AMD64, Platform("amd64", "linux", "v3")) is None
+    for odd in ("v\u00b2", "v" + "9" * 5000, "v", "v-1"):
+        assert rank(v7, Platform("arm", "linux", odd)) is None
     assert rank(AMD64, Platform("x86_64")) == 0
 
 
@@ -127,6 +129,22 @@ BOTH = {"manifests": [], "config": _entry(1), "layers": []}
 def test_a_document_that_can_be_taken_for_another_kind_is_refused(document: dict[str, Any], stated: str) -> None:
     with pytest.raises(DataLossError, match=r"has both|is not what it holds"):
         parse(json.dumps(document).encode(), stated, "r.io/x")
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ('{"config": {}, "layers": [], "Manifests": []}', "Manifests"),
+        ('{"config": {}, "layers": [], "manife\u017fts": []}', "manife\u017fts"),
+        ('{"manifests": [], "LAYERS": []}', "LAYERS"),
+        ('{"manifests": [], "mediatype": "x"}', "mediatype"),
+        ('{"config": {}, "layers": [], "layers": []}', "layers"),
+        ('{"config": {"digest": "a", "digest": "b"}, "layers": []}', "digest"),
+    ],
+)
+def test_a_document_whose_keys_others_read_otherwise_is_refused(text: str, key: str) -> None:
+    with pytest.raises(DataLossError, match=f"{key}.*(others read|more than once)"):
+        parse(text.encode(), "", "r.io/x")
 
 
 def test_an_empty_list_of_layers_may_be_null() -> None:
@@ -185,7 +203,9 @@ def test_a_config() -> None:
     assert (found.config.volumes, found.config.stop_signal) == (("/data",), "SIGQUIT")
 
 
-@pytest.mark.parametrize("inner", [{"Env": [1]}, {"Env": "A=1"}, {"Cmd": ["a\0b"]}, {"Labels": []}, {"User": 5}, 7])
+@pytest.mark.parametrize(
+    "inner", [{"Env": [1]}, {"Env": "A=1"}, {"Cmd": ["a\0b"]}, {"Labels": []}, {"User": 5}, {"User": "u" * 1025}, 7]
+)
 def test_hostile_configs(inner: Any) -> None:
     with pytest.raises(DataLossError, match="config"):
         parse_config(json.dumps({"config": inner, "rootfs": {"diff_ids": []}}).encode(), "x")

@@ -202,7 +202,7 @@ def _parse_token(body: bytes, host: str) -> tuple[str, float]:
         document: Any = json.loads(body)
         token = str(document.get("token") or document.get("access_token") or "")
         lifetime = float(document.get("expires_in") or _TOKEN_SECONDS)
-    except (ValueError, TypeError, AttributeError, RecursionError):
+    except (ValueError, TypeError, AttributeError, RecursionError, OverflowError):
         token, lifetime = "", 0.0
     if not _is_token(token):
         raise FailedPreconditionError(f"{host}: the token server's answer holds no token")

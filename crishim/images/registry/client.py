@@ -32,6 +32,7 @@ from crishim.images.registry.mirrors import Mirrors
 from crishim.images.registry.transport import Cancel, Response, is_http
 from crishim.images.settings import ImageSettings
 from crishim.log import get_logger
+from crishim.words import number
 
 log = get_logger("crishim.images")
 T = TypeVar("T")
@@ -244,7 +245,7 @@ def _start(response: Response, offset: int) -> int:
         return 0
     unit, _, span = response.headers.get("Content-Range", "").partition(" ")
     first = span.partition("-")[0]
-    if unit != "bytes" or not first.isdigit() or int(first) != offset:
+    if unit != "bytes" or number(first) != offset:
         response.close()
         raise DataLossError(f"{response.url}: asked for bytes from {offset}, the answer has another range")
     return offset

@@ -27,6 +27,7 @@ from crishim.images.registry.auth import Authorizer, Login, denied
 from crishim.images.registry.hosts import Endpoint, Tls
 from crishim.images.registry.transport import Body, BrokenError, Cancel, ConnectError, Response, Transport
 from crishim.images.settings import ImageSettings
+from crishim.words import number
 
 _BUSY = frozenset({408, 425, 429, 500, 502, 503, 504})
 _CONNECT_ATTEMPTS = 3
@@ -237,8 +238,9 @@ def _retry_after(value: str) -> float:
     """Return the seconds of a Retry-After header: a number, or an HTTP date (RFC 9110 section 10.2.3)."""
     if not value:
         return 0.0
-    if value.strip().isdigit():
-        return float(value)
+    seconds = number(value.strip())
+    if seconds is not None:
+        return float(seconds)
     import email.utils
 
     try:

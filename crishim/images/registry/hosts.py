@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from crishim.errors import FailedPreconditionError
-from crishim.words import unreadable
+from crishim.words import number, unreadable
 
 PULL, RESOLVE, PUSH = "pull", "resolve", "push"
 _ALL = frozenset({PULL, RESOLVE, PUSH})
@@ -117,14 +117,14 @@ def is_loopback(host: str) -> bool:
 def seconds(text: str) -> float | None:
     """Return the seconds of a Go duration like `1m30s`; None if it is none."""
     parts = _DURATION.findall(text)
-    if not parts or "".join(number + unit for number, unit in parts) != text:
+    if not parts or "".join(count + unit for count, unit in parts) != text:
         return None
-    return sum(float(number) * _UNITS[unit] for number, unit in parts)
+    return sum(float(count) * _UNITS[unit] for count, unit in parts)
 
 
 def _directory(host: str, directories: Sequence[str]) -> str | None:
     name, colon, port = host.rpartition(":")
-    names = [f"{name}_{port}_"] if colon and port.isdigit() else []
+    names = [f"{name}_{port}_"] if colon and number(port) is not None else []
     for top in directories:
         for candidate in (*names, host, "_default"):
             path = os.path.join(top, candidate)

@@ -20,6 +20,7 @@ from crishim.images.registry.exchange import Authorizers, Exchange, Request, che
 from crishim.images.registry.hosts import PUSH, Endpoint, load
 from crishim.images.registry.transport import Body, BrokenError, Cancel, Response, is_http
 from crishim.images.settings import ImageSettings
+from crishim.words import number
 
 _CREATED = frozenset({201})
 _PIECE_ANSWERS = frozenset({201, 202, 204})
@@ -182,8 +183,8 @@ class Target:
 
     def _session(self, response: Response) -> Session:
         response.close()
-        minimum = response.headers.get("OCI-Chunk-Min-Length", "")
-        return Session(self._next(response, ""), minimum=min(int(minimum), _LONGEST_CHUNK) if minimum.isdigit() else 0)
+        minimum = number(response.headers.get("OCI-Chunk-Min-Length", "")) or 0
+        return Session(self._next(response, ""), minimum=min(minimum, _LONGEST_CHUNK))
 
     def _next(self, response: Response, before: str) -> str:
         """Return the location for the next request; behind a TLS proxy registries name themselves with http."""
@@ -230,6 +231,7 @@ def _arrived(headers: Mapping[str, str], otherwise: int) -> int:
     """
     unit, _, span = headers.get("Range", "").rpartition("=")
     first, dash, last = span.partition("-")
-    if unit not in {"", "bytes"} or not dash or first != "0" or not last.isdigit():
+    end = number(last)
+    if unit not in {"", "bytes"} or not dash or first != "0" or end is None:
         return otherwise
-    return int(last) + 1 if last != "0" else 0
+    return end + 1 if end else 0

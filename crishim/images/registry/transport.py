@@ -6,6 +6,7 @@ say whether trying again could help. Out of scope: what is asked, authentication
 """
 
 import os
+import re
 import threading
 from collections.abc import Callable, Mapping
 from typing import IO, TYPE_CHECKING, Any, Protocol, cast
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from urllib3 import BaseHTTPResponse, PoolManager
 
 _REDIRECTS = 10
+_AUTHORITY = re.compile(r"[a-z]+://[\w.~%!$&'()*+,;=:@\[\]-]+(?:[/?#]|$)", re.ASCII | re.IGNORECASE)  # RFC 3986
 _PORTS = {"http": 80, "https": 443}
 _REDIRECTED = frozenset({301, 302, 303, 307, 308})
 _REDIRECTED_WRITES = frozenset({307, 308})  # after the others a POST would become a GET (RFC 9110 section 15.4)
@@ -340,7 +342,13 @@ def _origin(url: str) -> tuple[str, str, int]:
 
 
 def is_http(url: str) -> bool:
-    """Tell whether a registry's URL is one that can be asked."""
+    r"""Tell whether a registry's URL is one that can be asked.
+
+    All parsers have to see one host in it: urlsplit ends an authority at a slash, urllib3 at a backslash too, and
+    `http://elsewhere\@registry/` would take what is the registry's alone to elsewhere.
+    """
+    if not _AUTHORITY.match(url):
+        return False
     try:
         parts = urlsplit(url)
         return parts.scheme in _PORTS and bool(parts.hostname) and parts.port != 0

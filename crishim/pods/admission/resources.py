@@ -10,6 +10,7 @@ from crishim.linux.cgroups.limits import MAX_SHARES, MIN_MEMORY, MIN_SHARES, ran
 from crishim.pods.admission import checks
 from crishim.problems import Problems
 from crishim.request import Resources
+from crishim.words import number
 
 PERIOD = (1_000, 1_000_000)
 """Shortest and longest CFS period in µs (sched-bwc.rst)."""
@@ -61,7 +62,7 @@ def _least_memory(problems: Problems, wanted: Resources, field: str) -> None:
     limits = {"memory_limit_in_bytes": wanted.memory_limit_in_bytes}
     for key in ("memory.max", "memory.high"):
         value = wanted.unified.get(key, "").strip()
-        limits[f"unified[{key!r}]"] = int(value) if value.isascii() and value.isdigit() else 0
+        limits[f"unified[{key!r}]"] = number(value) or 0
     for name, limit in limits.items():
         if 0 < limit < MIN_MEMORY:
             problems.add(f"{field}.{name}", f"must be at least {MIN_MEMORY}, which a start needs, is {limit}")

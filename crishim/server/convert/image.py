@@ -7,6 +7,7 @@ from crishim.errors import InvalidArgumentError
 from crishim.images.model import Credentials, FsUsage, Image
 from crishim.pods.views import FsStats
 from crishim.server.convert.stats import filesystem
+from crishim.words import number
 
 MAX_UID = 2**32 - 2
 
@@ -71,9 +72,8 @@ def user_of(user: str) -> tuple[int | None, str]:
     `1002` and `1003:1004` give a uid, `www-data` and `www-data:1004` a name, nothing neither.
     """
     name = user.partition(":")[0]
-    if name.isascii() and name.isdigit() and int(name) <= MAX_UID:
-        return int(name), ""
-    return None, name
+    uid = number(name)
+    return (uid, "") if uid is not None and uid <= MAX_UID else (None, name)
 
 
 def fs_usage(usage: FsUsage) -> pb.FilesystemUsage:
