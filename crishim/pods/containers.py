@@ -88,7 +88,7 @@ async def create(context: Context, sandbox: Sandbox, config: ContainerConfig, pr
             container.plan = await recompute(context, container, problems, host=examined.view)
             check_host(problems, context, container, limits_of(config.resources), "config.linux.resources")
             problems.check()
-            await hostpaths.make_missing(examined)
+            await hostpaths.make_missing(config, examined)
             container.frozen = codec.frozen(container.plan)
             context.registry.insert_container(container)
         context.observer.start_phase("create", clock.monotonic() - began)

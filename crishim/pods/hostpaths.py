@@ -5,8 +5,10 @@ request's text, its verbose info the resolved path.) A missing host path becomes
 volumes expect, once nothing is wrong with the request. The target is the executor's: it stays inside the container's
 root whatever the image holds.
 
-Everything here that touches the host's files runs in a thread: a path may lie on a file server or a FUSE process that
-does not answer, and the daemon serves on meanwhile.
+Everything here that touches the host's files runs in a thread of its own: a path may lie on a file server or a FUSE
+process that does not answer, and the daemon serves on meanwhile, and ends too. All threads that others use as well
+would be waiting there soon, as kubelet tries again for ever; so a request that failed like this gets a second thread
+only when its first one has ended.
 
 Out of scope: what is wrong with a mount whatever the host has (`admission.mounts`).
 Source: CRI `Mount`.
@@ -16,14 +18,16 @@ import asyncio
 import contextlib
 import dataclasses
 import errno
+import functools
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from crishim.engine.plan import host
 from crishim.engine.plan.host import NOTHING, HostView
 from crishim.errors import DeadlineExceededError, InvalidArgumentError, KernelError
+from crishim.images.threads import in_thread
 from crishim.pods.context import log
 from crishim.problems import Problems
 from crishim.request import ContainerConfig, Mount
@@ -31,6 +35,9 @@ from crishim.request import ContainerConfig, Mount
 SECONDS = 30.0
 """How long the host paths of one request may take to answer."""
 T = TypeVar("T")
+
+_silent: "dict[str, asyncio.Future[Any]]" = {}
+"""What was given up but still runs, by the paths that it looks at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +57,7 @@ async def examine(problems: Problems, config: ContainerConfig) -> Examined:
     """
     if not host.names_anything(config):
         return Examined()
-    return await _in_thread(config.mounts, lambda: _examine(problems, config))
+    return await _answered(config, lambda: _examine(problems, config))
 
 
 async def look(problems: Problems, config: ContainerConfig) -> HostView:
@@ -61,10 +68,10 @@ async def look(problems: Problems, config: ContainerConfig) -> HostView:
     """
     if not host.names_anything(config):
         return NOTHING
-    return await _in_thread(config.mounts, lambda: host.look(problems, config))
+    return await _answered(config, lambda: host.look(problems, config))
 
 
-async def make_missing(examined: Examined) -> None:
+async def make_missing(config: ContainerConfig, examined: Examined) -> None:
     """Make the paths that are not there as directories (mode 0755).
 
     Raises:
@@ -73,19 +80,31 @@ async def make_missing(examined: Examined) -> None:
         DeadlineExceededError: a path does not answer.
     """
     if examined.missing:
-        await _in_thread(examined.mounts, lambda: _make_all(examined.missing))
+        await _answered(config, lambda: _make_all(examined.missing))
 
 
-async def _in_thread(mounts: Sequence[Mount], work: Callable[[], T]) -> T:
-    running = asyncio.get_running_loop().run_in_executor(None, work)
+async def _answered(config: ContainerConfig, work: Callable[[], T]) -> T:
+    paths = ", ".join(host.host_paths(config))
     try:
-        return await asyncio.wait_for(asyncio.shield(running), SECONDS)
+        async with asyncio.timeout(SECONDS):
+            if paths in _silent:
+                await asyncio.wait([_silent[paths]])
+            running = asyncio.ensure_future(in_thread("host paths", work))
+            try:
+                return await asyncio.shield(running)
+            finally:
+                if not running.done() and paths not in _silent:
+                    _silent[paths] = running
+                    running.add_done_callback(functools.partial(_answers_again, paths))
     except TimeoutError:
-        paths = ", ".join(mount.host_path for mount in mounts)
-        log.warning("host paths of mounts do not answer", paths=paths)
-        raise DeadlineExceededError(
-            f"config.mounts: one of the host paths did not answer within {SECONDS:g} s: {paths}"
-        ) from None
+        log.warning("host paths do not answer", paths=paths)
+        raise DeadlineExceededError(f"one of these host paths did not answer within {SECONDS:g} s: {paths}") from None
+
+
+def _answers_again(paths: str, work: "asyncio.Future[Any]") -> None:
+    del _silent[paths]
+    if not work.cancelled():
+        work.exception()  # nobody waits for it any more
 
 
 def _examine(problems: Problems, config: ContainerConfig) -> Examined:

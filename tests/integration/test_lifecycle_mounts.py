@@ -72,6 +72,39 @@ async def test_a_source_that_does_not_answer_holds_its_own_create_only(world: Wo
     assert f"config.mounts[0].host_path: {tmp_path}: " in (error.details() or "")
 
 
+async def test_an_update_while_a_source_cannot_be_looked_at_changes_nothing_of_it(world: World, tmp_path: Path) -> None:
+    pod = await world.pod()
+    config = world.config("ls -d /data/", mounts=[mount(tmp_path, "/data")])
+    container = await world.cri.create(pod.id, config, pod.config)
+    shares = api.LinuxContainerResources(cpu_shares=300)
+    limits = api.UpdateContainerResourcesRequest(container_id=container, linux=shares)
+    with fuse.broken(str(tmp_path)):
+        message = await refused(world.cri.runtime.UpdateContainerResources(limits), grpc.StatusCode.INVALID_ARGUMENT)
+        assert f"{tmp_path}: " in message
+    await world.cri.start(container)
+    assert (await world.cri.wait_exit(container)).exit_code == 0
+
+
+async def test_many_sources_that_do_not_answer_hold_nobody_and_the_daemon_ends(world: World, tmp_path: Path) -> None:
+    """As many as a program's shared threads, which a pod's removal needs as well."""
+    (tmp_path / "dead").mkdir()
+    (tmp_path / "fine").mkdir()
+    pod, other = await world.pod(), await world.pod()
+    with fuse.silent(str(tmp_path / "dead")):
+        configs = [world.config(STAY, mounts=[mount(tmp_path / "dead" / str(n), "/data")]) for n in range(33)]
+        calls = [asyncio.ensure_future(attempt(world.cri.create(pod.id, config, pod.config))) for config in configs]
+        outcome = await world.once("echo served", pod=pod, mounts=[mount(tmp_path / "fine", "/data")])
+        assert outcome.stdout == "served\n"
+        await world.cri.remove_pod(other.id)
+        assert not any(call.done() for call in calls)
+        for call in calls:
+            call.cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
+        world.instance.stop()
+    world.instance.start()
+    await world.reconnect()
+
+
 async def test_a_source_that_stopped_answering_holds_no_other_call(world: World, tmp_path: Path) -> None:
     pod = await world.pod()
     config = world.config("echo late", mounts=[mount(tmp_path, "/data")])

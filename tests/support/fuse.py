@@ -15,6 +15,26 @@ from crishim.linux import calls
 @contextmanager
 def silent(directory: str) -> Iterator[str]:
     """Mount one on a directory; who waits for it gets an error at the end. Skips where FUSE cannot be mounted."""
+    fd = _mount(directory)
+    try:
+        yield directory
+    finally:
+        os.close(fd)
+        calls.umount(directory, calls.MNT_DETACH)
+
+
+@contextmanager
+def broken(directory: str) -> Iterator[str]:
+    """Mount one whose server has ended on a directory: every look at it is an error at once. Skips as `silent` does."""
+    os.close(_mount(directory))
+    try:
+        yield directory
+    finally:
+        calls.umount(directory, calls.MNT_DETACH)
+
+
+def _mount(directory: str) -> int:
+    """Mount one; return its connection, which breaks when it is closed."""
     try:
         fd = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
     except OSError as error:
@@ -25,8 +45,4 @@ def silent(directory: str) -> Iterator[str]:
     except OSError as error:
         os.close(fd)
         pytest.skip(f"lacks mounts of FUSE: {error.strerror}")
-    try:
-        yield directory
-    finally:
-        os.close(fd)
-        calls.umount(directory, calls.MNT_DETACH)
+    return fd

@@ -69,6 +69,8 @@ BAD: list[tuple[Change, str]] = [
     (mount(host_path="/a"), "config.mounts[0].container_path: is missing"),
     (mount(container_path="a", host_path="/a"), "config.mounts[0].container_path: must be an absolute path"),
     (mount(container_path="/a"), "config.mounts[0].host_path: is missing"),
+    (mount(container_path="/a", host_path="/a" * 2048), "config.mounts[0].host_path: must have at most 4095 bytes"),
+    (mount(container_path="/" + "\u00e4" * 128, host_path="/a"), "config.mounts[0].container_path: must have at most"),
     (mount(container_path="/a", host_path="b"), "config.mounts[0].host_path: must be an absolute path"),
     (mount(container_path="/a", host_path="/b", image=IMAGE), "config.mounts[0].host_path: must be empty when image"),
     (mount(container_path="/a", host_path="/b", image_sub_path="c"), "config.mounts[0].image_sub_path: needs an image"),
@@ -96,6 +98,7 @@ BAD: list[tuple[Change, str]] = [
     (limits(memory_limit_in_bytes=(4 << 20) - 1), f"{RES}.memory_limit_in_bytes: must be at least 4194304, which a"),
     (limits(unified={"memory.max": "4096"}), f"{RES}.unified['memory.max']: must be at least 4194304"),
     (limits(unified={"memory.high": "1"}), f"{RES}.unified['memory.high']: must be at least 4194304"),
+    (limits(unified={"memory.max": "9" * 5000, "memory.high": "1"}), f"{RES}.unified['memory.high']: must be at least"),
     (limits(memory_swap_limit_in_bytes=-2), f"{RES}.memory_swap_limit_in_bytes: must be -1"),
     (
         limits(memory_limit_in_bytes=9, memory_swap_limit_in_bytes=8),

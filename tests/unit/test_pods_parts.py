@@ -3,12 +3,14 @@
 import asyncio
 import os
 import signal
+import threading
 from pathlib import Path
 
 import pytest
 
 from crishim import codec
-from crishim.errors import CrishimError, FailedPreconditionError, InvalidArgumentError
+from crishim.engine.plan import host
+from crishim.errors import CrishimError, DeadlineExceededError, FailedPreconditionError, InvalidArgumentError
 from crishim.network.model import Attachment
 from crishim.pods import hostpaths, logs, signals, updates
 from crishim.pods.rates import Rates
@@ -26,10 +28,14 @@ from crishim.pods.usage import Usage, walk
 from crishim.pods.views import ContainerState
 from crishim.problems import Problems
 from crishim.request import (
+    ContainerConfig,
     ContainerSecurity,
+    Device,
     HugepageLimit,
     Mount,
+    ProfileType,
     Resources,
+    SecurityProfile,
 )
 from tests.fakes.daemon import app, pod
 
@@ -39,7 +45,7 @@ def test_signals() -> None:
     assert signals.parse("SIGRTMIN+3") == signals.parse("SIGRTMINPLUS3") == 37
     assert signals.parse("SIGRTMAX-1") == signals.parse("RTMAXMINUS1") == 63
     assert signals.parse("SIGPOLL") == signal.SIGIO
-    for bad in ("", "0", "65", "SIGNOPE", "SIGRTMIN+31", "SIGRTMIN+x", "-1"):
+    for bad in ("", "0", "65", "SIGNOPE", "SIGRTMIN+31", "SIGRTMIN+x", "-1", "9" * 5000):
         assert signals.parse(bad) is None
     assert signals.cri_name("SIGRTMIN+3") == "SIGRTMINPLUS3"
     assert signals.cri_name("60") == "SIGRTMAXMINUS4"
@@ -55,8 +61,11 @@ async def test_host_paths(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     (tmp_path / "loop").symlink_to("loop")
 
+    def named(name: str) -> ContainerConfig:
+        return app(mounts=(Mount("/x", f"{tmp_path}/{name}"),))
+
     async def examine(problems: Problems, name: str) -> hostpaths.Examined:
-        return await hostpaths.examine(problems, app(mounts=(Mount("/x", f"{tmp_path}/{name}"),)))
+        return await hostpaths.examine(problems, named(name))
 
     for name, place, directory in (
         ("link", "real", True),
@@ -68,13 +77,53 @@ async def test_host_paths(tmp_path: Path) -> None:
         assert found.mounts[0].host_path == f"{tmp_path}/{place}"
         assert (found.view.directories == {f"{tmp_path}/{place}"}) is directory
         assert (name in {"a/b/../c", "dangling"}) == bool(found.missing) == (not (tmp_path / place).exists())
-        await hostpaths.make_missing(found)
+        await hostpaths.make_missing(named(name), found)
         assert (tmp_path / place).is_dir() is directory
     for bad in ("loop", "file/below", "zero\0byte"):
         problems = Problems()
         await examine(problems, bad)
         with pytest.raises(InvalidArgumentError, match=r"config\.mounts\[0\]\.host_path"):
             problems.check()
+
+
+@pytest.mark.parametrize("name", ["pipe", "zero\0byte", "/dev/zero", "absent", "."])
+async def test_a_seccomp_profile_that_is_no_file_is_a_problem_of_its_field(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    profile = SecurityProfile(ProfileType.LOCALHOST, os.path.join(tmp_path, name))
+    problems = Problems()
+    await hostpaths.examine(problems, app(security=ContainerSecurity(seccomp=profile)))
+    with pytest.raises(InvalidArgumentError, match=r"^config\.linux\.security_context\.seccomp\.localhost_ref: "):
+        problems.check()
+
+
+async def test_a_device_whose_path_is_none_is_left_to_the_admission() -> None:
+    found = await hostpaths.examine(Problems(), app(devices=(Device("/dev/x", "/dev/zero\0byte", "r"),)))
+    assert found.view.nodes == ()
+
+
+async def test_a_host_path_that_does_not_answer_is_waited_for_by_one_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers, looks = threading.Event(), []
+
+    def look(_: Problems, config: ContainerConfig) -> host.HostView:
+        looks.append(config.mounts[0].host_path)
+        if looks[-1].endswith("dead"):
+            answers.wait()
+        return host.NOTHING
+
+    monkeypatch.setattr(host, "look", look)
+    monkeypatch.setattr(hostpaths, "SECONDS", 0.05)
+    dead, other = (app(mounts=(Mount("/x", f"{tmp_path}/{name}"),)) for name in ("dead", "other"))
+    for _ in range(5):
+        with pytest.raises(DeadlineExceededError, match=f"{tmp_path}/dead"):
+            await hostpaths.examine(Problems(), dead)
+    assert len(looks) == 1
+    monkeypatch.setattr(hostpaths, "SECONDS", 60.0)
+    await hostpaths.examine(Problems(), other)
+    answers.set()
+    await hostpaths.examine(Problems(), dead)
+    assert len(looks) == 3
 
 
 def test_log_paths(tmp_path: Path) -> None:

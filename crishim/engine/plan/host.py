@@ -63,6 +63,13 @@ def names_anything(config: ContainerConfig) -> bool:
     return bool(config.mounts or config.devices or security.privileged or _is_named(security.seccomp))
 
 
+def host_paths(config: ContainerConfig) -> list[str]:
+    """Return the host paths of a request."""
+    security = config.security
+    profile = [security.seccomp.localhost_ref] if security.seccomp is not None and _is_named(security.seccomp) else []
+    return [mount.host_path for mount in config.mounts] + [item.host_path for item in config.devices] + profile
+
+
 def _is_named(profile: SecurityProfile | None) -> bool:
     return profile is not None and profile.profile_type is ProfileType.LOCALHOST
 
@@ -115,6 +122,8 @@ def _nodes(problems: Problems, wanted: Sequence[Device], *, privileged: bool) ->
         except OSError as error:
             reason = os.strerror(error.errno or 0).lower()
             problems.add(f"config.devices[{number}].host_path", f"{item.host_path}: {reason}")
+            continue
+        except ValueError:  # a NUL in it, which the admission tells
             continue
         for device in listed:
             path = f"{inside}/{device.path}" if device.path else inside

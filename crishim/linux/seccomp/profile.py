@@ -11,7 +11,9 @@ Sources: OCI runtime-spec `config-linux.md#seccomp`, Docker's profile format, se
 
 import errno
 import json
+import os
 import re
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -100,12 +102,17 @@ def load_profile(path: str) -> Profile:
         UnimplementedError: it wants a listener, which is not supported yet.
     """
     try:
-        with open(path, "rb") as file:
+        # what is no file may have no end, or no beginning: a pipe is waited for
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise InvalidArgumentError("", f"seccomp profile {path} is no regular file")
             data = file.read(_MAX_SIZE + 1)
     except FileNotFoundError:
         raise NotFoundError(f"seccomp profile {path} does not exist") from None
     except OSError as error:
         raise InvalidArgumentError("", f"seccomp profile {path} cannot be read: {error.strerror}") from None
+    except ValueError:
+        raise InvalidArgumentError("", f"seccomp profile {path!r} is no path") from None
     if len(data) > _MAX_SIZE:
         raise InvalidArgumentError("", f"seccomp profile {path} is larger than {_MAX_SIZE} bytes")
     try:

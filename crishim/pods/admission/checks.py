@@ -7,6 +7,7 @@ from crishim.problems import Problems
 from crishim.request import IdMapping
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_MAX_PATH, _MAX_NAME = 4095, 255  # path_resolution(7)
 MAX_ID = 2**32 - 2
 """Highest user or group id; the next one means "no change" to the kernel (chown(2))."""
 
@@ -43,11 +44,13 @@ def one_word(problems: Problems, field: str, value: str) -> None:
 
 
 def absolute(problems: Problems, field: str, value: str) -> None:
-    """An absolute path."""
+    """An absolute path that a system call can name."""
     if not value:
         problems.add(field, "is missing: give an absolute path")
     elif not value.startswith("/"):
         problems.add(field, f"must be an absolute path, is {value!r}")
+    elif len(value.encode()) > _MAX_PATH or any(len(name.encode()) > _MAX_NAME for name in value.split("/")):
+        problems.add(field, f"must have at most {_MAX_PATH} bytes, and {_MAX_NAME} in each name")
     c_string(problems, field, value)
 
 
