@@ -115,7 +115,7 @@ class Client:
         resources = api.LinuxContainerResources(cpu_shares=102, memory_limit_in_bytes=256 << 20, oom_score_adj=500)
         wanted = api.ContainerConfig(
             metadata=api.ContainerMetadata(name="main"),
-            image=api.ImageSpec(image=self._image),
+            image=api.ImageSpec(image=self._image, user_specified_image=self._image),
             command=command[:1],
             args=command[1:],
             log_path="main.log",

@@ -23,7 +23,11 @@ PEERS_PLACES = (
     "/run/runc",
     "/run/crun",
     "/run/nri",
+    "/run/crio",
+    "/run/containers",
     "/var/lib/cni",
+    "/var/lib/containers",
+    "/var/lib/crio",
     "/opt/containerd",
 )
 

@@ -50,7 +50,8 @@ def image(layers: Iterable[bytes], command: list[str]) -> Image:
     config = {
         "architecture": architecture(),
         "os": "linux",
-        "config": {"Cmd": command, "Env": ["PATH=/usr/sbin:/usr/bin:/sbin:/bin"]},
+        # StopPodSandbox kills at once in crishim and containerd; CRI-O first sends this, and waits for its effect
+        "config": {"Cmd": command, "Env": ["PATH=/usr/sbin:/usr/bin:/sbin:/bin"], "StopSignal": "SIGKILL"},
         "rootfs": {"type": "layers", "diff_ids": diffs},
     }
     packed_config = json.dumps(config).encode()

@@ -1,13 +1,16 @@
 """The runtimes that crishim is measured beside, built once into a cache.
 
 containerd, its shim and ctr, runc and the CNI plugins come from the Go module proxy, in the versions below, where Go
->= 1.26 is there; otherwise Debian's packages stand in, and the report says so. crun is Debian's. A peer that cannot be
-had is named and its cells stay empty; nothing here ends the run.
+>= 1.26 is there; otherwise Debian's packages stand in, and the report says so. CRI-O and its pinns come from the proxy
+alone, its conmon from Debian, as crun does. A peer that cannot be had is named and its cells stay empty; nothing here
+ends the run.
 
 Out of scope: starting them. Invariant: a program in the cache is whole (built aside, then renamed).
 """
 
 import contextlib
+import glob
+import json
 import os
 import re
 import shutil
@@ -19,6 +22,12 @@ from dataclasses import dataclass, field
 CONTAINERD = "v2.4.2"
 RUNC = "v1.5.2"
 PLUGINS = "v1.9.1"
+CRIO = "v1.34.0"
+CRIO_MODULE = "github.com/cri-o/cri-o"
+CRIO_TAGS = (
+    "containers_image_openpgp containers_image_ostree_stub btrfs_noversion exclude_graphdriver_btrfs"
+    " exclude_graphdriver_devicemapper libsqlite3 seccomp"
+)
 GO = (1, 26)
 CONTAINERD_PROGRAMS = ("containerd", "containerd-shim-runc-v2", "ctr")
 PLUGIN_PATHS = {"bridge": "main/bridge", "loopback": "main/loopback", "host-local": "ipam/host-local"}
@@ -34,6 +43,8 @@ class Peers:
     containerd: str | None = None
     runc: str | None = None
     crun: str | None = None
+    crio: str | None = None
+    conmon: str | None = None
     plugins: str | None = None
     pigz: str | None = None
     versions: dict[str, str] = field(default_factory=dict)
@@ -60,14 +71,16 @@ def prepare(cache: str, seeds: list[str], *, build: bool = True) -> Peers:
     )
     peers.runc = _find(peers, "runc", RUNC[1:], go, lambda tool: _build_runc(tool, cache, peers.directory))
     peers.crun = _found_or_installed(peers, "crun", build=build)
+    peers.crio = _find(peers, "crio", CRIO[1:], go, lambda tool: _build_crio(tool, peers.directory))
+    peers.conmon = _found_or_installed(peers, "conmon", build=build) if peers.crio else None
     peers.plugins = _plugins(peers, go)
     peers.pigz = _pigz(os.path.join(cache, "pigz"), build=build)
     if peers.pigz is None:
         peers.notes.append("unpigz cannot be had here: the cells of containerd with it stay empty")
-    for name, flag in (("containerd", "--version"), ("runc", "--version"), ("crun", "--version")):
+    for name in ("containerd", "runc", "crun", "crio", "conmon"):
         path = getattr(peers, name)
         if path:
-            peers.versions[name] = _version([path, flag])
+            peers.versions[name] = _version([path, "--version"])
     return peers
 
 
@@ -163,10 +176,28 @@ def _build_runc(go: str, cache: str, directory: str) -> None:
     os.replace(aside, os.path.join(directory, "runc"))
 
 
-def _run(command: list[str], environment: dict[str, str], directory: str | None = None) -> None:
-    subprocess.run(
+def _build_crio(go: str, directory: str) -> None:
+    """CRI-O in its module's own directory, with the sums that lie there; before it pinns, which makes pods' namespaces.
+
+    `go install` of a version would ask for more than the module itself, which not every proxy has.
+    """
+    if not all(os.path.exists(f"/usr/include/{name}") for name in ("seccomp.h", "sqlite3.h")):
+        _apt("libseccomp-dev", "libsqlite3-dev", "pkg-config", "gcc", "libc6-dev")
+    module = json.loads(_run([go, "mod", "download", "-json", f"{CRIO_MODULE}@{CRIO}"], {}))["Dir"]
+    aside = os.path.join(directory, ".crio")
+    sources = sorted(glob.glob(f"{module}/pinns/src/*.c"))
+    _run(["cc", "-std=c99", "-Os", "-static", "-s", "-o", aside, *sources], {})
+    os.replace(aside, os.path.join(directory, "pinns"))
+    flags = ["-mod=readonly", "-trimpath", "-tags", CRIO_TAGS, "-ldflags", "-s -w"]
+    _run([go, "build", *flags, "-o", aside, "./cmd/crio"], {"CGO_ENABLED": "1"}, module)
+    os.replace(aside, os.path.join(directory, "crio"))
+
+
+def _run(command: list[str], environment: dict[str, str], directory: str | None = None) -> bytes:
+    done = subprocess.run(
         command, env=os.environ | environment, cwd=directory, check=True, capture_output=True, stdin=subprocess.DEVNULL
     )
+    return done.stdout
 
 
 def _apt(*packages: str) -> None:
@@ -174,7 +205,7 @@ def _apt(*packages: str) -> None:
 
 
 def _take(seed: str, directory: str) -> None:
-    for name in (*CONTAINERD_PROGRAMS, "runc", *PLUGIN_PATHS):
+    for name in (*CONTAINERD_PROGRAMS, "runc", "crio", "pinns", *PLUGIN_PATHS):
         source, target = os.path.join(seed, name), os.path.join(directory, name)
         if os.path.isfile(source) and not os.path.exists(target):
             os.symlink(os.path.abspath(source), target)

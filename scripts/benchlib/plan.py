@@ -9,9 +9,9 @@ import grpc
 from scripts.benchlib import engines, lone, networks, oci, pods, population, pulls
 from scripts.benchlib.measure import Samples
 from scripts.benchlib.registry import Registry
-from scripts.benchlib.rows import CONTAINERD, CONTAINERD_PIGZ, SUBJECT
+from scripts.benchlib.rows import CONTAINERD, CONTAINERD_PIGZ, CRIO, SUBJECT
 from scripts.benchlib.setting import Setting
-from scripts.benchlib.systems import Containerd, ContainerdPigz, Crishim, CrishimCni, System
+from scripts.benchlib.systems import Containerd, ContainerdPigz, Crio, Crishim, CrishimCni, System
 
 
 def run(wanted: Iterable[str], setting: Setting, samples: Samples) -> None:
@@ -22,14 +22,15 @@ def run(wanted: Iterable[str], setting: Setting, samples: Samples) -> None:
         registry.push("busybox", small)
         registry.push("pause", oci.pause(setting.scratch))
         makers = _makers(setting, registry)
+        runtimes = makers | _crio(setting, registry)
         if rows & engines.ROWS:
             with _survived("engine", samples):
                 engines.measure(setting, small, samples, rows)
         if rows & pods.ROWS:
-            _pods(makers, setting, samples)
+            _pods(runtimes, setting, samples)
         if rows & networks.ROWS:
             _networks(rows, makers, registry, setting, samples)
-        _one_by_one(rows, makers, setting, samples)
+        _one_by_one(rows, makers, runtimes, setting, samples)
         if rows & pulls.ROWS:
             _pulls(rows, makers, registry, setting, samples)
 
@@ -43,6 +44,13 @@ def _makers(setting: Setting, registry: Registry) -> dict[str, Callable[[], Syst
     return makers
 
 
+def _crio(setting: Setting, registry: Registry) -> dict[str, Callable[[], System]]:
+    """CRI-O, for the rows of pods: where one is started, used and looked at, alone or among many."""
+    found = setting.peers
+    there = setting.asked(CRIO) and found.crio and found.conmon and found.runc and found.plugins
+    return {CRIO: lambda: Crio(registry, found)} if there else {}
+
+
 def _pods(makers: dict[str, Callable[[], System]], setting: Setting, samples: Samples) -> None:
     """All systems at once, so that their samples can be taken in turn."""
     with contextlib.ExitStack() as stack:
@@ -51,7 +59,7 @@ def _pods(makers: dict[str, Callable[[], System]], setting: Setting, samples: Sa
             with _survived(f"pods on {name}", samples):
                 systems.append(stack.enter_context(make()))
         with _survived("pods", samples):
-            pods.measure(systems, samples, setting.times(25))
+            pods.measure(systems, samples, setting.times(25), lambda what: _survived(what, samples))
 
 
 def _networks(
@@ -78,18 +86,22 @@ def _networks(
 
 
 def _one_by_one(
-    rows: frozenset[str], makers: dict[str, Callable[[], System]], setting: Setting, samples: Samples
+    rows: frozenset[str],
+    makers: dict[str, Callable[[], System]],
+    runtimes: dict[str, Callable[[], System]],
+    setting: Setting,
+    samples: Samples,
 ) -> None:
     """Groups for which each system is alone on the machine, with a fresh instance."""
-    groups: list[tuple[frozenset[str], Callable[[System], None]]] = [
-        (population.ROWS, lambda system: population.measure(system, samples, setting.times(3), rows)),
-        (frozenset({"log"}), lambda system: lone.log(system, samples, setting.times(5))),
-        (frozenset({"restart"}), lambda system: lone.restart(system, samples, setting.times(5))),
+    groups: list[tuple[frozenset[str], dict[str, Callable[[], System]], Callable[[System], None]]] = [
+        (population.ROWS, runtimes, lambda system: population.measure(system, samples, setting.times(3), rows)),
+        (frozenset({"log"}), makers, lambda system: lone.log(system, samples, setting.times(5))),
+        (frozenset({"restart"}), makers, lambda system: lone.restart(system, samples, setting.times(5))),
     ]
-    for members, measure in groups:
+    for members, measured, measure in groups:
         if not rows & members:
             continue
-        for name, make in makers.items():
+        for name, make in measured.items():
             with _survived(f"{', '.join(sorted(rows & members))} on {name}", samples), make() as system:
                 measure(system)
 

@@ -4,7 +4,8 @@ Taking turns lets whatever else the machine does fall on all systems alike. Out 
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 
 from scripts.benchlib.measure import Samples, milliseconds
 from scripts.benchlib.systems import System
@@ -15,11 +16,26 @@ EXECS = 3
 SETTLE = 0.1  # what a start leaves to be done afterwards is part of its CPU time
 
 
-def measure(systems: Sequence[System], samples: Samples, rounds: int) -> None:
-    """Take `rounds` samples of every row from each system; one more before that is not counted."""
+def measure(
+    systems: Sequence[System], samples: Samples, rounds: int, survived: Callable[[str], AbstractContextManager[None]]
+) -> None:
+    """Take `rounds` samples of every row from each system; one more before that is not counted.
+
+    Args:
+        systems: whom to measure; one that fails takes no further turn, the others do.
+        samples: where the figures go.
+        rounds: how often.
+        survived: turns a failure of one system into a note.
+    """
+    taking_turns = list(systems)
     for number in range(rounds + 1):
-        for system in systems:
-            _round(system, samples if number else Samples())
+        for system in tuple(taking_turns):
+            done = False
+            with survived(f"pods on {system.name}"):
+                _round(system, samples if number else Samples())
+                done = True
+            if not done:
+                taking_turns.remove(system)
 
 
 def _round(system: System, samples: Samples) -> None:

@@ -13,6 +13,7 @@ from scripts.benchlib.measure import Summary
 SUBJECT = "crishim"
 CONTAINERD = "containerd+runc"
 CONTAINERD_PIGZ = "containerd+pigz"
+CRIO = "cri-o+runc"
 FLOOR = "C floor"
 RUNC = "runc"
 CRUN = "crun"

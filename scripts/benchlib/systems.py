@@ -1,7 +1,7 @@
 """The runtimes as processes: a fresh private instance each, with root, state, socket, cgroup and network of its own.
 
-`System` knows how to start, kill, restart and end a daemon; `Crishim` and `Containerd` say with which command and
-configuration. Both get the same environment and the same cage. Out of scope: what is measured.
+`System` knows how to start, kill, restart and end a daemon; `Crishim`, `Containerd` and `Crio` say with which command
+and configuration. All get the same environment and the same cage. Out of scope: what is measured.
 Invariant: `stop` leaves no process, mount, control group or directory, whatever happened before.
 """
 
@@ -209,6 +209,42 @@ class ContainerdPigz(Containerd):
         return found | {"PATH": f"{self.peers.pigz}:{found['PATH']}"}
 
 
+class Crio(System):
+    """CRI-O with conmon and runc: overlay storage, cgroupfs, pods without a pause process, CNI's bridge plugin."""
+
+    name = "cri-o+runc"
+
+    def __init__(self, registry: Registry, peers: Peers) -> None:
+        self.peers = peers
+        super().__init__(registry)
+
+    def environment(self) -> dict[str, str]:
+        """The cache's programs first (pinns); its libraries' own files instead of those that the host may have."""
+        files = {"CONTAINERS_STORAGE_CONF": "storage.conf", "CONTAINERS_REGISTRIES_CONF": "registries.conf"}
+        paths = {variable: os.path.join(self.state, name) for variable, name in files.items()}
+        return super().environment() | paths | {"PATH": f"{self.peers.directory}:{DEFAULT_PATH}"}
+
+    def command(self) -> list[str]:
+        """See System."""
+        _write_network(self.state, "cbench3", "10.204.0.0/16")
+        os.makedirs(os.path.join(self.root, "temporary"), exist_ok=True)
+        values = {
+            "root": self.root,
+            "state": self.state,
+            "socket": self.socket,
+            "registry": self.registry.reference("").partition("/")[0],
+            "plugins": self.peers.plugins,
+            "runc": self.peers.runc,
+            "conmon": self.peers.conmon,
+            "pause": self.registry.reference("pause"),
+        }
+        for name, text in _CRIO_FILES.items():
+            with open(os.path.join(self.state, name), "w", encoding="utf-8") as file:
+                file.write(text % values)
+        own = ["--config", f"{self.state}/crio.conf", "--config-dir", f"{self.state}/crio.conf.d"]
+        return [str(self.peers.crio), *own]
+
+
 def _write_network(state: str, bridge_name: str, subnet: str) -> None:
     """Put the conflist where the runtime looks for it; leases lie beside it."""
     ranges = [[{"subnet": subnet}]]
@@ -271,3 +307,45 @@ BinaryName = '{runc}'
 [plugins.'io.containerd.internal.v1.opt']
 path = '{state}/opt'
 """
+
+_CRIO_FILES = {
+    "policy.json": '{"default": [{"type": "insecureAcceptAnything"}]}\n',
+    "registries.conf": "[[registry]]\nlocation = '%(registry)s'\ninsecure = true\n",
+    "storage.conf": "[storage]\ndriver = 'overlay'\ngraphroot = '%(root)s/data'\nrunroot = '%(state)s/run'\n",
+    "crio.conf": """\
+[crio]
+root = '%(root)s/data'
+runroot = '%(state)s/run'
+storage_driver = 'overlay'
+log_dir = '%(root)s/logs'
+version_file = '%(state)s/version'
+clean_shutdown_file = '%(root)s/clean.shutdown'
+[crio.api]
+listen = '%(socket)s'
+[crio.runtime]
+default_runtime = 'runc'
+cgroup_manager = 'cgroupfs'
+conmon_cgroup = 'pod'
+cdi_spec_dirs = []
+hooks_dir = []
+irqbalance_config_restore_file = 'disable'
+container_exits_dir = '%(state)s/exits'
+container_attach_socket_dir = '%(state)s/attach'
+namespaces_dir = '%(state)s/ns'
+[crio.runtime.runtimes.runc]
+runtime_path = '%(runc)s'
+runtime_root = '%(state)s/runc'
+monitor_path = '%(conmon)s'
+monitor_cgroup = 'pod'
+[crio.image]
+pause_image = '%(pause)s'
+signature_policy = '%(state)s/policy.json'
+signature_policy_dir = '%(state)s/policies'
+big_files_temporary_dir = '%(root)s/temporary'
+[crio.network]
+network_dir = '%(state)s/net.d'
+plugin_dirs = ['%(plugins)s']
+[crio.nri]
+enable_nri = false
+""",
+}

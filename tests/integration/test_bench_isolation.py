@@ -45,5 +45,6 @@ def test_nor_does_it_when_the_bench_is_killed(tmp_path: Path) -> None:
     assert os.listdir(there) == []
 
 
-def test_the_places_are_those_that_containerd_runc_crun_and_cni_use() -> None:
-    assert {"/run/netns", "/run/containerd", "/var/lib/cni"} <= set(mounts.PEERS_PLACES)
+def test_the_places_are_those_that_the_peers_and_cni_use() -> None:
+    places = {"/run/netns", "/run/containerd", "/run/crio", "/var/lib/cni", "/var/lib/containers"}
+    assert places <= set(mounts.PEERS_PLACES)

@@ -1,4 +1,4 @@
-"""The bench's images and where its programs come from."""
+"""The bench's images, where its programs come from and who is measured with them."""
 
 import gzip
 import hashlib
@@ -6,11 +6,19 @@ import io
 import json
 import os
 import tarfile
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import NoReturn, cast
 
 import pytest
 
-from scripts.benchlib import oci, peers
+from scripts.benchlib import oci, peers, plan, pods
+from scripts.benchlib.measure import Samples
+from scripts.benchlib.registry import Registry
+from scripts.benchlib.rows import CRIO
+from scripts.benchlib.setting import Setting
+from scripts.benchlib.systems import System
 
 
 def test_an_image_names_its_blobs_by_digest() -> None:
@@ -52,4 +60,43 @@ def test_a_peer_that_cannot_be_had_is_named(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(peers, "DEBIAN_PLUGINS", os.fspath(tmp_path))
     found = peers.prepare(str(tmp_path / "cache"), [], build=False)
     assert (found.containerd, found.runc, found.crun, found.plugins) == (None, None, None, None)
-    assert [note.split()[0] for note in found.notes] == ["containerd", "runc", "crun", "no", "unpigz"]
+    assert (found.crio, found.conmon) == (None, None)
+    assert [note.split()[0] for note in found.notes] == ["containerd", "runc", "crun", "crio", "no", "unpigz"]
+
+
+def test_one_that_fails_takes_no_further_turn_and_the_others_do() -> None:
+    taken: list[str] = []
+    samples = Samples()
+
+    class Fails:
+        name = "fails"
+
+        @property
+        def cage(self) -> NoReturn:
+            taken.append(self.name)
+            raise RuntimeError("no more")
+
+    class Works:
+        name = "works"
+        cage = SimpleNamespace(cpu_ms=lambda: 0.0)
+        client = SimpleNamespace(start=lambda: taken.append("works"), execute=lambda *_: b"", remove=lambda _: None)
+
+    systems = cast("list[System]", [Fails(), Works()])
+    pods.measure(systems, samples, 2, lambda what: plan._survived(what, samples))
+    assert taken == ["fails", "works", "works", "works"]
+    assert samples.notes == ["pods on fails: failed: no more"]
+    assert {row: list(systems) for row, systems in samples.values.items()} == {row: ["works"] for row in pods.ROWS}
+
+
+def test_crio_is_measured_only_with_all_that_it_needs() -> None:
+    registry = cast("Registry", None)
+    whole = peers.Peers("bin", runc="runc", crio="crio", conmon="conmon", plugins="plugins")
+    assert list(plan._crio(Setting(whole, "", "", None), registry)) == [CRIO]
+    assert plan._crio(Setting(whole, "", "", ["crishim"]), registry) == {}
+    for lacking in (
+        replace(whole, runc=None),
+        replace(whole, crio=None),
+        replace(whole, conmon=None),
+        replace(whole, plugins=None),
+    ):
+        assert plan._crio(Setting(lacking, "", "", None), registry) == {}

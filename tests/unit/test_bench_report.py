@@ -4,7 +4,7 @@ import json
 
 from scripts.benchlib import report
 from scripts.benchlib.measure import Samples, summarise
-from scripts.benchlib.rows import CONTAINERD, FLOOR, NAMES, ROWS, SUBJECT, Row, judge
+from scripts.benchlib.rows import CONTAINERD, CRIO, FLOOR, NAMES, ROWS, SUBJECT, Row, judge
 
 LESS = Row("less", "ms", "a time", budget=12, factor=10)
 MORE = Row("more", "MB/s", "a rate", budget=250, more=True)
@@ -74,6 +74,20 @@ def test_the_document_has_the_promised_shape() -> None:
     assert (start["budget"], start["met"], start["ratio"]) == (12, True, 11.8182)
     empty = next(row for row in document["rows"] if row["name"] == "log")
     assert (empty["systems"], empty["met"]) == ({}, None)
+
+
+def test_another_runtime_has_cells_and_a_ratio_but_no_say_in_the_verdict() -> None:
+    samples = Samples()
+    for system, value in ((SUBJECT, 10.0), (CONTAINERD, 120.0), (CRIO, 15.0)):
+        samples.add("pod-start", system, value)
+    rows = [row for row in ROWS if row.name == "pod-start"]
+    lines = report.table(rows, samples).splitlines()
+    assert [line.split()[-1] for line in lines[2:]] == ["yes", "less", "less"]
+    assert CRIO in lines[4]
+    assert "crishim 1.5x less" in lines[4]
+    entry = report.document(rows, samples)["rows"][0]
+    assert entry["systems"][CRIO]["median"] == 15.0
+    assert (entry["met"], entry["ratio"]) == (True, 12.0)
 
 
 def test_the_table_shows_each_system_and_the_notes() -> None:
