@@ -18,10 +18,10 @@ from crishim.engine.agent import layout, lowering, pods, shapes, starts
 from crishim.engine.agent.batch import Batch
 from crishim.engine.agent.passage import with_passage
 from crishim.engine.agent.show import show
-from crishim.engine.agent.users import Identity
 from crishim.engine.plan.container import plan_container
 from crishim.engine.plan.host import HostView
 from crishim.engine.plan.types import ContainerPlan, ExecPlan, MaskPaths
+from crishim.engine.users import Identity
 from crishim.linux.arch import ARCHES
 from crishim.linux.seccomp.tables import numbers
 from crishim.problems import Problems

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crishim.engine.agent.users import Identity, UnknownUserError, resolve, usual
+from crishim.engine.users import Identity, UnknownUserError, resolve, usual
 
 PASSWD = b"""root:x:0:0:root:/root:/bin/sh
 me:x:1000:100::/home/me:/bin/sh

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from crishim.engine import users
 from crishim.engine.execute import paths, user
 from crishim.engine.execute.report import StepError
 
@@ -32,7 +33,7 @@ class Root:
 
     def resolve(
         self, asked: str = "", group: str = "", groups: tuple[int, ...] = (), *, merge: bool = True
-    ) -> user.Identity:
+    ) -> users.Identity:
         return user.resolve({"user": asked, "group": group, "groups": groups, "image_groups": merge}, self.fd)
 
     def write(self, passwd: str | bytes = PASSWD, group: str | bytes = GROUP) -> None:
@@ -59,22 +60,22 @@ def filled(root: Root) -> Root:
 @pytest.mark.parametrize(
     ("asked", "group", "expected"),
     [
-        ("", "", (0, 0, [0], "/root")),
-        ("0", "", (0, 0, [0], "/root")),
-        ("1000", "", (1000, 1000, [1000, 50_000, 50_001], "/home/tester")),
-        ("tester", "", (1000, 1000, [1000, 50_000, 50_001], "/home/tester")),
-        ("shared", "", (1000, 1001, [1001], "/home/shared")),
-        ("www-data", "1004", (33, 1004, [1004, 50_000], "/var/www")),
-        ("www-data", "staff", (33, 50, [50, 50_000], "/var/www")),
-        ("1003", "1004", (1003, 1004, [1004], "/")),
-        ("4242", "", (4242, 0, [0], "/")),
-        ("4294967294", "", (4_294_967_294, 0, [0], "/")),
+        ("", "", (0, 0, [0], b"/root")),
+        ("0", "", (0, 0, [0], b"/root")),
+        ("1000", "", (1000, 1000, [1000, 50_000, 50_001], b"/home/tester")),
+        ("tester", "", (1000, 1000, [1000, 50_000, 50_001], b"/home/tester")),
+        ("shared", "", (1000, 1001, [1001], b"/home/shared")),
+        ("www-data", "1004", (33, 1004, [1004, 50_000], b"/var/www")),
+        ("www-data", "staff", (33, 50, [50, 50_000], b"/var/www")),
+        ("1003", "1004", (1003, 1004, [1004], b"/")),
+        ("4242", "", (4242, 0, [0], b"/")),
+        ("4294967294", "", (4_294_967_294, 0, [0], b"/")),
         # a number is an id, whatever the image calls so (CVE-2016-3697)
-        ("1002", "", (1002, 0, [0], "/")),
-        ("1002", "1004", (1002, 1004, [1004], "/")),
+        ("1002", "", (1002, 0, [0], b"/")),
+        ("1002", "1004", (1002, 1004, [1004], b"/")),
     ],
 )
-def test_users(filled: Root, asked: str, group: str, expected: tuple[int, int, list[int], str]) -> None:
+def test_users(filled: Root, asked: str, group: str, expected: tuple[int, int, list[int], bytes]) -> None:
     found = filled.resolve(asked, group)
     assert (found.uid, found.gid, found.groups, found.home) == expected
 
@@ -141,7 +142,7 @@ def test_malformed_lines_are_left_out(root: Root) -> None:
     ]
     root.write(b"\n".join(lines), b"\n".join(groups))
     found = root.resolve("tester")
-    assert (found.uid, found.home, found.groups) == (1000, "/home", [1000, 77])
+    assert (found.uid, found.home, found.groups) == (1000, b"/home", [1000, 77])
     assert root.resolve("last").uid == 5
     with pytest.raises(StepError):
         root.resolve("0", "evil2")
@@ -170,7 +171,7 @@ def test_files_that_are_none(root: Root, tmp_path: Path) -> None:
     etc.mkdir()
     for name in ("passwd", "group"):
         os.mkfifo(etc / name)  # would block for ever
-    assert root.resolve("1000").home == "/"
+    assert root.resolve("1000").home == b"/"
     (etc / "passwd").unlink()
     for target in (str(outside), f"../../../../../../../../..{outside}", "/proc/self/environ"):
         (etc / "passwd").symlink_to(target)

@@ -21,7 +21,7 @@ from crishim.engine.agent.batch import Batch, Distance, Label, Result
 from crishim.engine.agent.kernel import CWD, Kernel
 from crishim.engine.agent.layout import PAGE, PRIVATE, RECORD, SLOT, Own
 from crishim.engine.agent.passage import with_passage
-from crishim.engine.agent.users import Identity
+from crishim.engine.users import Identity
 from crishim.linux import calls
 
 MAX_CANDIDATES = 256

@@ -14,7 +14,7 @@ from crishim.engine.agent import layout, lowering
 from crishim.engine.agent.batch import Batch, Record, decode
 from crishim.engine.agent.processes import READ_OFFSET, STOP, WINDOW
 from crishim.engine.agent.shapes import Ready
-from crishim.engine.agent.users import Identity, UnknownUserError, resolve, usual
+from crishim.engine.users import Identity, UnknownUserError, resolve, usual
 
 MAX_FILE = 1 << 20
 """How much of /etc/passwd or /etc/group is looked at."""

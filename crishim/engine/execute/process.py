@@ -19,6 +19,7 @@ import resource
 from typing import Any, NoReturn
 
 from crishim.constants import DEFAULT_PATH
+from crishim.engine import users
 from crishim.engine.execute import null, paths, terminal, user
 from crishim.engine.execute.report import Report, Reporter, StepError
 from crishim.linux import calls, inheritance
@@ -164,17 +165,17 @@ def _too_big(program: Program) -> str:
     )
 
 
-def _environment(entries: list[str], home: str) -> dict[bytes, bytes]:
+def _environment(entries: list[str], home: bytes) -> dict[bytes, bytes]:
     """Return the environment; HOME comes from the image's passwd unless it was given, even if given empty."""
     environment = {}
     for entry in entries:
         name, _, value = entry.encode("latin-1").partition(b"=")
         environment[name] = value
-    environment.setdefault(b"HOME", os.fsencode(home))
+    environment.setdefault(b"HOME", home)
     return environment
 
 
-def _own_stdio(identity: user.Identity) -> None:
+def _own_stdio(identity: users.Identity) -> None:
     """Let a process that is not root reopen /dev/stdout: the pipe becomes its own; /dev/null stays root's."""
     if identity.uid == 0:
         return
@@ -237,7 +238,7 @@ def _check_entered(root: int, cwd: str, *, entered: bool) -> None:
         raise StepError(f"working directory {cwd}: is outside the container's root", errno.EPERM, cwd)
 
 
-def _drop_ids(plan: dict[str, int], identity: user.Identity, report: Report) -> None:
+def _drop_ids(plan: dict[str, int], identity: users.Identity, report: Report) -> None:
     """Take on groups, gid and uid, and lower the bounding set; the capabilities themselves drop later."""
     report.step = "capabilities"
     bounding = plan["bounding"]

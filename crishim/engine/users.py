@@ -1,19 +1,32 @@
-"""Users and groups of the image: what a child read of /etc/passwd and /etc/group → ids. Pure: bytes in, ids out.
+"""Users and groups of the image: what was read of its /etc/passwd and /etc/group → ids. Pure: bytes in, ids out.
 
 Never by pwd, grp or NSS: those would load the image's libraries. Only a newline ends a line (passwd(5), group(5));
 malformed lines are skipped, as getpwent(3) does, and so are ids beyond the kernel's. A number is always an id, never a
 name that happens to consist of digits: the image's author could map it to 0 (CVE-2016-3697).
 """
 
+import errno
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+PASSWD, GROUP = "/etc/passwd", "/etc/group"
 _MAX_ID = 2**32 - 2
 _MAX_DIGITS = 20
 
 
 class UnknownUserError(Exception):
-    """A name is not in the image's files, or a number is no id."""
+    """A name is not in the image's files, or a number is no id.
+
+    Args:
+        sentence: for the user.
+        number: errno that says the same.
+        path: the file that was looked into, or the number itself.
+    """
+
+    def __init__(self, sentence: str, number: int, path: str) -> None:
+        super().__init__(sentence)
+        self.errno = number
+        self.path = path
 
 
 class Identity(NamedTuple):
@@ -36,10 +49,10 @@ def resolve(plan: dict[str, Any], passwd: bytes, group_file: bytes) -> Identity:
         UnknownUserError: with the sentence for the user.
     """
     user: str = plan["user"] or "0"
-    wanted = _number(user, "user") if _is_number(user) else user.encode("utf-8", "surrogateescape")
+    wanted = _number(user, "user") if _is_number(user) else _bytes(user)
     entry = _find_user(passwd, wanted)
     if entry is None and isinstance(wanted, bytes):
-        raise UnknownUserError(f"user {user}: not in the image's /etc/passwd")
+        raise UnknownUserError(f"user {user}: not in the image's {PASSWD}", errno.ENOENT, PASSWD)
     name, uid, gid, home = entry or (b"", int(wanted), 0, b"/")
     group: str = plan["group"]
     if group:
@@ -48,6 +61,12 @@ def resolve(plan: dict[str, Any], passwd: bytes, group_file: bytes) -> Identity:
     if plan["image_groups"] and name:
         groups += _memberships(group_file, name)
     return Identity(uid, gid, list(dict.fromkeys(groups)), home or b"/", name)
+
+
+def needs_groups(plan: dict[str, Any]) -> bool:
+    """Tell whether the image's group file matters to a UserPlan."""
+    group: str = plan["group"]
+    return bool(group and not _is_number(group)) or bool(plan["image_groups"])
 
 
 def usual(plan: dict[str, Any]) -> Identity | None:
@@ -60,6 +79,14 @@ def usual(plan: dict[str, Any]) -> Identity | None:
     return Identity(_id(user), 0, [0], b"/", b"") if _is_number(user) and _id(user) > 0 else None
 
 
+def _bytes(name: str) -> bytes:
+    """Return a name as the files write it; what stands for no bytes at all is found in none of them."""
+    try:
+        return name.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return name.encode("utf-8", "surrogatepass")
+
+
 def _is_number(text: str) -> bool:
     return text.isascii() and text.isdigit()
 
@@ -67,7 +94,7 @@ def _is_number(text: str) -> bool:
 def _number(text: str, what: str) -> int:
     number = _id(text)
     if number < 0:
-        raise UnknownUserError(f"{what} {text[:32]}: not an id between 0 and {_MAX_ID}")
+        raise UnknownUserError(f"{what} {text[:32]}: not an id between 0 and {_MAX_ID}", errno.EINVAL, text[:32])
     return number
 
 
@@ -91,12 +118,12 @@ def _find_user(text: bytes, wanted: int | bytes) -> tuple[bytes, int, int, bytes
 
 
 def _find_group(text: bytes, wanted: str) -> int:
-    key = wanted.encode("utf-8", "surrogateescape")
+    key = _bytes(wanted)
     for line in _lines(text):
         fields = line.split(b":")
         if len(fields) >= 3 and fields[0] == key and _id(fields[2]) >= 0:
             return _id(fields[2])
-    raise UnknownUserError(f"group {wanted}: not in the image's /etc/group")
+    raise UnknownUserError(f"group {wanted}: not in the image's {GROUP}", errno.ENOENT, GROUP)
 
 
 def _memberships(text: bytes, name: bytes) -> list[int]:
