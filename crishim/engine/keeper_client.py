@@ -256,7 +256,7 @@ class Keeper:
     async def _kill_exec(self, number: int, ended: "asyncio.Future[int]") -> None:
         """Kill an exec's tree and wait for its end, even if the caller is cancelled meanwhile."""
         with contextlib.suppress(UnavailableError, DeadlineExceededError, StartError, TimeoutError):
-            answer = await asyncio.shield(self._call({"op": "exec_kill", "exec": number}))
+            answer = await asyncio.shield(self._call({"op": "exec_kill", "exec": number}, deadline=END_DEADLINE))
             if answer.get("found", True):
                 async with asyncio.timeout(_EXEC_END):
                     await asyncio.shield(ended)

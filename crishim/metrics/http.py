@@ -26,6 +26,8 @@ PHRASES = {
 }
 _LINE = re.compile(r"([A-Z]+) (\S+) HTTP/(\d)\.(\d)")
 _HEADER = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*(.*?)[ \t]*")
+_AUTHORITY = re.compile(r"(?:\[([0-9A-Fa-f:.%]+)\]|([^\s:/?#@,\[\]\\]*))(?::\d*)?", re.ASCII)
+"""A Host header: an IPv6 address in brackets, or a name or IPv4 address; perhaps a port (RFC 3986, section 3.2.2)."""
 TEXT = "text/plain; charset=utf-8"
 
 
@@ -93,10 +95,11 @@ def parse(head: bytes) -> Request:
 
 
 def _host(text: str) -> str:
-    """Return the host of `HOST[:PORT]` or `[IPv6][:PORT]` (RFC 3986, section 3.2.2)."""
-    if text.startswith("["):
-        return text[1:].partition("]")[0].lower()
-    return text.partition(":")[0].removesuffix(".").lower()
+    """Return the host of `HOST[:PORT]` or `[IPv6][:PORT]`; what is neither is answered with 400 (RFC 9112, 3.2)."""
+    match = _AUTHORITY.fullmatch(text)
+    if match is None:
+        raise BadRequestError(400, "the Host header is not HOST[:PORT]")
+    return (match[1] or match[2].removesuffix(".")).lower()
 
 
 def encode(answer: Answer, *, keep: bool, head_only: bool = False) -> bytes:

@@ -117,6 +117,19 @@ async def test_a_start_that_a_silent_keeper_holds_does_not_hold_the_end(own_worl
     assert error.code() is grpc.StatusCode.UNAVAILABLE
 
 
+async def test_an_exec_at_a_silent_keeper_ends_with_its_own_timeout(own_world: World, silenced: Silenced) -> None:
+    world = own_world
+    pod = await world.pod()
+    container = await world.run(pod, STAY)
+    silenced.add(pod)
+    request = api.ExecSyncRequest(container_id=container, cmd=["true"], timeout=1)
+    # the client's own deadline has another sentence; a call of the keeper's may take 30 s
+    details = await refused(world.cri.runtime.ExecSync(request, timeout=20), grpc.StatusCode.DEADLINE_EXCEEDED)
+    assert "did not end within 1 s" in details
+    silenced.go_on()
+    assert await world.cri.output(container, "echo", "again") == "again\n"
+
+
 async def test_a_start_of_the_daemon_does_not_wait_for_a_silent_keeper(own_world: World, silenced: Silenced) -> None:
     world = own_world
     silent, other = await world.pod(), await world.pod()
