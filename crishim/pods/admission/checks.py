@@ -49,9 +49,7 @@ def absolute(problems: Problems, field: str, value: str) -> None:
         problems.add(field, "is missing: give an absolute path")
     elif not value.startswith("/"):
         problems.add(field, f"must be an absolute path, is {value!r}")
-    elif len(value.encode()) > _MAX_PATH or any(len(name.encode()) > _MAX_NAME for name in value.split("/")):
-        problems.add(field, f"must have at most {_MAX_PATH} bytes, and {_MAX_NAME} in each name")
-    c_string(problems, field, value)
+    _nameable(problems, field, value)
 
 
 def inside(problems: Problems, field: str, value: str) -> None:
@@ -65,6 +63,13 @@ def no_climbing(problems: Problems, field: str, value: str) -> None:
     """A path without `..`."""
     if ".." in value.split("/"):
         problems.add(field, f"must not contain '..', is {value!r}")
+    _nameable(problems, field, value)
+
+
+def _nameable(problems: Problems, field: str, value: str) -> None:
+    """A path that a system call can name."""
+    if len(value.encode()) > _MAX_PATH or any(len(name.encode()) > _MAX_NAME for name in value.split("/")):
+        problems.add(field, f"must have at most {_MAX_PATH} bytes, and {_MAX_NAME} in each name")
     c_string(problems, field, value)
 
 

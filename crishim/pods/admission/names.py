@@ -21,6 +21,7 @@ def sandbox(problems: Problems, config: SandboxConfig) -> None:
     if config.dns is not None:
         _dns(problems, config.dns)
     checks.no_climbing(problems, "config.linux.cgroup_parent", config.cgroup_parent)
+    checks.one_line(problems, "config.linux.cgroup_parent", config.cgroup_parent)
 
 
 def container(problems: Problems, config: ContainerConfig) -> None:
