@@ -7,7 +7,7 @@ the import system off, since once the root has changed a late import would run t
 
 from typing import Any
 
-from crishim.engine.execute import mounts, process, root
+from crishim.engine.execute import mounting, process, root
 from crishim.engine.execute.report import Report, Reporter
 from crishim.linux import calls
 from crishim.linux.cgroups import apply as cgroups
@@ -51,8 +51,8 @@ def run(
         calls.mount("", "/", "", calls.MS_REC | calls.MS_SLAVE)
         top = root.attach(root.mount_overlay(plan["root"]), place, attached=not plan["root"]["append"])
         report.step = "mounts"
-        context = mounts.Context(top, pod, outside=screen >= 0)
-        mounts.apply(plan["mounts"], context)
+        context = mounting.Context(top, pod, outside=screen >= 0)
+        mounting.apply(plan["mounts"], context)
         report.step = "root"
         root.pivot(top, readonly=plan["root"]["readonly"])
         report.step = "terminal"

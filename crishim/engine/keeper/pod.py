@@ -15,7 +15,7 @@ import os
 import stat
 from typing import Any
 
-from crishim.engine.execute.mounts import FILES, SHM
+from crishim.engine.execute.mounting import FILES, SHM
 from crishim.engine.execute.report import StepError
 from crishim.linux import calls
 from crishim.linux.cgroups import apply as cgroups

@@ -12,7 +12,7 @@ from crishim.request import (
 )
 from crishim.server.convert import resources, security
 from crishim.server.convert.fields import choice
-from crishim.server.convert.mounts import image_spec, mounts
+from crishim.server.convert.sources import image_spec, mounts
 
 SIGNAL_PREFIX = "SIGNAL_"
 

@@ -4,8 +4,8 @@ from crishim._proto.runtime.v1 import api_pb2 as pb
 from crishim.pods.views import ContainerView, SandboxView
 from crishim.request import ContainerMetadata, IdMapping, Metadata, NamespaceOptions, ResolvedUser
 from crishim.server.convert.container import signal_number
-from crishim.server.convert.mounts import image_spec_message, mount_message
 from crishim.server.convert.resources import to_message as resources_message
+from crishim.server.convert.sources import image_spec_message, mount_message
 from crishim.server.errors import printable
 
 
