@@ -159,14 +159,20 @@ async def test_mirrors_are_tried_in_order_and_named(fake: FakeRegistry, tmp_path
         assert name in str(caught.value)
 
 
-async def test_tls_with_an_own_authority(tmp_path: Path) -> None:
+def certificate(directory: Path) -> str:
+    """Make a key with its certificate for 127.0.0.1 and return their file; the certificate alone ends in `.crt`."""
     openssl = need_program("openssl", "openssl")
-    pem = str(tmp_path / "server.pem")
+    pem = str(directory / "server.pem")
     names = ["-subj", "/CN=test", "-addext", "subjectAltName=IP:127.0.0.1"]
     command = [openssl, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
     subprocess.run([*command, *names, "-keyout", pem, "-out", f"{pem}.crt"], check=True, capture_output=True)
-    with open(pem, "a", encoding="utf-8") as file, open(f"{pem}.crt", encoding="utf-8") as certificate:
-        file.write(certificate.read())
+    with open(pem, "a", encoding="utf-8") as file, open(f"{pem}.crt", encoding="utf-8") as made:
+        file.write(made.read())
+    return pem
+
+
+async def test_tls_with_an_own_authority(tmp_path: Path) -> None:
+    pem = certificate(tmp_path)
     with FakeRegistry(pem) as fake:
         fake.image("t", [SMALL])
         hosts = tmp_path / "certs" / fake.host
@@ -231,13 +237,7 @@ async def test_a_token_servers_redirect_to_another_origin_takes_no_secret_along(
 
 
 async def test_a_loopback_registry_with_an_authority_but_without_a_server_is_asked_by_tls(tmp_path: Path) -> None:
-    openssl = need_program("openssl", "openssl")
-    pem = str(tmp_path / "server.pem")
-    names = ["-subj", "/CN=test", "-addext", "subjectAltName=IP:127.0.0.1"]
-    command = [openssl, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-    subprocess.run([*command, *names, "-keyout", pem, "-out", f"{pem}.crt"], check=True, capture_output=True)
-    with open(pem, "a", encoding="utf-8") as file, open(f"{pem}.crt", encoding="utf-8") as certificate:
-        file.write(certificate.read())
+    pem = certificate(tmp_path)
     with FakeRegistry(pem) as fake:
         fake.image("t", [SMALL])
         hosts = tmp_path / "certs" / fake.host

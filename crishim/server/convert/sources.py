@@ -61,8 +61,8 @@ def mount_message(mount: Mount) -> pb.Mount:
         readonly=mount.readonly,
         selinux_relabel=mount.selinux_relabel,
         propagation=pb.MountPropagation.ValueType(mount.propagation),
-        uidMappings=[_mapping(i) for i in mount.uid_mappings],
-        gidMappings=[_mapping(i) for i in mount.gid_mappings],
+        uidMappings=[mapping_message(i) for i in mount.uid_mappings],
+        gidMappings=[mapping_message(i) for i in mount.gid_mappings],
         recursive_read_only=mount.recursive_read_only,
         image=image_spec_message(mount.image) if mount.image is not None else None,
         image_sub_path=mount.image_sub_path,
@@ -70,5 +70,6 @@ def mount_message(mount: Mount) -> pb.Mount:
     )
 
 
-def _mapping(item: IdMapping) -> pb.IDMapping:
+def mapping_message(item: IdMapping) -> pb.IDMapping:
+    """Return a range of ids as a message."""
     return pb.IDMapping(host_id=item.host_id, container_id=item.container_id, length=item.length)

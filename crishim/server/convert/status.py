@@ -2,10 +2,10 @@
 
 from crishim._proto.runtime.v1 import api_pb2 as pb
 from crishim.pods.views import ContainerView, SandboxView
-from crishim.request import ContainerMetadata, IdMapping, Metadata, NamespaceOptions, ResolvedUser
+from crishim.request import ContainerMetadata, Metadata, NamespaceOptions, ResolvedUser
 from crishim.server.convert.container import signal_number
 from crishim.server.convert.resources import to_message as resources_message
-from crishim.server.convert.sources import image_spec_message, mount_message
+from crishim.server.convert.sources import image_spec_message, mapping_message, mount_message
 from crishim.server.errors import printable
 
 
@@ -106,10 +106,6 @@ def _namespaces(options: NamespaceOptions) -> pb.NamespaceOption:
     )
     if options.userns is not None:
         result.userns_options.mode = pb.NamespaceMode.ValueType(options.userns.mode)
-        result.userns_options.uids.extend(_mapping(i) for i in options.userns.uids)
-        result.userns_options.gids.extend(_mapping(i) for i in options.userns.gids)
+        result.userns_options.uids.extend(mapping_message(i) for i in options.userns.uids)
+        result.userns_options.gids.extend(mapping_message(i) for i in options.userns.gids)
     return result
-
-
-def _mapping(item: IdMapping) -> pb.IDMapping:
-    return pb.IDMapping(host_id=item.host_id, container_id=item.container_id, length=item.length)
