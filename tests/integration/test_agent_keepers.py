@@ -18,6 +18,8 @@ from tests.support.abilities import need_containers
 from tests.support.agents import MACHINE, PATIENCE, AgentPod, agent_pod
 from tests.support.waiting import wait_for
 
+_PR_GET_PDEATHSIG = 2
+
 
 @pytest.fixture
 def pod(tmp_path: Path, test_leaks: None) -> Iterator[AgentPod]:
@@ -252,6 +254,88 @@ def test_an_agent_makes_another_one(pod: AgentPod) -> None:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
         second.close()
+
+
+class Spares:
+    """A keeper of a process of its own, with an agent that it started and one that this one made."""
+
+    def __init__(self, *, named: bool) -> None:
+        reading, told = os.pipe2(os.O_CLOEXEC)
+        self._keeper = os.fork()
+        if self._keeper == 0:
+            try:
+                self._serve(told, named=named)
+            finally:
+                os._exit(1)
+        os.close(told)
+        self.pidfds = [os.pidfd_open(int.from_bytes(os.read(reading, 4), "little")) for _ in range(2)]
+        os.close(reading)
+
+    @staticmethod
+    def _serve(told: int, *, named: bool) -> None:
+        keeper = os.getpid()
+        bell = area.Bell("spares-keeper.sock")
+        sock, fd = births.make_socket("spare-0.sock"), births.make_area("spare-0.area")
+        pid = births.start(births.make_program(MACHINE), sock.fileno(), fd)
+        first = area.Agent("spare-0.sock", fd)
+        bell.run(first, pods.settled(MACHINE, keeper).finish().content, (), PATIENCE)
+        sock, fd = births.make_socket("spare-1.sock"), births.make_area("spare-1.area")
+        made, new = pods.another(MACHINE, keeper)
+        slot = os.memfd_create("slot", os.MFD_CLOEXEC)
+        os.posix_fallocate(slot, 0, layout.PAGE)
+        os.pwrite(slot, new.finish().content, 0)
+        bell.run(first, made.finish().content, [slot, sock.fileno(), fd], PATIENCE)
+        second = area.Agent("spare-1.sock", fd)
+        pids = (pid, first.result(5))
+        for agent in (first, second):
+            last = pods.names(MACHINE, "", "") if named else batch()
+            bell.run(agent, last.finish().content, (), PATIENCE)
+        for number in pids:
+            os.write(told, number.to_bytes(4, "little"))
+        signal.pause()
+
+    def kill_keeper(self) -> None:
+        """Kill the keeper, whose names stay."""
+        os.kill(self._keeper, signal.SIGKILL)
+        os.waitpid(self._keeper, 0)
+
+    def end(self) -> bool:
+        """Wait for the end of both agents."""
+        ended = [bool(select.select([pidfd], [], [], PATIENCE)[0]) for pidfd in self.pidfds]
+        for pidfd in self.pidfds:
+            os.close(pidfd)
+        return all(ended)
+
+
+def test_spare_agents_end_with_their_keeper(pod: AgentPod) -> None:
+    spares = Spares(named=False)
+    spares.kill_keeper()
+    assert spares.end()
+
+
+def test_agents_of_pods_outlive_their_keeper(pod: AgentPod) -> None:
+    spares = Spares(named=True)
+    spares.kill_keeper()
+    for number, pidfd in enumerate(spares.pidfds):
+        agent = area.Agent(f"spare-{number}.sock", os.open(f"spare-{number}.area", os.O_RDWR))
+        asked = batch()
+        asked.call("prctl", _PR_GET_PDEATHSIG, place := asked.room(8), 0, 0, 0)
+        asked.call("getpid", expect=(place, 0xFFFFFFFF, 0))
+        pod.bell.run(agent, asked.finish().content, (), PATIENCE)
+        agent.close()
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+    assert spares.end()
+
+
+def test_an_agent_whose_keeper_is_gone_before_it_is_settled_ends(pod: AgentPod) -> None:
+    sock, fd = births.make_socket("spare.sock"), births.make_area("spare.area")
+    pid = births.start(pod.program, sock.fileno(), fd)
+    sock.close()
+    agent = area.Agent("spare.sock", fd)
+    pod.bell.ring(agent, agent.write(pods.settled(MACHINE, 1).finish().content))
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    pod.bell.forget(agent)
+    agent.close()
 
 
 def test_an_agents_program_cannot_be_written(pod: AgentPod) -> None:

@@ -10,7 +10,7 @@ import errno
 import os
 from collections.abc import Mapping
 
-from crishim.engine.agent.batch import Batch, Half, Param, Result
+from crishim.engine.agent.batch import Batch, Half, Label, Param, Result
 from crishim.engine.agent.kernel import CWD, Kernel
 from crishim.engine.agent.layout import (
     AREA,
@@ -48,6 +48,7 @@ _SHARED_FIXED = 0x1 | 0x10
 _MADV_DONTFORK = 10
 _FILES_SIZE = 1 << 20
 _AF_NETLINK, _SOCK_RAW, _NETLINK_ROUTE = 16, 3, 0
+_SIGKILL = 9
 _AT_ONCE = 6  # sysctls that an area has room for
 
 
@@ -55,13 +56,39 @@ def _batch(machine: str) -> Batch:
     return Batch(machine, AREA + FIRST)
 
 
-def settled(machine: str) -> Batch:
-    """Return an agent's very first batch: it keeps nothing of who started it."""
+def settled(machine: str, keeper: int = 0) -> Batch:
+    """Return an agent's very first batch: it keeps nothing of who started it, and ends with its keeper.
+
+    Its limit of descriptors stays its keeper's, which is raised: it holds them at numbers that grow with the pod.
+    Containers have limits of their own (ProcessPlan.rlimits, all of them).
+
+    Args:
+        machine: as `uname -m` names it.
+        keeper: pid of the keeper, its parent; an agent whose parent is another by now ends at once. 0: whoever it is.
+    """
     batch = _batch(machine)
     batch.reason("nothing of who started it")
     batch.call("close_range", RECEIVED_FIRST, 0xFFFFFFFF, 0)
     batch.call("umask", 0o022)
+    _end_with_keeper(batch, keeper)
     return batch
+
+
+def _end_with_keeper(batch: Batch, keeper: int) -> None:
+    """Let an agent that no pod has yet end with the keeper's thread that started it (PR_SET_PDEATHSIG)."""
+    batch.reason("until a pod has it, it ends with its keeper")
+    Kernel(batch).prctl(calls.PR_SET_PDEATHSIG, _SIGKILL)
+    if not keeper:
+        return
+    gone, there = Label(), Label()
+    parent = Result(len(batch.calls), "parent")
+    batch.call("getppid", result="parent", expect=(parent, (1 << 64) - 1, keeper))  # it may have died before
+    batch.otherwise(gone)
+    batch.call("getpid")
+    batch.then(there)
+    batch.place(gone)
+    batch.call("exit_group", 0)
+    batch.place(there)
 
 
 def namespaces(machine: str, kinds: tuple[str, ...], shm_size: int, place: str = "") -> Batch:
@@ -110,7 +137,10 @@ def let_go(machine: str) -> Batch:
 
 
 def names(machine: str, hostname: str, pin: str) -> Batch:
-    """Return what has the pod's own name: its hostname, and the pin of its network namespace ("" for none)."""
+    """Return what makes an agent a pod's: its hostname, the pin of its network namespace ("" for none), its own life.
+
+    From here on it outlives its keeper.
+    """
     batch = _batch(machine)
     if hostname:
         batch.reason("the pod's name")
@@ -123,6 +153,8 @@ def names(machine: str, hostname: str, pin: str) -> Batch:
         batch.call("close", made)
         own = batch.text("/proc/self/ns/net")
         batch.call("mount", own, batch.text(pin), 0, calls.MS_BIND, 0, what=pin)
+    batch.reason("it is a pod's, and outlives its keeper")
+    Kernel(batch).prctl(calls.PR_SET_PDEATHSIG, 0)
     return batch
 
 
@@ -195,11 +227,12 @@ def first_process(machine: str, place: str) -> First:
     return First(batch, None, (Stage.SLOT, Stage.REPORT, Stage.TARGET), inside=False)
 
 
-def another(machine: str) -> tuple[Batch, Batch]:
+def another(machine: str, keeper: int = 0) -> tuple[Batch, Batch]:
     """Return the batches by which an agent makes one more: its own, and that of the new process.
 
     A clone of an agent that is there costs less than a new program. With the doorbell come the slot, the new agent's
-    socket and its area. The new agent's parent is who started the first one, and has to collect it like that.
+    socket and its area. The new agent's parent is who started the first one, and has to collect it like that; it ends
+    with it too, from the start (`keeper` as for `settled`).
     """
     batch = _batch(machine)
     for number, to in enumerate((Stage.SLOT, Stage.REPORT, Stage.TARGET)):
@@ -214,6 +247,7 @@ def another(machine: str) -> tuple[Batch, Batch]:
 
     new = Batch(machine, SLOT)
     kernel = Kernel(new)
+    _end_with_keeper(new, keeper)  # a new process has no such signal yet (clone(2))
     new.reason("another socket and area")
     kernel.duplicate(Stage.REPORT, SOCKET, keep=True)
     new.call("mmap", AREA, AREA_SIZE, _READ_WRITE, _SHARED_FIXED, Stage.TARGET, 0)
