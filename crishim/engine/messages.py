@@ -257,7 +257,7 @@ class PodRecord(TypedDict):
 
 
 class ContainerRecord(TypedDict):
-    """What is kept of a container in its state file (`keeper.state`).
+    """What is kept of a container in its state file.
 
     `block` is where the agent holds its descriptors. `running` is missing until its program runs.
     """
