@@ -27,8 +27,11 @@ class Observer(Protocol):
     def leak_reclaimed(self, kind: str, count: int = 1) -> None:
         """Something without an owner was removed (mount, cgroup, netns, link, keeper, layer, blob, container_dir)."""
 
-    def event_dropped(self, count: int = 1) -> None:
-        """An event could not be delivered to a slow subscriber."""
+    def event_merged(self, count: int = 1) -> None:
+        """Events of a slow subscriber were merged into later ones of the same object."""
+
+    def events_ended(self) -> None:
+        """A subscriber was so slow that its events ended."""
 
     def degraded(self, what: str) -> None:
         """The host lacks an ability and the nearest allowed value was used (oom_score_adj, rlimit…)."""
@@ -64,7 +67,10 @@ class NullObserver:
     def leak_reclaimed(self, kind: str, count: int = 1) -> None:
         """Ignore."""
 
-    def event_dropped(self, count: int = 1) -> None:
+    def event_merged(self, count: int = 1) -> None:
+        """Ignore."""
+
+    def events_ended(self) -> None:
         """Ignore."""
 
     def degraded(self, what: str) -> None:

@@ -89,7 +89,12 @@ class Parts:
         self._watch(metrics, runtime, network)
         await self._serve_metrics(metrics)
         self.server = server
-        await self._begin("server", server.start, lambda: server.stop(float(self.config.limits.shutdown_seconds)))
+
+        async def stop() -> None:
+            runtime.end_events()
+            await server.stop(float(self.config.limits.shutdown_seconds))
+
+        await self._begin("server", server.start, stop)
 
     async def end(self) -> None:
         """End what was started."""

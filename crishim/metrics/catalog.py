@@ -75,8 +75,14 @@ PUSH_BYTES = Spec(
     (),
     "Bytes of blobs that image pushes sent to registries, counted as they go.",
 )
-EVENTS_DROPPED = Spec(
-    "crishim_events_dropped_total", Kind.COUNTER, (), "Events that a subscriber was too slow to receive."
+EVENTS_MERGED = Spec(
+    "crishim_events_merged_total",
+    Kind.COUNTER,
+    (),
+    "Events that slow subscribers got as part of a later event of the same pod or container.",
+)
+EVENT_STREAMS_ENDED = Spec(
+    "crishim_event_streams_ended_total", Kind.COUNTER, (), "Event streams that ended since nobody read them in time."
 )
 LOG_DROPPED = Spec(
     "crishim_log_lines_dropped_total",
@@ -144,7 +150,8 @@ OWN = (
     PUSHES,
     PUSH_SECONDS,
     PUSH_BYTES,
-    EVENTS_DROPPED,
+    EVENTS_MERGED,
+    EVENT_STREAMS_ENDED,
     LOG_DROPPED,
     LEAKS,
     DEGRADED,

@@ -46,7 +46,8 @@ class Metrics:
         self._pushes = self._counter(catalog.PUSHES)
         self._push_seconds = self._histogram(catalog.PUSH_SECONDS)
         self._push_bytes = self._counter(catalog.PUSH_BYTES)
-        self._events_dropped = self._counter(catalog.EVENTS_DROPPED)
+        self._events_merged = self._counter(catalog.EVENTS_MERGED)
+        self._event_streams_ended = self._counter(catalog.EVENT_STREAMS_ENDED)
         self._leaks = self._counter(catalog.LEAKS)
         self._degraded = self._counter(catalog.DEGRADED)
         self._attach = self._histogram(catalog.NETWORK_ATTACH_SECONDS)
@@ -109,9 +110,13 @@ class Metrics:
         """Things without an owner were removed."""
         self._leaks.labels(kind).inc(count)
 
-    def event_dropped(self, count: int = 1) -> None:
-        """Events could not be delivered."""
-        self._events_dropped.inc(count)
+    def event_merged(self, count: int = 1) -> None:
+        """Events reached a slow subscriber as part of later ones."""
+        self._events_merged.inc(count)
+
+    def events_ended(self) -> None:
+        """A subscriber was too far behind."""
+        self._event_streams_ended.inc()
 
     def degraded(self, what: str) -> None:
         """The nearest allowed value was used instead of the wanted one."""

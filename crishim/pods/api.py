@@ -7,6 +7,7 @@ goes away (they run shielded in a task of their own); a retry with the same requ
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+from crishim.pods.events import Subscription
 from crishim.pods.views import (
     ContainerFilter,
     ContainerStats,
@@ -50,6 +51,9 @@ class RuntimeApi(Protocol):
     def verbose_status(self) -> Mapping[str, str]:
         """Return Status(verbose)'s info: key → JSON text (`config`, with `stateDir`, and `host`)."""
 
+    def events(self) -> Subscription:
+        """Subscribe to the life cycle from now on; the caller closes the subscription."""
+
     def handlers(self) -> Sequence[str]:
         """Return the names of the runtime handlers, the default one's ("") first."""
 
@@ -73,6 +77,9 @@ class RuntimeApi(Protocol):
 
     async def sandbox_info(self, sandbox_id: str) -> Mapping[str, str]:
         """Return PodSandboxStatus(verbose)'s info: key → JSON text."""
+
+    def members(self, sandbox_id: str) -> Sequence[ContainerView]:
+        """Return a sandbox's containers, oldest first; its id may be a unique prefix; NotFoundError otherwise."""
 
     def sandboxes(self, wanted: SandboxFilter) -> list[SandboxView]:
         """Return the sandboxes that match, newest first."""

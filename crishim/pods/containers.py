@@ -92,7 +92,7 @@ async def create(context: Context, sandbox: Sandbox, config: ContainerConfig, pr
             container.frozen = codec.frozen(container.plan)
             context.registry.insert_container(container)
         context.observer.start_phase("create", clock.monotonic() - began)
-        context.tell(EventType.CREATED, sandbox, spec.created_at, container)
+        context.tell(EventType.CREATED, sandbox, container)
         return identifier
 
 
@@ -130,7 +130,7 @@ async def _start(context: Context, container: Container) -> None:
         await _take_back(context, container, keeper, started, error)
         raise
     context.observer.start_phase("start", clock.monotonic() - began)
-    context.tell(EventType.STARTED, sandbox, started.started_at, container)
+    context.tell(EventType.STARTED, sandbox, container)
     entry, container.early_exit = container.early_exit, None
     if entry is not None and exits.on_exit(context, sandbox, entry):
         keepers.acknowledge(context, keeper, entry.seq)
@@ -206,7 +206,7 @@ async def remove(context: Context, container: Container) -> None:
         context.stats.forget_usage(container.id)
         context.makes.forget(container.name)
         context.makes.forget(f"start {container.id}")
-        context.tell(EventType.DELETED, container.sandbox, clock.now(), container)
+        context.tell(EventType.DELETED, container.sandbox, container)
 
 
 async def end(context: Context, container: Container) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
+from crishim import clock
 from crishim.config.model import Config
 from crishim.engine.capture import Pool
 from crishim.images.model import ImagesApi
@@ -85,11 +86,9 @@ class Context:
         if not task.cancelled() and (error := task.exception()) is not None:
             report(task.get_name(), error)
 
-    def tell(self, kind: EventType, sandbox: Sandbox, at: int, container: Container | None = None) -> None:
-        """Publish an event of a container, or of the sandbox itself."""
-        if not self.bus.active:
-            return
-        if container is None:
-            self.bus.publish(Event(kind, sandbox.id, at, sandbox.view))
-        else:
-            self.bus.publish(Event(kind, container.id, at, sandbox.view, container.view))
+    def tell(self, kind: EventType, sandbox: Sandbox, container: Container | None = None) -> None:
+        """Publish an event of a container, or of the sandbox itself, with the pod as it is now."""
+        if self.bus.active:
+            identifier = sandbox.id if container is None else container.id
+            inside = tuple([inner.view for inner in sandbox.containers.values()])
+            self.bus.publish(Event(kind, identifier, clock.now(), sandbox.view, inside))

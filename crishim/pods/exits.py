@@ -85,5 +85,5 @@ def finish(context: Context, container: Container, status: ContainerStatus) -> b
     stored = container.follow(status)
     container.plan = None
     context.stats.forget(container.id)
-    context.tell(EventType.STOPPED, container.sandbox, status.finished_at, container)
+    context.tell(EventType.STOPPED, container.sandbox, container)
     return stored

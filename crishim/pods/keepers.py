@@ -14,7 +14,6 @@ import os
 import signal
 from collections.abc import Sequence
 
-from crishim import clock
 from crishim.errors import CrishimError
 from crishim.linux import processes
 from crishim.linux.cgroups import apply
@@ -72,7 +71,7 @@ async def lost(context: Context, sandbox: Sandbox) -> None:
         apply.kill(group, context.planner.layout.version)
     if sandbox.ready:
         sandbox.follow(dataclasses.replace(sandbox.status, stage=Stage.NOTREADY, reason=exits.KEEPER_LOST))
-        context.tell(EventType.STOPPED, sandbox, clock.now())
+        context.tell(EventType.STOPPED, sandbox)
 
 
 def end_process(pid: int, start_time: int) -> None:

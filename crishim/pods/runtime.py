@@ -171,6 +171,10 @@ class Runtime:
         """Subscribe to the life cycle from now on; `close` the subscription at the end."""
         return self._context.bus.subscribe()
 
+    def end_events(self) -> None:
+        """End all subscriptions: they would last as long as the daemon that is to end."""
+        self._context.bus.close()
+
     # --- gauges: how many of what there are now, by the values of their labels ------------------
 
     def pods_by_state(self) -> Mapping[tuple[str, ...], int]:
@@ -261,6 +265,10 @@ class Runtime:
     async def sandbox_info(self, sandbox_id: str) -> Mapping[str, str]:
         """Return PodSandboxStatus(verbose)'s info."""
         return await info.sandbox_info(self._context, self._context.registry.sandbox(sandbox_id))
+
+    def members(self, sandbox_id: str) -> Sequence[ContainerView]:
+        """Return a sandbox's containers, oldest first."""
+        return [container.view for container in self._context.registry.sandbox(sandbox_id).containers.values()]
 
     def sandboxes(self, wanted: SandboxFilter) -> list[SandboxView]:
         """Return the sandboxes that match, newest first."""

@@ -77,8 +77,8 @@ async def run(context: Context, config: SandboxConfig, handler: str) -> str:
         )
         sandbox.change(ready)
         _phase(context, "commit", began)
-    context.tell(EventType.CREATED, sandbox, spec.created_at)
-    context.tell(EventType.STARTED, sandbox, clock.now())
+    context.tell(EventType.CREATED, sandbox)
+    context.tell(EventType.STARTED, sandbox)
     return spec.id
 
 
@@ -134,7 +134,7 @@ async def remove(context: Context, sandbox: Sandbox) -> None:
         await containers.remove(context, container)
     context.registry.sandboxes.delete(sandbox)
     context.makes.forget(sandbox.name)
-    context.tell(EventType.DELETED, sandbox, clock.now())
+    context.tell(EventType.DELETED, sandbox)
 
 
 def own_network(config: SandboxConfig) -> bool:
@@ -178,7 +178,7 @@ def _not_ready(context: Context, sandbox: Sandbox, *, network: bool, kernel: boo
     context.stats.forget(sandbox.id)
     sandbox.follow(new)
     if old.stage is Stage.READY:
-        context.tell(EventType.STOPPED, sandbox, clock.now())
+        context.tell(EventType.STOPPED, sandbox)
 
 
 async def _end_keeper(context: Context, sandbox: Sandbox) -> None:

@@ -4,9 +4,20 @@ Invariant: a call is in the registry from before its first step until after its 
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
+from typing import Protocol
 
 from crishim import clock
+
+
+class Stream(Protocol):
+    """The client's end of a server-streaming call."""
+
+    async def begin(self) -> None:
+        """Tell the client that the call has begun."""
+
+    async def write(self, message: bytes) -> None:
+        """Send one encoded message; waits while the client does not read."""
 
 
 class Call:
@@ -15,23 +26,23 @@ class Call:
     Args:
         method: the RPC's name in log and metrics, like `RunPodSandbox` or `Images.Pull`.
         remaining: seconds until the caller's deadline, None without one.
-        send: writes one encoded message of a server-streaming call.
+        stream: where the messages of a server-streaming call go.
         received: the encoded messages of a client-streaming call.
     """
 
-    __slots__ = ("deadline", "method", "received", "send", "started", "subject")
+    __slots__ = ("deadline", "method", "received", "started", "stream", "subject")
 
     def __init__(
         self,
         method: str,
         remaining: float | None = None,
-        send: Callable[[bytes], Awaitable[None]] | None = None,
+        stream: Stream | None = None,
         received: AsyncIterator[bytes] | None = None,
     ) -> None:
         self.method = method
         self.started = clock.monotonic()
         self.deadline = None if remaining is None else self.started + remaining
-        self.send = send
+        self.stream = stream
         self.received = received
         self.subject: dict[str, str] = {}
 

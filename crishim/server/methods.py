@@ -1,8 +1,8 @@
 """From a service's descriptor and a servicer to gRPC handlers: decode, call, encode, with the interceptors around.
 
 A servicer's method for `ListPodSandbox` is called `list_pod_sandbox`; it takes the request message and gives the
-answer as a message, or as bytes already encoded (the lists do). That of a server-streaming RPC takes a function that
-sends one message besides, and that of a client-streaming RPC an iterator of messages in the request's place. Messages
+answer as a message, or as bytes already encoded (the lists do). That of a server-streaming RPC takes what sends its
+messages besides, and that of a client-streaming RPC an iterator of messages in the request's place. Messages
 are decoded and encoded here and not by grpc, so that bytes that are no message and answers that cannot be encoded pass
 the interceptors like any other error. RPCs that this version does not have answer Unimplemented with the sentence of
 `unimplemented.py`.
@@ -23,20 +23,48 @@ from structlog.contextvars import bind_contextvars
 from crishim.constants import MESSAGE_BYTES
 from crishim.errors import InvalidArgumentError, ResourceExhaustedError, UnimplementedError
 from crishim.ids import short
-from crishim.server.calls import Call, Calls
+from crishim.server.calls import Call, Calls, Stream
 from crishim.server.errors import Refusal
 from crishim.server.interceptors import Handler, RpcObserver, intercept
 from crishim.server.unimplemented import SENTENCES
 
 Answer = Message | bytes
 Method = Callable[[Any], Awaitable[Answer]]
-Send = Callable[[Message], Awaitable[None]]
-StreamMethod = Callable[[Any, Send], Awaitable[None]]
+Send = Callable[[Answer], Awaitable[None]]
+StreamMethod = Callable[[Any, "Sender"], Awaitable[None]]
 
 CRI_PACKAGE = "runtime.v1"
 
 SUBJECTS = {"pod_sandbox_id": "pod", "container_id": "container"}
 """Fields of requests and answers that say what a call is about, and their names in the log."""
+
+
+class Sender:
+    """Sends the messages of a server-streaming RPC; called with each, waits while the client does not read."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+
+    async def __call__(self, message: Answer) -> None:
+        """Send one."""
+        await self._stream.write(fitting(message if isinstance(message, bytes) else message.SerializeToString()))
+
+    async def begin(self) -> None:
+        """Let the client know, before there is a message, that the call has begun."""
+        await self._stream.begin()
+
+
+class _Stream:
+    """The client's end of a stream, as grpc has it."""
+
+    def __init__(self, context: "grpc.aio.ServicerContext[Any, Any]") -> None:
+        self._context = context
+
+    async def begin(self) -> None:
+        await self._context.send_initial_metadata(())
+
+    async def write(self, message: bytes) -> None:
+        await self._context.write(message)
 
 
 def snake(name: str) -> str:
@@ -85,13 +113,13 @@ def _method_handler(
             calls.discard(call)
 
     async def unary(request: bytes, context: "grpc.aio.ServicerContext[Any, Any]") -> bytes:
-        return await answer(request, Call(name, context.time_remaining(), context.write), context)
+        return await answer(request, Call(name, context.time_remaining()), context)
 
     async def stream(request: bytes, context: "grpc.aio.ServicerContext[Any, Any]") -> None:
-        await unary(request, context)
+        await answer(request, Call(name, context.time_remaining(), _Stream(context)), context)
 
     async def conversation(requests: AsyncIterator[bytes], context: "grpc.aio.ServicerContext[Any, Any]") -> None:
-        await answer(b"", Call(name, context.time_remaining(), context.write, requests), context)
+        await answer(b"", Call(name, context.time_remaining(), _Stream(context), requests), context)
 
     if method.client_streaming:
         return grpc.stream_stream_rpc_method_handler(conversation)
@@ -134,17 +162,14 @@ def _streaming(method: MethodDescriptor, function: StreamMethod) -> Handler:
     decode = _decoder(method)
 
     async def run(request: bytes, call: Call) -> bytes:
-        write, received = call.send, call.received
-        assert write is not None
-
-        async def send(message: Message) -> None:
-            await write(fitting(message.SerializeToString()))
+        stream, received = call.stream, call.received
+        assert stream is not None
 
         async def messages(parts: AsyncIterator[bytes]) -> AsyncIterator[Message]:
             async for part in parts:
                 yield decode(part)
 
-        await function(decode(request) if received is None else messages(received), send)
+        await function(decode(request) if received is None else messages(received), Sender(stream))
         return b""
 
     return run

@@ -4,13 +4,19 @@ Out of scope: everything that decides. Peculiarities of the CRI stand where they
 RPC by RPC.
 """
 
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
+from crishim import clock
 from crishim._proto.runtime.v1 import api_pb2 as pb
 from crishim.pods.api import RuntimeApi
 from crishim.pods.views import ContainerFilter, SandboxFilter
 from crishim.problems import Problems
-from crishim.server.convert import container, resources, runtime, sandbox, stats, status
+from crishim.server.convert import container, pods, resources, runtime, sandbox, stats, status
 from crishim.server.convert.fields import required
 from crishim.server.convert.rows import Rows
+from crishim.server.methods import Sender
 
 
 class RuntimeService:
@@ -21,6 +27,7 @@ class RuntimeService:
         self._sandboxes = Rows(status.sandbox_row)
         self._containers = Rows(status.container_row)
         self._stats = stats.StatsEncoder()
+        self._events = pods.EventEncoder()
 
     # --- the runtime itself -------------------------------------------------------------------
     async def version(self, _request: pb.VersionRequest) -> pb.VersionResponse:
@@ -60,10 +67,12 @@ class RuntimeService:
         return pb.RemovePodSandboxResponse()
 
     async def pod_sandbox_status(self, request: pb.PodSandboxStatusRequest) -> pb.PodSandboxStatusResponse:
-        """NotFound for what is not there; containers_statuses stays empty, since events are not offered."""
+        """NotFound for what is not there; with the containers' statuses, as the events have them."""
         view = self._api.sandbox(required(request, "pod_sandbox_id"))
+        inside = self._api.members(view.id)
+        now = clock.now()
         info = await self._api.sandbox_info(view.id) if request.verbose else {}
-        return pb.PodSandboxStatusResponse(status=status.sandbox_status(view), info=info)
+        return pods.status_answer(view, inside, now, info)
 
     async def list_pod_sandbox(self, request: pb.ListPodSandboxRequest) -> bytes:
         """Every second from kubelet: rows are encoded once per view."""
@@ -125,6 +134,18 @@ class RuntimeService:
         result = await self._api.exec_sync(*wanted)
         return container.exec_answer(result)
 
+    # --- events -------------------------------------------------------------------------------
+    async def get_container_events(self, _request: pb.GetEventsRequest, send: Sender) -> None:
+        """The client is subscribed when it gets the call's head, so that it can list from then on and miss nothing."""
+        subscription = self._api.events()
+        try:
+            with self._events.listener():
+                await send.begin()
+                async for event in subscription:
+                    await _unless(subscription.ended, send(self._events.encode(event)))
+        finally:
+            subscription.close()
+
     # --- usage --------------------------------------------------------------------------------
     async def container_stats(self, request: pb.ContainerStatsRequest) -> bytes:
         """NotFound for what is not there."""
@@ -143,3 +164,14 @@ class RuntimeService:
         """Kubelet's source for the pods' figures."""
         wanted = sandbox.wanted_stats(request.filter)
         return self._stats.sandbox_list(self._api.list_sandbox_stats(wanted), whole=wanted == SandboxFilter())
+
+
+async def _unless(ended: "asyncio.Future[None]", sending: Coroutine[Any, Any, None]) -> None:
+    """Send, but stop waiting for a client that does not read once there is nothing more to send."""
+    task = asyncio.get_running_loop().create_task(sending, name="send an event")
+    try:
+        await asyncio.wait((task, ended), return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            task.result()
+    finally:
+        task.cancel()

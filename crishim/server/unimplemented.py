@@ -7,7 +7,6 @@ _STREAM = "this version does not have the streaming lists; use {0}, whose answer
 _SESSION = "this version does not have streaming sessions (exec, attach, port-forward); {0}"
 _CHECKPOINT = "this version does not have checkpoint and restore; {0}"
 _METRICS = "this version does not have the cAdvisor metrics; use ListPodSandboxStats, or the daemon's own /metrics"
-_EVENTS = "this version does not have container events; poll ListPodSandbox and ListContainers, as kubelet's PLEG does"
 _RESIZE = "this version does not have pod-level resizing; use UpdateContainerResources for each container"
 
 
@@ -26,6 +25,5 @@ SENTENCES = {
     "CheckpointContainer": _CHECKPOINT.format("stop the container and start a new one"),
     "CheckpointPod": _CHECKPOINT.format("stop the sandbox and run a new one"),
     "RestorePod": _CHECKPOINT.format("use RunPodSandbox, CreateContainer and StartContainer"),
-    "GetContainerEvents": _EVENTS,
     "UpdatePodSandboxResources": _RESIZE,
 }

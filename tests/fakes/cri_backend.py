@@ -18,8 +18,10 @@ from crishim.images.model import (
     Removed,
 )
 from crishim.images.progress import Item, Report, State
+from crishim.observe import NullObserver
 from crishim.pods.admission.abilities import Abilities
 from crishim.pods.admission.admission import admit_exec, admit_sandbox, admit_stop
+from crishim.pods.events import Bus, Subscription
 from crishim.pods.views import (
     ContainerFilter,
     ContainerState,
@@ -129,12 +131,14 @@ class FakeRuntime:
     """Holds views; remembers calls; `faults` are raised instead of answers."""
 
     pods: list[SandboxView] = field(default_factory=list)
-    members: list[ContainerView] = field(default_factory=list)
+    inside: list[ContainerView] = field(default_factory=list)
     calls: list[tuple[object, ...]] = field(default_factory=list)
     faults: dict[str, Exception] = field(default_factory=dict)
     gate: asyncio.Event | None = None
     cancelled: asyncio.Event = field(default_factory=asyncio.Event)
     directory: str = "/"
+    bus: Bus = field(default_factory=lambda: Bus(NullObserver()))
+    queue: int = 8
 
     def _note(self, name: str, *arguments: object) -> None:
         self.calls.append((name, *arguments))
@@ -146,6 +150,13 @@ class FakeRuntime:
 
     def verbose_status(self) -> Mapping[str, str]:
         return {"config": '{"stateDir": "/run/crishim"}'}
+
+    def events(self) -> Subscription:
+        self._note("events")
+        return self.bus.subscribe(self.queue)
+
+    def members(self, sandbox_id: str) -> list[ContainerView]:
+        return [view for view in self.inside if view.sandbox_id == sandbox_id]
 
     def handlers(self) -> Sequence[str]:
         return ("", "test-handler")
@@ -209,7 +220,7 @@ class FakeRuntime:
 
     def container(self, container_id: str) -> ContainerView:
         self._note("container", container_id)
-        for view in self.members:
+        for view in self.inside:
             if view.id.startswith(container_id):
                 return view
         raise NotFoundError(f"no container {container_id}")
@@ -219,7 +230,7 @@ class FakeRuntime:
 
     def containers(self, wanted: ContainerFilter) -> list[ContainerView]:
         self._note("containers", wanted)
-        return [view for view in self.members if wanted.state in {None, view.state}]
+        return [view for view in self.inside if wanted.state in {None, view.state}]
 
     async def update_container(self, container_id: str, resources: Resources, annotations: Mapping[str, str]) -> None:
         self._note("update_container", container_id, resources, annotations)
@@ -244,11 +255,11 @@ class FakeRuntime:
         return FsStats(NOW, self.directory, 4096, 3)
 
     def sandbox_stats(self, sandbox_id: str) -> SandboxStats:
-        return sandbox_stats(self.sandbox(sandbox_id), self.members)
+        return sandbox_stats(self.sandbox(sandbox_id), self.inside)
 
     def list_sandbox_stats(self, wanted: SandboxFilter) -> list[SandboxStats]:
         return [
-            sandbox_stats(view, [item for item in self.members if item.sandbox_id == view.id])
+            sandbox_stats(view, [item for item in self.inside if item.sandbox_id == view.id])
             for view in self.sandboxes(wanted)
         ]
 

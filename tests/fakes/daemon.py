@@ -31,7 +31,8 @@ class Counting(NullObserver):
         self.leaks: dict[str, int] = {}
         self.phases: list[str] = []
         self.lacks: list[str] = []
-        self.dropped = 0
+        self.merged = 0
+        self.ended = 0
 
     def start_phase(self, step: str, seconds: float) -> None:
         self.phases.append(step)
@@ -39,8 +40,11 @@ class Counting(NullObserver):
     def leak_reclaimed(self, kind: str, count: int = 1) -> None:
         self.leaks[kind] = self.leaks.get(kind, 0) + count
 
-    def event_dropped(self, count: int = 1) -> None:
-        self.dropped += count
+    def event_merged(self, count: int = 1) -> None:
+        self.merged += count
+
+    def events_ended(self) -> None:
+        self.ended += 1
 
     def degraded(self, what: str) -> None:
         self.lacks.append(what)

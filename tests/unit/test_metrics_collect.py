@@ -29,7 +29,7 @@ def exercised() -> Metrics:
     metrics.image_push(outcome="ok", seconds=0.5)
     metrics.image_sent(70)
     metrics.leak_reclaimed("mount", 3)
-    metrics.event_dropped()
+    metrics.event_merged()
     metrics.degraded("oom_score_adj")
     metrics.watch(
         catalog.NETWORK_ADDRESSES, lambda: {("ipv4", "used"): 3, ("ipv4", "free"): 250, ("ipv6", "free"): 2**64}
@@ -69,7 +69,7 @@ async def test_everything_that_is_observed_is_shown() -> None:
         ("crishim_image_push_duration_seconds_sum", "outcome=ok"): 0.5,
         ("crishim_image_push_sent_bytes_total", ""): 70,
         ("crishim_leaks_reclaimed_total", "kind=mount"): 3,
-        ("crishim_events_dropped_total", ""): 1,
+        ("crishim_events_merged_total", ""): 1,
         ("crishim_degraded_total", "what=oom_score_adj"): 1,
         ("crishim_network_attach_duration_seconds_sum", "kind=embedded"): 0.003,
         ("crishim_network_detach_duration_seconds_count", "kind=cni"): 1,
@@ -149,17 +149,17 @@ async def test_a_source_that_fails_costs_its_own_series_only() -> None:
 
 async def test_two_daemons_in_one_process_do_not_share_figures() -> None:
     first, second = Metrics(), Metrics()
-    first.event_dropped(5)
-    assert (await samples(first))["crishim_events_dropped_total", ""] == 5
-    assert (await samples(second))["crishim_events_dropped_total", ""] == 0
+    first.event_merged(5)
+    assert (await samples(first))["crishim_events_merged_total", ""] == 5
+    assert (await samples(second))["crishim_events_merged_total", ""] == 0
 
 
 async def test_it_is_both_observers() -> None:
     metrics = Metrics()
     below: Observer = metrics
     server: RpcObserver = metrics
-    below.event_dropped()
+    below.event_merged()
     server.rpc_started("Version")
     found = await samples(metrics)
-    assert found["crishim_events_dropped_total", ""] == 1
+    assert found["crishim_events_merged_total", ""] == 1
     assert found["crishim_rpcs_in_flight", "method=Version"] == 1

@@ -4,10 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from crishim.errors import (
-    CrishimError,
-    InternalError,
-)
+from crishim.errors import AbortedError, CrishimError, InternalError, UnavailableError
 from crishim.pods.events import EventType
 from crishim.pods.views import ContainerState, SandboxFilter, SandboxState
 from tests.fakes.daemon import NOTHING, pod, running
@@ -58,13 +55,32 @@ async def test_what_cannot_be_undone_stays_listed(tmp_path: Path, undo: str) -> 
         assert daemon.left() == NOTHING
 
 
-async def test_events_of_a_slow_subscriber_are_dropped_and_counted(tmp_path: Path) -> None:
+async def test_events_of_a_slow_subscriber_merge_and_end_last(tmp_path: Path) -> None:
     async with running(tmp_path) as daemon:
-        slow = daemon.runtime._context.bus.subscribe(length=1)
-        quick = daemon.runtime.events()
-        await _started(daemon)
-        assert daemon.observer.dropped == 3
-        slow.close()
-        assert [event.kind async for event in slow] == [EventType.CREATED]
+        bus = daemon.runtime._context.bus
+        tight, slow, quick = bus.subscribe(length=1), bus.subscribe(length=3), daemon.runtime.events()
+        pod_id, container_id = await _started(daemon)
+        with pytest.raises(AbortedError, match="list pods and containers, and subscribe again"):
+            await anext(tight)
+        assert [(e.kind, e.id) for e in [await anext(slow) for _ in range(2)]] == [
+            (EventType.STARTED, pod_id),
+            (EventType.STARTED, container_id),
+        ]
+        assert (daemon.observer.merged, daemon.observer.ended) == (3, 1)
+        await daemon.runtime.stop_container(container_id, 0)
+        last = await anext(slow)
+        assert (last.kind, [view.state.name for view in last.containers]) == (EventType.STOPPED, ["EXITED"])
+        assert [(await anext(quick)).kind.name for _ in range(5)] == [
+            "CREATED",
+            "STARTED",
+            "CREATED",
+            "STARTED",
+            "STOPPED",
+        ]
         quick.close()
-        assert len([event async for event in quick]) == 4
+        assert [event async for event in quick] == []
+        daemon.runtime.end_events()
+        for ended in (slow, daemon.runtime.events()):
+            with pytest.raises(UnavailableError, match="the daemon is ending"):
+                await anext(ended)
+        assert not bus.active

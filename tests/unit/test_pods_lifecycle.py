@@ -87,9 +87,8 @@ async def test_whole_life(tmp_path: Path) -> None:
         assert (daemon.network.attached, daemon.engine.kernel) == ({}, set())
         await runtime.remove_sandbox(pod_id)
         assert daemon.left() == NOTHING
-        events.close()
-        told = [(event.kind.name, event.id) async for event in events]
-        assert told == [
+        heard = [await anext(events) for _ in range(8)]
+        assert [(event.kind.name, event.id) for event in heard] == [
             ("CREATED", pod_id),
             ("STARTED", pod_id),
             ("CREATED", container_id),
@@ -99,6 +98,18 @@ async def test_whole_life(tmp_path: Path) -> None:
             ("STOPPED", pod_id),
             ("DELETED", pod_id),
         ]
+        states = [(event.sandbox.state.name, [inner.state.name for inner in event.containers]) for event in heard]
+        assert states == [
+            ("READY", []),
+            ("READY", []),
+            ("READY", ["CREATED"]),
+            ("READY", ["RUNNING"]),
+            ("READY", ["EXITED"]),
+            ("READY", []),
+            ("NOTREADY", []),
+            ("NOTREADY", []),
+        ]
+        assert [event.at for event in heard] == sorted({event.at for event in heard})
         assert daemon.observer.phases == ["keeper", "network", "commit", "create", "start"]
 
 

@@ -343,8 +343,8 @@ async def test_lists_are_logged_at_debug_and_changes_at_info(tmp_path: Path) -> 
 
 async def test_an_answer_that_cannot_be_encoded_is_an_internal_error(tmp_path: Path) -> None:
     async with serving(tmp_path) as world:
-        world.runtime.members = [container_view(1)]
-        object.__setattr__(world.runtime.members[0], "reason", "bad \udcff")
+        world.runtime.inside = [container_view(1)]
+        object.__setattr__(world.runtime.inside[0], "reason", "bad \udcff")
         error = await world.error("ContainerStatus", pb.ContainerStatusRequest(container_id="c"))
         assert error.code() is CODE.INTERNAL
         assert str(error.details()).startswith("internal error, see the log")
@@ -394,7 +394,7 @@ async def test_an_answer_beyond_16_mib_is_refused_with_a_reason(tmp_path: Path) 
         view = container_view(1)
         labels = {"big": "x" * (6 * 1024 * 1024)}
         config = dataclasses.replace(view.config, labels=labels)
-        world.runtime.members = [dataclasses.replace(view, id=f"c{n:063x}", config=config) for n in range(3)]
+        world.runtime.inside = [dataclasses.replace(view, id=f"c{n:063x}", config=config) for n in range(3)]
         error = await world.error("ListContainers", pb.ListContainersRequest())
         assert error.code() is CODE.RESOURCE_EXHAUSTED
         assert "ask with a filter" in str(error.details())

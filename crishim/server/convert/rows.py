@@ -23,7 +23,7 @@ V = TypeVar("V", bound=Identified)
 
 FIELD_1 = b"\x0a"
 """Tag of field 1 with wire type 2 (length-delimited)."""
-MAX_KEPT = 4096
+MAX_KEPT = 1 << 15
 """Rows kept when only filtered lists are asked for, which do not show what is gone."""
 
 
@@ -48,20 +48,33 @@ class Rows(Generic[V]):
             kept = self._kept
             self._kept = {view.id: kept[view.id] for view in views if view.id in kept}
 
-    def row(self, view: V) -> bytes:
+    def row(self, view: V, tag: bytes = FIELD_1) -> bytes:
         """Return one encoded row with its tag and length."""
         key = view.id
         entry = self._kept.get(key)
         if entry is None or (entry[0] is not view and entry[0] != view):
             if len(self._kept) >= MAX_KEPT:
                 self._kept.clear()
-            entry = self._kept[key] = (view, record(FIELD_1, self._convert(view).SerializeToString()))
-        return entry[1]
+            entry = self._kept[key] = (view, sized(self._convert(view).SerializeToString()))
+        return tag + entry[1]
+
+    def drop(self, identifier: str) -> None:
+        """Forget the row of something that is gone."""
+        self._kept.pop(identifier, None)
+
+    def clear(self) -> None:
+        """Forget all rows."""
+        self._kept.clear()
 
 
 def record(tag: bytes, payload: bytes) -> bytes:
     """Return one length-delimited record."""
-    return tag + varint(len(payload)) + payload
+    return tag + sized(payload)
+
+
+def sized(payload: bytes) -> bytes:
+    """Return a length-delimited record without its tag."""
+    return varint(len(payload)) + payload
 
 
 def varint(number: int) -> bytes:
