@@ -4,7 +4,7 @@ Every method raises only errors of `crishim.errors`. Methods that change the wor
 goes away (they run shielded in a task of their own); a retry with the same request joins the call in flight.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
 from crishim.pods.events import Subscription
@@ -119,8 +119,8 @@ class RuntimeApi(Protocol):
     def container_stats(self, container_id: str) -> ContainerStats:
         """Return one container's stats."""
 
-    def list_container_stats(self, wanted: ContainerFilter) -> list[ContainerStats]:
-        """Return the stats of running containers that match; an odd one never empties the list."""
+    def list_container_stats(self, wanted: ContainerFilter) -> Iterator[ContainerStats]:
+        """Yield the stats of running containers that match, read one by one; an odd one never empties the list."""
 
     def written(self) -> FsStats:
         """Return what all containers have written, as far as it is known, and the directory of their layers."""
@@ -128,5 +128,5 @@ class RuntimeApi(Protocol):
     def sandbox_stats(self, sandbox_id: str) -> SandboxStats:
         """Return one sandbox's stats."""
 
-    def list_sandbox_stats(self, wanted: SandboxFilter) -> list[SandboxStats]:
-        """Return the stats of ready sandboxes that match."""
+    def list_sandbox_stats(self, wanted: SandboxFilter) -> Iterator[SandboxStats]:
+        """Yield the stats of ready sandboxes that match, read one by one."""

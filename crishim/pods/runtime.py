@@ -8,7 +8,7 @@ Out of scope: protobuf (server), how things are done (the modules beside this on
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
@@ -403,9 +403,11 @@ class Runtime:
         """Return one container's stats."""
         return self._context.stats.container(self._context.registry.containers.get(container_id))
 
-    def list_container_stats(self, wanted: ContainerFilter) -> list[ContainerStats]:
-        """Return the stats of running containers that match; an odd one never empties the list."""
-        return [self._context.stats.container(c) for c in self._containers(wanted) if c.running]
+    def list_container_stats(self, wanted: ContainerFilter) -> Iterator[ContainerStats]:
+        """Yield the stats of running containers that match; one that went since the first was read is left out."""
+        for container in self._containers(wanted):
+            if container.running:
+                yield self._context.stats.container(container)
 
     def written(self) -> FsStats:
         """Return what all containers have written, as far as it is known, and the directory of their layers."""
@@ -417,11 +419,13 @@ class Runtime:
         stats = self._context.stats
         return stats.sandbox(self._context.registry.sandbox(sandbox_id), stats.interfaces())
 
-    def list_sandbox_stats(self, wanted: SandboxFilter) -> list[SandboxStats]:
-        """Return the stats of ready sandboxes that match."""
+    def list_sandbox_stats(self, wanted: SandboxFilter) -> Iterator[SandboxStats]:
+        """Yield the stats of ready sandboxes that match; one that went since the first was read is left out."""
         stats = self._context.stats
         interfaces = stats.interfaces()
-        return [stats.sandbox(sandbox, interfaces) for sandbox in self._sandboxes(wanted) if sandbox.ready]
+        for sandbox in self._sandboxes(wanted):
+            if sandbox.ready:
+                yield stats.sandbox(sandbox, interfaces)
 
 
 def _by_state(found: Iterable[State], kind: type[State]) -> Mapping[tuple[str, ...], int]:

@@ -1,6 +1,7 @@
 """ImageService: each RPC converts, calls `images.model.ImagesApi`, converts back."""
 
 import os
+from collections.abc import Iterator
 
 from crishim._proto.runtime.v1 import api_pb2 as pb
 from crishim.images.model import ImagesApi
@@ -10,6 +11,8 @@ from crishim.problems import Problems
 from crishim.server.convert import image
 from crishim.server.convert.rows import Rows
 from crishim.server.convert.stats import filesystem
+from crishim.server.methods import Sender
+from crishim.server.parts import stream
 
 
 class ImageService:
@@ -22,8 +25,15 @@ class ImageService:
 
     async def list_images(self, request: pb.ListImagesRequest) -> bytes:
         """A filter names one image; kubelet's garbage collection lists all."""
-        wanted = request.filter.image.image
-        return self._images.encode(self._api.list(wanted), whole=not wanted)
+        return b"".join(self._rows(request.filter))
+
+    async def stream_images(self, request: pb.StreamImagesRequest, send: Sender) -> None:
+        """ListImages in parts."""
+        await stream(self._rows(request.filter), send)
+
+    def _rows(self, wanted: pb.ImageFilter) -> Iterator[bytes]:
+        name = wanted.image.image
+        return self._images.rows(self._api.list(name), whole=not name)
 
     async def image_status(self, request: pb.ImageStatusRequest) -> pb.ImageStatusResponse:
         """An absent image is an answer without image, not an error."""

@@ -5,7 +5,7 @@ RPC by RPC.
 """
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
 from typing import Any
 
 from crishim import clock
@@ -17,6 +17,7 @@ from crishim.server.convert import container, pods, resources, runtime, sandbox,
 from crishim.server.convert.fields import required
 from crishim.server.convert.rows import Rows
 from crishim.server.methods import Sender
+from crishim.server.parts import stream
 
 
 class RuntimeService:
@@ -76,8 +77,15 @@ class RuntimeService:
 
     async def list_pod_sandbox(self, request: pb.ListPodSandboxRequest) -> bytes:
         """Every second from kubelet: rows are encoded once per view."""
-        wanted = sandbox.wanted(request.filter)
-        return self._sandboxes.encode(self._api.sandboxes(wanted), whole=wanted == SandboxFilter())
+        return b"".join(self._sandbox_rows(request.filter))
+
+    async def stream_pod_sandboxes(self, request: pb.StreamPodSandboxesRequest, send: Sender) -> None:
+        """ListPodSandbox in parts."""
+        await stream(self._sandbox_rows(request.filter), send)
+
+    def _sandbox_rows(self, given: pb.PodSandboxFilter) -> Iterator[bytes]:
+        wanted = sandbox.wanted(given)
+        return self._sandboxes.rows(self._api.sandboxes(wanted), whole=wanted == SandboxFilter())
 
     # --- containers ---------------------------------------------------------------------------
     async def create_container(self, request: pb.CreateContainerRequest) -> pb.CreateContainerResponse:
@@ -106,8 +114,15 @@ class RuntimeService:
 
     async def list_containers(self, request: pb.ListContainersRequest) -> bytes:
         """Every second from kubelet: rows are encoded once per view."""
-        wanted = container.wanted(request.filter)
-        return self._containers.encode(self._api.containers(wanted), whole=wanted == ContainerFilter())
+        return b"".join(self._container_rows(request.filter))
+
+    async def stream_containers(self, request: pb.StreamContainersRequest, send: Sender) -> None:
+        """ListContainers in parts."""
+        await stream(self._container_rows(request.filter), send)
+
+    def _container_rows(self, given: pb.ContainerFilter) -> Iterator[bytes]:
+        wanted = container.wanted(given)
+        return self._containers.rows(self._api.containers(wanted), whole=wanted == ContainerFilter())
 
     async def container_status(self, request: pb.ContainerStatusRequest) -> pb.ContainerStatusResponse:
         """NotFound for what is not there."""
@@ -153,8 +168,15 @@ class RuntimeService:
 
     async def list_container_stats(self, request: pb.ListContainerStatsRequest) -> bytes:
         """Running containers only."""
-        wanted = container.wanted_stats(request.filter)
-        return self._stats.container_list(self._api.list_container_stats(wanted), whole=wanted == ContainerFilter())
+        return b"".join(self._container_stats(request.filter))
+
+    async def stream_container_stats(self, request: pb.StreamContainerStatsRequest, send: Sender) -> None:
+        """ListContainerStats in parts; each figure is read when its part is made."""
+        await stream(self._container_stats(request.filter), send)
+
+    def _container_stats(self, given: pb.ContainerStatsFilter) -> Iterator[bytes]:
+        wanted = container.wanted_stats(given)
+        return self._stats.containers(self._api.list_container_stats(wanted), whole=wanted == ContainerFilter())
 
     async def pod_sandbox_stats(self, request: pb.PodSandboxStatsRequest) -> bytes:
         """Kubelet asks with an empty id at start and expects an error, which `required` gives."""
@@ -162,8 +184,15 @@ class RuntimeService:
 
     async def list_pod_sandbox_stats(self, request: pb.ListPodSandboxStatsRequest) -> bytes:
         """Kubelet's source for the pods' figures."""
-        wanted = sandbox.wanted_stats(request.filter)
-        return self._stats.sandbox_list(self._api.list_sandbox_stats(wanted), whole=wanted == SandboxFilter())
+        return b"".join(self._sandbox_stats(request.filter))
+
+    async def stream_pod_sandbox_stats(self, request: pb.StreamPodSandboxStatsRequest, send: Sender) -> None:
+        """ListPodSandboxStats in parts; each figure is read when its part is made."""
+        await stream(self._sandbox_stats(request.filter), send)
+
+    def _sandbox_stats(self, given: pb.PodSandboxStatsFilter) -> Iterator[bytes]:
+        wanted = sandbox.wanted_stats(given)
+        return self._stats.sandboxes(self._api.list_sandbox_stats(wanted), whole=wanted == SandboxFilter())
 
 
 async def _unless(ended: "asyncio.Future[None]", sending: Coroutine[Any, Any, None]) -> None:

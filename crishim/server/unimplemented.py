@@ -3,7 +3,6 @@
 Invariant: together with the servicers' methods this covers all RPCs, without overlap (a test compares).
 """
 
-_STREAM = "this version does not have the streaming lists; use {0}, whose answer may be up to 16 MiB"
 _SESSION = "this version does not have streaming sessions (exec, attach, port-forward); {0}"
 _CHECKPOINT = "this version does not have checkpoint and restore; {0}"
 _METRICS = "this version does not have the cAdvisor metrics; use ListPodSandboxStats, or the daemon's own /metrics"
@@ -11,11 +10,6 @@ _RESIZE = "this version does not have pod-level resizing; use UpdateContainerRes
 
 
 SENTENCES = {
-    "StreamPodSandboxes": _STREAM.format("ListPodSandbox"),
-    "StreamContainers": _STREAM.format("ListContainers"),
-    "StreamContainerStats": _STREAM.format("ListContainerStats"),
-    "StreamPodSandboxStats": _STREAM.format("ListPodSandboxStats"),
-    "StreamImages": _STREAM.format("ListImages"),
     "StreamPodSandboxMetrics": _METRICS,
     "ListMetricDescriptors": _METRICS,
     "ListPodSandboxMetrics": _METRICS,

@@ -1,7 +1,7 @@
 """A runtime and an image store without a kernel, behind the same faces as the real ones: for tests of the server."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from crishim.errors import NotFoundError
@@ -248,8 +248,8 @@ class FakeRuntime:
     def container_stats(self, container_id: str) -> ContainerStats:
         return container_stats(self.container(container_id))
 
-    def list_container_stats(self, wanted: ContainerFilter) -> list[ContainerStats]:
-        return [container_stats(view) for view in self.containers(wanted)]
+    def list_container_stats(self, wanted: ContainerFilter) -> Iterator[ContainerStats]:
+        return map(container_stats, self.containers(wanted))
 
     def written(self) -> FsStats:
         return FsStats(NOW, self.directory, 4096, 3)
@@ -257,11 +257,9 @@ class FakeRuntime:
     def sandbox_stats(self, sandbox_id: str) -> SandboxStats:
         return sandbox_stats(self.sandbox(sandbox_id), self.inside)
 
-    def list_sandbox_stats(self, wanted: SandboxFilter) -> list[SandboxStats]:
-        return [
-            sandbox_stats(view, [item for item in self.inside if item.sandbox_id == view.id])
-            for view in self.sandboxes(wanted)
-        ]
+    def list_sandbox_stats(self, wanted: SandboxFilter) -> Iterator[SandboxStats]:
+        for view in self.sandboxes(wanted):
+            yield sandbox_stats(view, self.members(view.id))
 
 
 @dataclass

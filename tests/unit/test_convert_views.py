@@ -107,8 +107,8 @@ def test_rows_equal_what_protobuf_encodes() -> None:
     rows = Rows(status.container_row)
     wanted = pb.ListContainersResponse(containers=[status.container_row(view) for view in views])
     for _ in range(2):
-        assert pb.ListContainersResponse.FromString(rows.encode(views, whole=True)) == wanted
-    assert rows.encode([], whole=False) == b""
+        assert pb.ListContainersResponse.FromString(b"".join(rows.rows(views, whole=True))) == wanted
+    assert b"".join(rows.rows([], whole=False)) == b""
 
 
 def test_rows_notice_a_change_and_forget_what_is_gone() -> None:
@@ -120,21 +120,21 @@ def test_rows_notice_a_change_and_forget_what_is_gone() -> None:
 
     rows = Rows(convert)
     views = [container_view(n) for n in range(3)]
-    rows.encode(views, whole=True)
-    rows.encode([container_view(n) for n in range(3)], whole=True)  # equal, not the same
+    list(rows.rows(views, whole=True))
+    list(rows.rows([container_view(n) for n in range(3)], whole=True))  # equal, not the same
     assert len(made) == 3
     changed = dataclasses.replace(views[1], state=ContainerState.EXITED)
-    answer = pb.ListContainersResponse.FromString(rows.encode([views[0], changed], whole=True))
+    answer = pb.ListContainersResponse.FromString(b"".join(rows.rows([views[0], changed], whole=True)))
     assert [item.state for item in answer.containers] == [pb.CONTAINER_RUNNING, pb.CONTAINER_EXITED]
     assert len(made) == 4
-    rows.encode([views[2]], whole=False)
+    list(rows.rows([views[2]], whole=False))
     assert len(made) == 5  # the whole list had not shown it, so its row was dropped
 
 
 def test_rows_are_bounded_without_whole_lists() -> None:
     rows = Rows(status.container_row)
     for n in range(MAX_KEPT + 5):
-        rows.encode([container_view(n)], whole=False)
+        list(rows.rows([container_view(n)], whole=False))
     assert len(rows._kept) <= MAX_KEPT
 
 
@@ -147,7 +147,7 @@ def test_sandbox_stats_are_one_message() -> None:
     encoder = stats.StatsEncoder()
     views = [container_view(5), container_view(6)]
     for _ in range(2):
-        data = encoder.sandbox_list([sandbox_stats(sandbox_view(5), views)], whole=True)
+        data = b"".join(encoder.sandboxes([sandbox_stats(sandbox_view(5), views)], whole=True))
     (message,) = pb.ListPodSandboxStatsResponse.FromString(data).stats
     assert message.attributes.metadata.name == "pod-5"
     assert dict(message.attributes.annotations) == {"note": "a b"}

@@ -5,7 +5,7 @@ An answer like ListContainersResponse is nothing but its rows, each as field 1 w
 building and encoding messages takes milliseconds. A view is unchanged if it is the same object or equal.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Generic, Protocol, TypeVar
 
 from google.protobuf.message import Message
@@ -34,13 +34,11 @@ class Rows(Generic[V]):
         self._convert = convert
         self._kept: dict[str, tuple[V, bytes]] = {}
 
-    def encode(self, views: Iterable[V], *, whole: bool) -> bytes:
-        """Return the encoded list of `views` in their order; with `whole`, rows that are not among them are dropped."""
-        views = tuple(views)
-        answer = b"".join([self.row(view) for view in views])
+    def rows(self, views: Sequence[V], *, whole: bool) -> Iterator[bytes]:
+        """Yield the encoded rows of `views` in their order; with `whole`, those not among them are dropped then."""
+        yield from map(self.row, views)
         if whole:
             self.retain(views)
-        return answer
 
     def retain(self, views: Sequence[V]) -> None:
         """Drop the rows of all but these views, once there are more rows than views."""

@@ -5,7 +5,7 @@ ContainerStats and PodSandboxStats, and protobuf reads a message put together fr
 None in a view stays unset: kubelet takes an unset figure for unknown and a 0 for a measurement.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 
 from crishim._proto.runtime.v1 import api_pb2 as pb
 from crishim.pods.views import (
@@ -42,24 +42,29 @@ class StatsEncoder:
         """Return ContainerStatsResponse."""
         return record(FIELD_1, self._container(stats))
 
-    def container_list(self, items: Sequence[ContainerStats], *, whole: bool) -> bytes:
-        """Return ListContainerStatsResponse; with `whole`, attributes of what is not among the items are dropped."""
-        answer = b"".join([record(FIELD_1, self._container(item)) for item in items])
+    def containers(self, items: Iterable[ContainerStats], *, whole: bool) -> Iterator[bytes]:
+        """Yield ListContainerStatsResponse's rows; with `whole`, attributes of what is not among them are dropped."""
+        seen = []
+        for item in items:
+            seen.append(item.view)
+            yield record(FIELD_1, self._container(item))
         if whole:
-            self._containers.retain([item.view for item in items])
-        return answer
+            self._containers.retain(seen)
 
     def sandbox_answer(self, stats: SandboxStats) -> bytes:
         """Return PodSandboxStatsResponse."""
         return record(FIELD_1, self._sandbox(stats))
 
-    def sandbox_list(self, items: Sequence[SandboxStats], *, whole: bool) -> bytes:
-        """Return ListPodSandboxStatsResponse; with `whole`, attributes of what is not among the items are dropped."""
-        answer = b"".join([record(FIELD_1, self._sandbox(item)) for item in items])
+    def sandboxes(self, items: Iterable[SandboxStats], *, whole: bool) -> Iterator[bytes]:
+        """Yield ListPodSandboxStatsResponse's rows; with `whole`, attributes of what is not among them are dropped."""
+        seen, inside = [], []
+        for item in items:
+            seen.append(item.view)
+            inside += [inner.view for inner in item.containers]
+            yield record(FIELD_1, self._sandbox(item))
         if whole:
-            self._sandboxes.retain([item.view for item in items])
-            self._containers.retain([inner.view for item in items for inner in item.containers])
-        return answer
+            self._sandboxes.retain(seen)
+            self._containers.retain(inside)
 
     def _container(self, stats: ContainerStats) -> bytes:
         return self._containers.row(stats.view) + container_usage(stats).SerializeToString()
