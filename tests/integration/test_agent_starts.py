@@ -1,11 +1,7 @@
 """Agents on real kernel objects: containers and execs born by batches, what fails, who dies, who takes over."""
 
-import binascii
-import contextlib
-import fcntl
 import os
 import signal
-import struct
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,15 +10,13 @@ import pytest
 
 from crishim.engine.agent import layout
 from crishim.engine.agent.batch import Batch
-from crishim.linux.seccomp.tables import numbers
 from crishim.request import Capabilities, Mount, NamespaceMode
+from tests.support import filters
 from tests.support.abilities import need_containers, need_program
 from tests.support.agents import MACHINE, PATIENCE, AgentPod, agent_pod
+from tests.support.leases import leased
 from tests.support.ownership import run_id
 from tests.support.waiting import wait_for
-
-LOAD, JEQ, RETURN = 0x20, 0x15, 0x06
-ALLOW, ERRNO, KILL = 0x7FFF0000, 0x00050001, 0x80000000
 
 
 @pytest.fixture
@@ -320,52 +314,33 @@ def test_an_exec_has_only_its_final_rights_when_it_becomes_visible(pod: AgentPod
     program.chmod(0o755)
     plan = pod.plan("/bin/sleep", "100", mounts=(Mount("/volume", str(volume)),))
     container = pod.start(plan).follow()
-    lease = os.open(program, os.O_RDWR | os.O_CLOEXEC)
-    try:
-        with signals_held(signal.SIGIO):
-            fcntl.fcntl(lease, fcntl.F_SETLEASE, fcntl.F_WRLCK)  # who opens it waits
-            run = pod.execute(plan, container.pid, "/volume/program")
-            assert run.watched is not None
-            assert len(stop := run.report.recv(4096)) == 8
-            assert run.watched.heard(stop)
-            run.report.send(b"goes on.")
-            assert pod.ended(run.pid) == 0
-            inner = run.watched.pid_inside()
-            found = Path(f"/proc/{inner}/status").read_text(encoding="ascii")
-            assert "CapEff:\t00000000a80425fb" in found
-            assert "CapBnd:\t00000000a80425fb" in found
-            maps = Path(f"/proc/{inner}/maps").read_text(encoding="ascii")
-            assert ("/agent\n" in maps, "slot" in maps, "agent.area" in maps) == (True, False, False)
-            assert sorted(os.listdir(f"/proc/{inner}/fd")) == ["0", "1", "2", "3"]
-            assert os.stat(f"/proc/{inner}/mem").st_uid == 0  # not dumpable: only root's, and nobody's to trace
-            # whoever waits there holds up nobody else
-            other = pod.start(pod.plan("/bin/true")).follow()
-            assert pod.ended(other.pid) == 0
-            os.kill(inner, signal.SIGKILL)
-    finally:
-        os.close(lease)
+    with leased(str(program)):  # who opens it waits
+        run = pod.execute(plan, container.pid, "/volume/program")
+        assert run.watched is not None
+        assert len(stop := run.report.recv(4096)) == 8
+        assert run.watched.heard(stop)
+        run.report.send(b"goes on.")
+        assert pod.ended(run.pid) == 0
+        inner = run.watched.pid_inside()
+        found = Path(f"/proc/{inner}/status").read_text(encoding="ascii")
+        assert "CapEff:\t00000000a80425fb" in found
+        assert "CapBnd:\t00000000a80425fb" in found
+        maps = Path(f"/proc/{inner}/maps").read_text(encoding="ascii")
+        assert ("/agent\n" in maps, "slot" in maps, "agent.area" in maps) == (True, False, False)
+        assert sorted(os.listdir(f"/proc/{inner}/fd")) == ["0", "1", "2", "3"]
+        assert os.stat(f"/proc/{inner}/mem").st_uid == 0  # not dumpable: only root's, and nobody's to trace
+        # whoever waits there holds up nobody else
+        other = pod.start(pod.plan("/bin/true")).follow()
+        assert pod.ended(other.pid) == 0
+        os.kill(inner, signal.SIGKILL)
     assert pod.ended(inner) == 137
 
 
-@contextlib.contextmanager
-def signals_held(number: int) -> Iterator[None]:
-    signal.pthread_sigmask(signal.SIG_BLOCK, {number})
-    try:
-        yield
-    finally:
-        while signal.sigtimedwait({number}, 0):
-            pass
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})
-
-
-@pytest.mark.parametrize("action", [ERRNO, KILL])
+@pytest.mark.parametrize("action", [filters.ERRNO, filters.KILL])
 def test_an_exec_passes_a_filter_that_refuses_clone_and_exit(pod: AgentPod, action: int) -> None:
     plan = pod.plan("/bin/sleep", "100")
     container = pod.start(plan).follow()
-    refused = {name: numbers(MACHINE)[name] for name in ("clone", "clone3", "exit_group")}
-    tests = [insn for number in refused.values() for insn in ((JEQ, 0, 1, number), (RETURN, 0, 0, action))]
-    program = b"".join(struct.pack("<HBBI", *insn) for insn in [(LOAD, 0, 0, 0), *tests, (RETURN, 0, 0, ALLOW)])
-    plan["process"]["seccomp"] = binascii.b2a_base64(program, newline=False).decode()
+    plan["process"]["seccomp"] = filters.refusing(action, "clone", "clone3", "exit_group")
     run = pod.execute(plan, container.pid, "/bin/sh", "-c", "echo runs; (echo forked)")
     run.follow()
     assert run.watched is not None

@@ -55,7 +55,6 @@ class Run:
 
     def follow(self) -> "Run":
         """Answer what the child asks until it runs or has failed."""
-        self.report.settimeout(PATIENCE)
         while True:
             said, ancillary, _, _ = self.report.recvmsg(65536, socket.CMSG_SPACE(4))
             for _, _, rights in ancillary:
@@ -228,6 +227,7 @@ class AgentPod:
         if watched:
             watched.bind(slot)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.settimeout(PATIENCE)
         reading, writing = os.pipe2(os.O_CLOEXEC)
         null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
         born_in = -1

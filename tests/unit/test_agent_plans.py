@@ -23,10 +23,10 @@ from crishim.engine.plan.host import HostView
 from crishim.engine.plan.types import ContainerPlan, ExecPlan, MaskPaths
 from crishim.engine.users import Identity
 from crishim.linux.arch import ARCHES
+from crishim.linux.seccomp.outcome import run as outcome_of
 from crishim.linux.seccomp.tables import numbers
 from crishim.problems import Problems
 from crishim.request import ContainerConfig, ImageConfig, SandboxConfig
-from tests.support import classic_bpf
 from tests.unit import test_engine_plans as plans
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "batches"
@@ -165,7 +165,7 @@ def test_a_clone_with_the_cookie_passes_a_filter_and_nothing_else_does(machine: 
     number, audit = numbers(machine)["clone"], ARCHES[machine].audit
 
     def outcome(call: int, arch: int, value: int) -> int:
-        return classic_bpf.run(program, call, arch, (0, 0, 0, 0, value, 0))[0]
+        return outcome_of(program, call, arch, (0, 0, 0, 0, value, 0))[0]
 
     assert outcome(number, audit, cookie) == 0x7FFF0000
     for call, arch, value in (

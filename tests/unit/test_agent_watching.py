@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crishim.engine.agent import layout, shapes, starts
-from crishim.engine.agent.batch import Blob, decode
+from crishim.engine.agent import layout, shapes, standing, starts
+from crishim.engine.agent.batch import Batch, Blob, decode, records
 from crishim.engine.agent.processes import WINDOW
 from crishim.engine.agent.slots import KEPT, Slots, SlotsExhaustedError
 from crishim.engine.agent.watching import MAX_FILE, Watched
@@ -155,6 +155,57 @@ def test_the_room_for_arguments_is_reckoned_before() -> None:
 
 def test_blobs_are_what_they_say() -> None:
     assert Blob(b"abc", {}).fill([(b"b", b"x")]) == b"axc"
+
+
+# --- where it is ------------------------------------------------------------------------------------
+
+
+def said(child: Child, monkeypatch: pytest.MonkeyPatch, line: str) -> str:
+    """Return what is told of a child whose /proc/<pid>/syscall has this line."""
+    monkeypatch.setattr(standing, "standing", lambda _: standing.parse(line.encode()))
+    monkeypatch.setattr(standing, "stopped", lambda _: "")
+    return str(child.watched.hanging(os.getpid()))
+
+
+def test_the_call_that_hangs_is_known_by_its_arguments(child: Child, monkeypatch: pytest.MonkeyPatch) -> None:
+    batch, content = child.first.batch, child.watched.content()
+    index = next(number for number, call in enumerate(batch.calls) if call.what == "/etc/group")
+    record = decode(content, index * layout.RECORD)
+    words = " ".join([f"{argument:#x}" for argument in record.arguments])
+    line = f"{record.number} {words} 0x7ffd390e5c00 0x400298\n"
+    assert said(child, monkeypatch, line) == "openat2 /etc/group: still opening"
+    wrong = line.replace(f"{record.arguments[1]:#x}", "0x1")
+    assert said(child, monkeypatch, wrong) == "before its first call: still going on"
+
+
+@pytest.mark.parametrize("line", ["running\n", "-1 0x7ffd390e5c00 0x400298\n", "", "59 0x1", "a b c d e f g h i"])
+def test_a_call_that_nobody_tells(child: Child, monkeypatch: pytest.MonkeyPatch, line: str) -> None:
+    assert standing.parse(line.encode()) is None
+    assert said(child, monkeypatch, line) == "before its first call: still going on"
+    child.reads(b"root:x:0:0::/root:/bin/sh\n")
+    assert said(child, monkeypatch, line) == "after pread64 /etc/passwd: still going on"
+
+
+def test_of_equal_calls_it_is_the_next_one() -> None:
+    batch = Batch("x86_64", layout.SLOT)
+    for _ in range(3):
+        batch.call("umask", 0)
+        batch.call("getpid")
+    found = records(batch.finish().content)
+    where = standing.Standing(batch.numbers["umask"], (0,) * 6)
+    assert standing.find(found, where) == 0
+    found[1] = found[1]._replace(result=7)
+    assert standing.find(found, where) == 2
+    found[5] = found[5]._replace(result=7)  # and was sent back
+    assert standing.find(found, where) == 4
+
+
+def test_what_is_told_of_one_that_said_nothing(child: Child) -> None:
+    text = str(child.watched.silent(127))
+    assert text == "exec tool: ended with status 127 before it ran its program, and said nothing"
+    assert str(child.watched.silent(159)) == "exec tool: killed by SIGSYS before it ran its program"
+    assert "memory limit" in str(child.watched.silent(137, out_of_memory=True))
+    assert "memory limit" not in str(child.watched.silent(159, out_of_memory=True))
 
 
 # --- another keeper ---------------------------------------------------------------------------------

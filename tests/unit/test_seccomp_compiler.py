@@ -16,8 +16,8 @@ from crishim.linux.arch import ARCHES
 from crishim.linux.seccomp import tables
 from crishim.linux.seccomp.compiler import compile_profile
 from crishim.linux.seccomp.default import default_profile
+from crishim.linux.seccomp.outcome import run
 from crishim.linux.seccomp.profile import Arg, Profile, Rule, parse_profile
-from tests.support.classic_bpf import run
 
 ALLOW, KILL = 0x7FFF0000, 0x80000000
 EPERM, ENOSYS = 0x50000 | errno.EPERM, 0x50000 | errno.ENOSYS

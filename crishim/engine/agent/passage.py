@@ -10,12 +10,12 @@ Sources: seccomp(2), linux/filter.h, linux/audit.h; clone(2) for its unused argu
 
 import struct
 
+from crishim.linux.seccomp.outcome import JEQ, LD, RET
 from crishim.linux.seccomp.tables import numbers
 
 COOKIE_ARGUMENT = 4
 """x86-64 has `tls` there, arm64 `child_tid`: neither is looked at without its flag."""
-_AUDIT = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
-_LOAD, _EQUAL, _RETURN = 0x20, 0x15, 0x06
+AUDIT = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 _ALLOW = 0x7FFF0000
 _NUMBER, _ARCH, _ARGUMENTS = 0, 4, 16
 _LOW = 0xFFFFFFFF
@@ -25,7 +25,7 @@ def with_passage(program: bytes, machine: str, cookie: int) -> bytes:
     """Return a filter program that lets a clone with this cookie pass, and is the given one for all else."""
     place = _ARGUMENTS + 8 * COOKIE_ARGUMENT
     tests = (
-        (_ARCH, _AUDIT[machine]),
+        (_ARCH, AUDIT[machine]),
         (_NUMBER, numbers(machine)["clone"]),
         (place, cookie & _LOW),
         (place + 4, cookie >> 32),
@@ -34,5 +34,5 @@ def with_passage(program: bytes, machine: str, cookie: int) -> bytes:
     left = 2 * len(tests) + 1
     for offset, value in tests:
         left -= 2
-        out += struct.pack("<HBBI", _LOAD, 0, 0, offset) + struct.pack("<HBBI", _EQUAL, 0, left, value)
-    return out + struct.pack("<HBBI", _RETURN, 0, 0, _ALLOW) + program
+        out += struct.pack("<HBBI", LD, 0, 0, offset) + struct.pack("<HBBI", JEQ, 0, left, value)
+    return out + struct.pack("<HBBI", RET, 0, 0, _ALLOW) + program

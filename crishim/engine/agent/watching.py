@@ -6,15 +6,20 @@ records (what each candidate said), and its end: the program runs, if nothing ha
 exec'd. Nobody trusts what it says: it only decides about this very start, and what is told to its user.
 """
 
+import binascii
 import errno
 import os
+import signal
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from crishim.engine.agent import layout, lowering
-from crishim.engine.agent.batch import Batch, Record, decode
+from crishim.engine.agent import layout, lowering, standing
+from crishim.engine.agent.batch import Batch, Call, Record, decode, records
+from crishim.engine.agent.passage import AUDIT
 from crishim.engine.agent.processes import READ_OFFSET, STOP, WINDOW
 from crishim.engine.agent.shapes import Ready
 from crishim.engine.users import Identity, UnknownUserError, resolve, usual
+from crishim.linux.seccomp.outcome import refusal
 
 MAX_FILE = 1 << 20
 """How much of /etc/passwd or /etc/group is looked at."""
@@ -24,6 +29,15 @@ _SLACK = 64 * 1024
 
 
 _INTERPRETER = "its interpreter (the #! line's, or the dynamic loader) does not exist in the image"
+_REFUSES = "its seccomp profile refuses this call"
+_KILLS = "its seccomp profile kills the process in this call"
+_STRUCK_DUMB = "did not run, and its seccomp profile refuses {}, which would tell why"
+_STILL = {"execve": "still opening", "openat": "still opening", "openat2": "still opening"}
+_PASSES = frozenset({"clone", "exit_group"})
+"""What a process that makes another one in its place does at the end: allowed (`passage`), and of no account."""
+_TELLS = frozenset({"faccessat", "write"})
+"""What a child does when none of the candidates ran."""
+_OUT_OF_MEMORY = "killed: the memory limit of the container or its pod leaves too little for it"
 
 
 class Failure(NamedTuple):
@@ -194,6 +208,123 @@ class Watched:
         batch = self._batch_of(record)
         return batch is second.batch and record.number == batch.numbers["exit_group"]
 
+    # --- one that hangs, or has died -------------------------------------------------------------
+
+    def hanging(self, pid: int) -> Failure:
+        """Return the call that a child hangs in; `hint` ends in a way that " after 10 s" can follow.
+
+        Args:
+            pid: of the child; the process that went on in its place is found.
+        """
+        pid = self.pid_inside() or pid
+        steps = self._steps()
+        where = standing.standing(pid)
+        found = standing.find([record for _, record in steps], where) if where is not None else None
+        if found is None:
+            return self._by_last_result(steps)._replace(errno=errno.ETIMEDOUT, hint="still going on")
+        batch, record = steps[found]
+        told = self._failure(batch, record)
+        waits = batch is self._first.batch and record.position == batch.stops.get(STOP)
+        still = "still waiting for its keeper" if waits else _STILL.get(told.call, "still going on")
+        hint = standing.stopped(pid) or still
+        title = f"{told.title}: {told.call} {told.what}" if told.title else ""
+        return told._replace(errno=errno.ETIMEDOUT, title=title, hint=hint)
+
+    def silent(self, status: int, *, out_of_memory: bool = False) -> Failure:
+        """Return what to tell of a process that ended before its program ran, and said nothing.
+
+        Args:
+            status: 0-255, or 128 + signal.
+            out_of_memory: the OOM killer has struck in its control group.
+        """
+        number = max(status - 128, 0)
+        if number in {0, signal.SIGSYS, signal.SIGILL}:  # the last one: exit_group was refused, too
+            refused = self._refused(kills=number == signal.SIGSYS)
+            if refused is not None:
+                return refused
+        if number == signal.SIGKILL:
+            hint = _OUT_OF_MEMORY if out_of_memory else "killed before it ran its program"
+        elif number:
+            hint = f"killed by {_name(number)} before it ran its program"
+        else:
+            hint = f"ended with status {status} before it ran its program, and said nothing"
+        told = self._by_last_result(self._steps())
+        name = self._plan["argv"][0]
+        return Failure(
+            "exec", name, errno.EINTR, told.call and f"{told.call} {told.what}".strip(), f"exec {name}", hint
+        )
+
+    def _steps(self) -> list[tuple[Batch, Record]]:
+        """Return all calls of the child as they stand in its slot; those in private memory as they were."""
+        steps = self._in_slot(self._first.batch, 0)
+        if self._second is not None:
+            steps += self._in_slot(self._second.batch, self._second_at)
+            inner = self._second.inner
+            if inner is not None:
+                steps += [(inner, record) for record in records(inner.finish().content)]
+        return steps
+
+    def _in_slot(self, batch: Batch, offset: int) -> list[tuple[Batch, Record]]:
+        size = layout.RECORD * len(batch.calls)
+        content = os.pread(self._slot, size, offset)
+        return [(batch, decode(content, at)) for at in range(0, len(content) - layout.RECORD + 1, layout.RECORD)]
+
+    def _by_last_result(self, steps: list[tuple[Batch, Record]]) -> Failure:
+        """Return the last call that is known to have come back."""
+        last = standing.last([record for _, record in steps])
+        if last < 0:
+            return Failure("before its first call", "", 0, "")
+        batch, record = steps[last]
+        told = self._failure(batch, record)
+        return told._replace(call=f"after {told.call}", title="")
+
+    # --- what its filter refuses -----------------------------------------------------------------
+
+    def _filtered(self) -> Iterator[tuple[Batch, Record]]:
+        """Yield the calls that are made with the filter in force."""
+        second = self._second
+        if second is None:
+            return
+        inside = False
+        for batch in (second.batch, second.inner):
+            if batch is None:
+                continue
+            for record in records(batch.finish().content):
+                name = batch.calls[record.position].name
+                if inside and not (batch is second.batch and second.inner is not None and name in _PASSES):
+                    yield batch, record
+                inside = inside or name == "seccomp"
+
+    def _refused(self, *, kills: bool) -> Failure | None:
+        """Return the first call that the filter refuses, and after which the child is not heard any more."""
+        for batch, record in self._filtered():
+            found = refusal(self._filter(), record.number, AUDIT[self._machine], record.arguments)
+            if found is None or (kills and not found.kills):
+                continue
+            call = batch.calls[record.position]
+            if call.name != "execve" and not found.kills and found.errno in call.allow:
+                continue
+            return self._of_filter(batch, call, found.errno, _KILLS if found.kills else _REFUSES)
+        return None
+
+    def _of_filter(self, batch: Batch, call: Call, number: int, hint: str) -> Failure:
+        reason = batch.reasons[call.reason]
+        if call.name in _TELLS:
+            name = self._plan["argv"][0]
+            return Failure("exec", name, number, reason, "", _STRUCK_DUMB.format(call.name))
+        return Failure(call.name, call.what, number, reason, "", hint)
+
+    def _refuses(self, batch: Batch, record: Record) -> bool:
+        """Tell whether what a call gave is what the filter gives for it."""
+        mine = next((one for by, one in self._filtered() if by is batch and one.position == record.position), None)
+        if mine is None:
+            return False
+        found = refusal(self._filter(), mine.number, AUDIT[self._machine], mine.arguments)
+        return found is not None and not found.kills and found.errno == record.errno
+
+    def _filter(self) -> bytes:
+        return binascii.a2b_base64(self._plan["seccomp"])
+
     # --- what failed -----------------------------------------------------------------------------
 
     def _explain(self, found: list[Record]) -> Failure:
@@ -201,6 +332,8 @@ class Watched:
         batch = self._batch_of(found[0])
         if batch is None:  # of a second batch that a keeper wrote which is dead
             return Failure("exec", "", found[0].errno, "a call after the ids were known")
+        if found[0].position < len(batch.calls) and self._refuses(batch, found[0]):
+            return self._of_filter(batch, batch.calls[found[0].position], found[0].errno, _REFUSES)
         if len(found) == 1:
             return self._failure(batch, found[0])
         name = os.fsdecode(self._plan["argv"][0])
@@ -230,6 +363,13 @@ class Watched:
         if second.inner is not None and record.other >= layout.PRIVATE:
             return second.inner
         return second.batch if record.other >= second.batch.base else self._first.batch
+
+
+def _name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
 
 
 def _page(size: int) -> int:

@@ -25,6 +25,7 @@ from crishim.linux import capabilities
 from crishim.linux.arch import ARCHES, Arch
 from crishim.linux.seccomp import program as bpf
 from crishim.linux.seccomp import tables
+from crishim.linux.seccomp.outcome import JEQ
 from crishim.linux.seccomp.profile import ACTIONS, Arg, Profile, Rule
 
 _DATA = 0xFFFF
@@ -68,7 +69,7 @@ def _program(profile: Profile, caps: int, arch: Arch, kernel: tuple[int, int]) -
     ]
     code = bpf.ret(_KILL)
     for audit, section in reversed(sections):
-        code = bpf.choose(bpf.JEQ, audit, section, code)
+        code = bpf.choose(JEQ, audit, section, code)
     code = [bpf.load(bpf.OFF_ARCH), *code]
     if len(code) > bpf.MAX_INSTRUCTIONS:
         raise InvalidArgumentError(

@@ -13,12 +13,12 @@ little-endian, so a 64-bit argument's low half comes first.
 import struct
 from collections.abc import Sequence
 
+from crishim.linux.seccomp.outcome import AND, JA, JEQ, JGE, JGT, LD, RET
 from crishim.linux.seccomp.profile import Arg
 
 Insn = tuple[int, int, int, int]
 """code, jump if true, jump if false, constant."""
 
-LD, JA, JEQ, JGT, JGE, RET, AND = 0x20, 0x05, 0x15, 0x25, 0x35, 0x06, 0x54
 OFF_NUMBER, OFF_ARCH, OFF_ARGS = 0, 4, 16
 MAX_INSTRUCTIONS = 4096
 _LOW = 0xFFFFFFFF
