@@ -14,6 +14,7 @@ from crishim.config.model import Config
 from crishim.daemon.surroundings import Surroundings
 from crishim.errors import InvalidArgumentError
 from crishim.linux import capabilities, rlimits
+from crishim.linux.cgroups.details import further_files
 from crishim.linux.cgroups.stats import files_per_group
 from crishim.linux.facts import HostFacts
 
@@ -64,7 +65,7 @@ def cannot_serve(found: list[Finding]) -> bool:
 
 def pods_for_descriptors(limit: int, facts: HostFacts) -> int:
     """Return for how many pods of one container the daemon's descriptors are enough."""
-    group = files_per_group(facts.layout) if facts.layout else 0
+    group = files_per_group(facts.layout) + further_files(facts.layout) if facts.layout else 0
     return max(limit - _DAEMON_FDS, 0) // (_KEEPER_FDS + 2 * group)
 
 

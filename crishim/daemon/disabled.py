@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from crishim.errors import FailedPreconditionError
 from crishim.network.model import Attachment, AttachRequest, PodNetns
 from crishim.observe import Observer
-from crishim.pods.ports import Counters
+from crishim.pods.views import InterfaceStats
 
 REASON = "NetworkDisabled"
 MESSAGE = "the configuration has network.enabled = false: only pods with the host's network can run"
@@ -41,7 +41,7 @@ class DisabledNetwork:
     async def use_pod_cidr(self, subnets: Sequence[str]) -> None:
         """Have no use for a range: pods of the host's network have its addresses."""
 
-    def interface_stats(self) -> Mapping[str, Counters]:
+    def interface_stats(self) -> Mapping[str, InterfaceStats]:
         """Know no interface."""
         return {}
 

@@ -17,9 +17,13 @@ class InterfaceCounters:
 
     name: str
     rx_bytes: int
+    rx_packets: int
     rx_errors: int
+    rx_dropped: int
     tx_bytes: int
+    tx_packets: int
     tx_errors: int
+    tx_dropped: int
 
 
 def read_counters(links: Mapping[str, str], interface: str) -> dict[str, InterfaceCounters]:
@@ -29,14 +33,12 @@ def read_counters(links: Mapping[str, str], interface: str) -> dict[str, Interfa
 
 
 def parse_counters(text: bytes, links: Mapping[str, str], interface: str) -> dict[str, InterfaceCounters]:
-    """Parse the file: two lines of headings, then `name: rx bytes, packets, errors, … tx bytes, packets, errors, …`."""
+    """Parse the file: two lines of headings, then `name: rx bytes, packets, errors, dropped, … tx bytes, …`."""
     found = {}
     for line in text.split(b"\n")[2:]:
         name, _, rest = line.partition(b":")
         pod_id = links.get(name.strip().decode("ascii", "replace"))
         if pod_id is not None:
-            values = rest.split()
-            found[pod_id] = InterfaceCounters(
-                interface, int(values[8]), int(values[10]), int(values[0]), int(values[2])
-            )
+            values = [int(word) for word in rest.split()]
+            found[pod_id] = InterfaceCounters(interface, *values[8:12], *values[0:4])
     return found

@@ -7,6 +7,7 @@ goes away (they run shielded in a task of their own); a retry with the same requ
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
+from crishim.pods.cadvisor import PodMetrics
 from crishim.pods.events import Subscription
 from crishim.pods.views import (
     ContainerFilter,
@@ -130,3 +131,6 @@ class RuntimeApi(Protocol):
 
     def list_sandbox_stats(self, wanted: SandboxFilter) -> Iterator[SandboxStats]:
         """Yield the stats of ready sandboxes that match, read one by one."""
+
+    async def sandbox_metrics(self) -> Iterator[PodMetrics]:
+        """Return what yields the metrics of ready sandboxes, read one by one."""

@@ -12,6 +12,7 @@ from crishim.engine.plan.container import ContainerInput
 from crishim.engine.plan.types import ContainerPlan, ExecPlan, PodPlan
 from crishim.linux.cgroups.layout import Layout
 from crishim.network.model import NetworkApi
+from crishim.pods.views import InterfaceStats
 from crishim.problems import Problems
 from crishim.request import (
     ResolvedUser,
@@ -141,34 +142,10 @@ class Engine(Protocol):
         """
 
 
-class Counters(Protocol):
-    """Traffic of one interface, as the pod sees it."""
-
-    @property
-    def name(self) -> str:
-        """Interface name."""
-
-    @property
-    def rx_bytes(self) -> int:
-        """Bytes received."""
-
-    @property
-    def rx_errors(self) -> int:
-        """Errors in receiving."""
-
-    @property
-    def tx_bytes(self) -> int:
-        """Bytes sent."""
-
-    @property
-    def tx_errors(self) -> int:
-        """Errors in sending."""
-
-
 class Network(NetworkApi, Protocol):
     """The network, with the counters that stats need."""
 
-    def interface_stats(self) -> Mapping[str, Counters]:
+    def interface_stats(self) -> Mapping[str, InterfaceStats]:
         """Return each pod's default interface by pod id."""
 
 

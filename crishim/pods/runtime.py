@@ -23,6 +23,7 @@ from crishim.observe import Observer
 from crishim.pods import containers, disk, execs, info, keepers, reconcile, recover, sandboxes, stopping, updates
 from crishim.pods.admission.abilities import Abilities
 from crishim.pods.admission.admission import admit_container, admit_exec, admit_sandbox, admit_stop
+from crishim.pods.cadvisor import PodMetrics
 from crishim.pods.context import Context
 from crishim.pods.events import Bus, Subscription
 from crishim.pods.layers import ContainerLayers
@@ -426,6 +427,12 @@ class Runtime:
         for sandbox in self._sandboxes(wanted):
             if sandbox.ready:
                 yield stats.sandbox(sandbox, interfaces)
+
+    async def sandbox_metrics(self) -> Iterator[PodMetrics]:
+        """Return what yields the metrics of ready sandboxes, read one by one."""
+        context = self._context
+        ready = [sandbox for sandbox in self._shown() if sandbox.ready]
+        return await context.stats.metrics(ready, context.paths.containers)
 
 
 def _by_state(found: Iterable[State], kind: type[State]) -> Mapping[tuple[str, ...], int]:

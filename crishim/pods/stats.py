@@ -1,18 +1,24 @@
 """Stats of containers and sandboxes: one sample of each control group, rates, what was written, what was sent.
 
 Everything is read at the moment of the call, from files that stay open, so that a list over 110 pods takes
-milliseconds; nothing is read in between. A group that is gone (its container just ended) leaves its part out and
-never empties the list. A sandbox of the host's network has no interfaces.
+milliseconds; only what was written is measured in between (`usage`). A group that is gone (its container just ended)
+leaves its part out and never empties the list. A sandbox of the host's network has no interfaces.
 
-Out of scope: how files are read (`crishim.linux.cgroups.stats`), and metric descriptors.
+Out of scope: how files are read (`crishim.linux.cgroups`), and which series a metric has (`cadvisor`).
 Source: CRI `ContainerStats`, `PodSandboxStats`.
 """
 
-from collections.abc import Iterable, Mapping
+import asyncio
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from crishim import clock
+from crishim.images.threads import in_thread
+from crishim.linux.cgroups.details import DetailReaders, device_name
+from crishim.linux.processes import Census, census
+from crishim.pods.cadvisor import ContainerMetrics, Disk, PodMetrics, container_series, pod_series
 from crishim.pods.objects import Container, Sandbox
 from crishim.pods.rates import Rates
 from crishim.pods.usage import Usage
@@ -45,6 +51,8 @@ class Stats:
         self._planner = planner
         self._network = network
         self._usage = usage
+        self._details = DetailReaders(readers)
+        self._counting = asyncio.Lock()
         self._rates = Rates()
         self._groups: dict[str, str] = {}
 
@@ -63,6 +71,42 @@ class Stats:
             swap=_swap(sample),
             io=_io(sample),
         )
+
+    async def metrics(self, sandboxes: Sequence[Sandbox], directory: str) -> Iterator[PodMetrics]:
+        """Return what makes the metrics of sandboxes, one by one; of those that are ready when it is their turn.
+
+        What processes have open is counted before, in a thread, since it takes a system call a descriptor.
+
+        Args:
+            sandboxes: whose.
+            directory: where containers write.
+        """
+        containers = [c for sandbox in sandboxes for c in sandbox.containers.values() if c.running]
+        layout = self._readers.layout
+        places = {c.id: layout.directories(self._group(c))[0] for c in containers}
+        async with self._counting:
+            counted = await in_thread("census", lambda: {key: census(place) for key, place in places.items()})
+        return self._metrics(sandboxes, counted, _disk(directory))
+
+    def _metrics(
+        self, sandboxes: Sequence[Sandbox], counted: Mapping[str, Census | None], disk: Disk
+    ) -> Iterator[PodMetrics]:
+        interfaces = self.interfaces()
+        now = clock.now()
+        for sandbox in sandboxes:
+            if not sandbox.ready:
+                continue
+            own = interfaces.get(sandbox.id)
+            group = self._group(sandbox)
+            series = pod_series(sandbox.view, self._details.read(group), (own,) if own is not None else (), now)
+            inside = []
+            for container in sandbox.containers.values():
+                details = self._details.read(self._group(container)) if container.running else None
+                if details is not None:
+                    view, written = container.view, self._usage.read(container.id)
+                    figures = container_series(view, details, written, disk, counted.get(container.id), now)
+                    inside.append(ContainerMetrics(view, self._group(container), figures))
+            yield PodMetrics(sandbox.view, group, series, inside)
 
     def written(self, container_ids: Iterable[str], directory: str) -> FsStats:
         """Return what containers have written, as far as it is known; `directory` is where they have it."""
@@ -88,15 +132,13 @@ class Stats:
 
     def interfaces(self) -> Interfaces:
         """Return each pod's default interface, by pod id."""
-        return {
-            pod_id: InterfaceStats(c.name, c.rx_bytes, c.rx_errors, c.tx_bytes, c.tx_errors)
-            for pod_id, c in self._network.interface_stats().items()
-        }
+        return self._network.interface_stats()
 
     def forget(self, identifier: str) -> None:
         """A container has ended or was removed, or a sandbox is: close its files, drop its samples."""
         group = self._groups.pop(identifier, None)
         if group is not None:
+            self._details.forget(group)
             self._readers.forget(group)
         self._rates.forget(identifier)
 
@@ -107,10 +149,14 @@ class Stats:
 
     def close(self) -> None:
         """Close all files."""
+        self._details.close()
         self._readers.close()
         self._usage.close()
 
     def _sample(self, thing: Container | Sandbox) -> "GroupStats | None":
+        return self._readers.read(self._group(thing))
+
+    def _group(self, thing: Container | Sandbox) -> str:
         group = self._groups.get(thing.id)
         if group is None:
             if isinstance(thing, Container):
@@ -118,7 +164,7 @@ class Stats:
             else:
                 group = self._planner.pod_group(thing.id, thing.spec.config)
             self._groups[thing.id] = group
-        return self._readers.read(group)
+        return group
 
     def _cpu(self, key: str, sample: "GroupStats") -> CpuStats | None:
         if sample.cpu_usage is None:
@@ -159,3 +205,10 @@ def _io(sample: "GroupStats") -> IoStats | None:
 @lru_cache(maxsize=256)  # of hundreds of idle groups most show the same pressure
 def _pressure(stalls: "Stalls | None") -> Pressure | None:
     return None if stalls is None else Pressure(Psi(*stalls.some), Psi(*stalls.full))
+
+
+def _disk(directory: str) -> Disk:
+    """Return the file system of a directory; its device is known by its number (stat(2), st_dev)."""
+    room, device = os.statvfs(directory), os.stat(directory).st_dev
+    name = device_name(os.major(device), os.minor(device))
+    return Disk(name, room.f_blocks * room.f_frsize, room.f_files, room.f_ffree)

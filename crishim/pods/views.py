@@ -6,6 +6,7 @@ Times are nanoseconds since the epoch; 0 means "has not happened".
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
+from typing import Protocol
 
 from crishim.request import (
     ContainerConfig,
@@ -176,15 +177,44 @@ class FsStats:
     inodes_used: int
 
 
-@dataclass(frozen=True, slots=True)
-class InterfaceStats:
-    """Counters of one network interface."""
+class InterfaceStats(Protocol):
+    """Traffic of one interface, as the pod sees it."""
 
-    name: str
-    rx_bytes: int
-    rx_errors: int
-    tx_bytes: int
-    tx_errors: int
+    @property
+    def name(self) -> str:
+        """Interface name."""
+
+    @property
+    def rx_bytes(self) -> int:
+        """Bytes received."""
+
+    @property
+    def rx_packets(self) -> int:
+        """Packets received."""
+
+    @property
+    def rx_errors(self) -> int:
+        """Errors in receiving."""
+
+    @property
+    def rx_dropped(self) -> int:
+        """Packets that were to be received and were dropped."""
+
+    @property
+    def tx_bytes(self) -> int:
+        """Bytes sent."""
+
+    @property
+    def tx_packets(self) -> int:
+        """Packets sent."""
+
+    @property
+    def tx_errors(self) -> int:
+        """Errors in sending."""
+
+    @property
+    def tx_dropped(self) -> int:
+        """Packets that were to be sent and were dropped."""
 
 
 @dataclass(frozen=True, slots=True)

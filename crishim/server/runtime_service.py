@@ -13,11 +13,14 @@ from crishim._proto.runtime.v1 import api_pb2 as pb
 from crishim.pods.api import RuntimeApi
 from crishim.pods.views import ContainerFilter, SandboxFilter
 from crishim.problems import Problems
-from crishim.server.convert import container, pods, resources, runtime, sandbox, stats, status
+from crishim.server.convert import container, metrics, pods, resources, runtime, sandbox, stats, status
 from crishim.server.convert.fields import required
 from crishim.server.convert.rows import Rows
 from crishim.server.methods import Sender
 from crishim.server.parts import stream
+
+_METRICS_AT_ONCE = 16
+"""Pods whose metrics are made before other calls get their turn."""
 
 
 class RuntimeService:
@@ -29,6 +32,7 @@ class RuntimeService:
         self._containers = Rows(status.container_row)
         self._stats = stats.StatsEncoder()
         self._events = pods.EventEncoder()
+        self._metrics = metrics.MetricsEncoder()
 
     # --- the runtime itself -------------------------------------------------------------------
     async def version(self, _request: pb.VersionRequest) -> pb.VersionResponse:
@@ -193,6 +197,25 @@ class RuntimeService:
     def _sandbox_stats(self, given: pb.PodSandboxStatsFilter) -> Iterator[bytes]:
         wanted = sandbox.wanted_stats(given)
         return self._stats.sandboxes(self._api.list_sandbox_stats(wanted), whole=wanted == SandboxFilter())
+
+    async def list_metric_descriptors(
+        self, _request: pb.ListMetricDescriptorsRequest
+    ) -> pb.ListMetricDescriptorsResponse:
+        """Kubelet asks once, at its start, and drops what it finds no descriptor for later."""
+        return metrics.descriptors()
+
+    async def list_pod_sandbox_metrics(self, _request: pb.ListPodSandboxMetricsRequest) -> bytes:
+        """Kubelet's source for /metrics/cadvisor."""
+        rows = []
+        for row in self._metrics.pods(await self._api.sandbox_metrics()):
+            rows.append(row)
+            if len(rows) % _METRICS_AT_ONCE == 0:
+                await asyncio.sleep(0)  # other calls come in between
+        return b"".join(rows)
+
+    async def stream_pod_sandbox_metrics(self, _request: pb.StreamPodSandboxMetricsRequest, send: Sender) -> None:
+        """ListPodSandboxMetrics in parts; each figure is read when its part is made."""
+        await stream(self._metrics.pods(await self._api.sandbox_metrics()), send)
 
 
 async def _unless(ended: "asyncio.Future[None]", sending: Coroutine[Any, Any, None]) -> None:

@@ -5,14 +5,10 @@ Invariant: together with the servicers' methods this covers all RPCs, without ov
 
 _SESSION = "this version does not have streaming sessions (exec, attach, port-forward); {0}"
 _CHECKPOINT = "this version does not have checkpoint and restore; {0}"
-_METRICS = "this version does not have the cAdvisor metrics; use ListPodSandboxStats, or the daemon's own /metrics"
 _RESIZE = "this version does not have pod-level resizing; use UpdateContainerResources for each container"
 
 
 SENTENCES = {
-    "StreamPodSandboxMetrics": _METRICS,
-    "ListMetricDescriptors": _METRICS,
-    "ListPodSandboxMetrics": _METRICS,
     "Exec": _SESSION.format("use ExecSync (crictl exec -s) for commands that need no input"),
     "Attach": _SESSION.format("read the container's log file (crictl logs) instead"),
     "PortForward": _SESSION.format("connect to the pod's address, or publish the port as host_port"),

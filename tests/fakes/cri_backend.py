@@ -18,9 +18,11 @@ from crishim.images.model import (
     Removed,
 )
 from crishim.images.progress import Item, Report, State
+from crishim.network.counters import InterfaceCounters
 from crishim.observe import NullObserver
 from crishim.pods.admission.abilities import Abilities
 from crishim.pods.admission.admission import admit_exec, admit_sandbox, admit_stop
+from crishim.pods.cadvisor import ContainerMetrics, PodMetrics
 from crishim.pods.events import Bus, Subscription
 from crishim.pods.views import (
     ContainerFilter,
@@ -30,7 +32,6 @@ from crishim.pods.views import (
     CpuStats,
     ExecResult,
     FsStats,
-    InterfaceStats,
     MemoryStats,
     SandboxFilter,
     SandboxState,
@@ -118,7 +119,7 @@ def sandbox_stats(view: SandboxView, containers: Sequence[ContainerView]) -> San
         CpuStats(NOW, 6_000_000_000),
         MemoryStats(NOW, 1_100_000, 2_100_000, 500_000),
         NOW,
-        (InterfaceStats("eth0", 10, 0, 20, 1), InterfaceStats("eth1", 1, 2, 3, 4)),
+        (InterfaceCounters("eth0", 10, 1, 0, 0, 20, 2, 1, 0), InterfaceCounters("eth1", 1, 0, 2, 0, 3, 0, 4, 0)),
         NOW,
         4,
         None,
@@ -260,6 +261,20 @@ class FakeRuntime:
     def list_sandbox_stats(self, wanted: SandboxFilter) -> Iterator[SandboxStats]:
         for view in self.sandboxes(wanted):
             yield sandbox_stats(view, self.members(view.id))
+
+    async def sandbox_metrics(self) -> Iterator[PodMetrics]:
+        return (
+            PodMetrics(
+                view,
+                f"/pods/{view.id}",
+                [(("container_last_seen",), 7, NOW)],
+                [
+                    ContainerMetrics(inner, f"/pods/{view.id}/{inner.id}", [(("container_processes",), 0, NOW)])
+                    for inner in self.members(view.id)
+                ],
+            )
+            for view in self.pods
+        )
 
 
 @dataclass

@@ -12,9 +12,13 @@ from tests.fakes.faults import Faults
 class FakeCounters:
     name: str = "eth0"
     rx_bytes: int = 1
+    rx_packets: int = 5
     rx_errors: int = 2
+    rx_dropped: int = 6
     tx_bytes: int = 3
+    tx_packets: int = 7
     tx_errors: int = 4
+    tx_dropped: int = 8
 
 
 class FakeNetwork:

@@ -1,7 +1,7 @@
 """What a group uses: CPU time, memory, swap, processes, pressure; for lists over hundreds of groups.
 
-A `Reader` keeps the files of one group open and reads each with one pread; `Readers` keeps one per group. Numbers
-only: rates are made by who keeps earlier samples. Out of scope: names, pods, CRI messages.
+`Files` keeps files of one group open and reads each with one pread; `Readers` keeps those of all groups. Numbers only:
+rates are made by who keeps earlier samples. Out of scope: names, pods, CRI messages.
 
 Invariant: a group that is gone, or has an odd file, gives None (as a whole, or for that value), never an exception.
 
@@ -10,6 +10,7 @@ memory.stat's `hierarchical_*` and `total_*` lines, which saves two reads a grou
 """
 
 import os
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -77,34 +78,29 @@ _PRESSURE_FILES = ("cpu.pressure", "memory.pressure", "io.pressure")
 
 
 def files_per_group(layout: Layout) -> int:
-    """Return how many descriptors a `Reader` keeps open."""
+    """Return how many descriptors `Readers` keeps open for a group."""
     return (len(_V2_FILES) if layout.version == 2 else len(_V1_FILES)) + (len(_PRESSURE_FILES) if layout.unified else 0)
 
 
-class Reader:
-    """The open files of one group. `pressure` also reads the three pressure files where there is a v2 hierarchy."""
+class Files:
+    """Open files of one group: (directory, or None where the host has none; name) each."""
 
-    def __init__(self, layout: Layout, group: str, *, pressure: bool = True) -> None:
-        self._fds: list[int] = []
-        files = [(layout.directory(c, group), f) for c, f in (_V2_FILES if layout.version == 2 else _V1_FILES)]
-        self._sample = _sample_v2 if layout.version == 2 else _sample_v1
-        if pressure:
-            files += [(layout.unified_directory(group), name) for name in _PRESSURE_FILES]
+    def __init__(self, files: Sequence[tuple[str | None, str]]) -> None:
         self._fds = [_open(directory, name) for directory, name in files]
         self._gone = all(fd < 0 for fd in self._fds)
 
-    def read(self) -> GroupStats | None:
-        """Return a sample, or None if the group is gone."""
+    def read(self) -> list[bytes] | None:
+        """Return what the files hold, "" for one that cannot be read; None if the group is gone."""
         if self._gone:
             return None
         try:
-            texts = [os.pread(fd, 4096, 0) if fd >= 0 else b"" for fd in self._fds]
+            return [os.pread(fd, 4096, 0) if fd >= 0 else b"" for fd in self._fds]
         except OSError:
             texts = self._read_what_can_be()
-            if not any(texts):
-                self.close()
-                return None
-        return self._sample(texts)
+            if any(texts):
+                return texts
+        self.close()
+        return None
 
     def _read_what_can_be(self) -> list[bytes]:
         """Read each file by itself: pressure may be switched off (EOPNOTSUPP), a group gone (ENODEV)."""
@@ -130,34 +126,48 @@ class Reader:
 
 
 class Readers:
-    """Readers by group, opened at the first read and kept until `forget`."""
+    """The files of all groups, opened at the first read and kept until `forget`."""
 
-    def __init__(self, layout: Layout, *, pressure: bool = True) -> None:
-        self._layout = layout
-        self._pressure = pressure
-        self._open: dict[str, Reader] = {}
+    def __init__(self, layout: Layout) -> None:
+        self.layout = layout
+        self._sample = _sample_v2 if layout.version == 2 else _sample_v1
+        self._open: dict[str, Files] = {}
 
     def read(self, group: str) -> GroupStats | None:
         """Return a sample of `group`, or None if it is gone."""
-        reader = self._open.get(group)
-        if reader is None:
-            reader = Reader(self._layout, group, pressure=self._pressure)
-            self._open[group] = reader
-        sample = reader.read()
-        if sample is None:
+        texts = self.texts(group)
+        return None if texts is None else self._sample(texts)
+
+    def texts(self, group: str) -> list[bytes] | None:
+        """Return what `sample` makes a sample of, or None if the group is gone."""
+        files = self._open.get(group)
+        if files is None:
+            files = self._open[group] = Files(_files(self.layout, group))
+        texts = files.read()
+        if texts is None:
             del self._open[group]
-        return sample
+        return texts
+
+    def sample(self, texts: list[bytes]) -> GroupStats:
+        """Return what the texts of a group say."""
+        return self._sample(texts)
 
     def forget(self, group: str) -> None:
         """Close the files of `group`; before it is removed, or after."""
-        reader = self._open.pop(group, None)
-        if reader is not None:
-            reader.close()
+        files = self._open.pop(group, None)
+        if files is not None:
+            files.close()
 
     def close(self) -> None:
         """Close all files."""
         for group in list(self._open):
             self.forget(group)
+
+
+def _files(layout: Layout, group: str) -> list[tuple[str | None, str]]:
+    """Return the files of a sample; pressure is found where there is a v2 hierarchy."""
+    files = [(layout.directory(c, group), f) for c, f in (_V2_FILES if layout.version == 2 else _V1_FILES)]
+    return files + [(layout.unified_directory(group), name) for name in _PRESSURE_FILES]
 
 
 def _open(directory: str | None, name: str) -> int:
@@ -171,35 +181,35 @@ def _open(directory: str | None, name: str) -> int:
 
 def _sample_v1(texts: list[bytes]) -> GroupStats:
     cpu, usage, stat, pids, *pressure = texts
-    memory = _number(usage)
-    limit = _value(stat, b"hierarchical_memory_limit ")
-    both = _value(stat, b"hierarchical_memsw_limit ")
+    memory = number(usage)
+    limit = value(stat, b"hierarchical_memory_limit ")
+    both = value(stat, b"hierarchical_memsw_limit ")
     limit = limit if limit is not None and limit < _UNLIMITED else None
     return _build(
-        cpu_usage=_number(cpu),
+        cpu_usage=number(cpu),
         memory=memory,
-        inactive=_value(stat, b"total_inactive_file "),
-        rss=_value(stat, b"total_rss "),
-        faults=(_value(stat, b"total_pgfault "), _value(stat, b"total_pgmajfault ")),
+        inactive=value(stat, b"total_inactive_file "),
+        rss=value(stat, b"total_rss "),
+        faults=(value(stat, b"total_pgfault "), value(stat, b"total_pgmajfault ")),
         limits=(limit, max(both - limit, 0) if limit is not None and both is not None and both < _UNLIMITED else None),
-        swap=_value(stat, b"total_swap ") if both is not None else None,
-        pids=_number(pids),
+        swap=value(stat, b"total_swap ") if both is not None else None,
+        pids=number(pids),
         pressure=pressure,
     )
 
 
 def _sample_v2(texts: list[bytes]) -> GroupStats:
     cpu, usage, stat, pids, limit, swap, swap_limit, *pressure = texts
-    microseconds = _value(cpu, b"usage_usec ")
+    microseconds = value(cpu, b"usage_usec ")
     return _build(
         cpu_usage=None if microseconds is None else microseconds * 1000,
-        memory=_number(usage),
-        inactive=_value(stat, b"inactive_file "),
-        rss=_value(stat, b"anon "),
-        faults=(_value(stat, b"pgfault "), _value(stat, b"pgmajfault ")),
-        limits=(_number(limit), _number(swap_limit)),
-        swap=_number(swap),
-        pids=_number(pids),
+        memory=number(usage),
+        inactive=value(stat, b"inactive_file "),
+        rss=value(stat, b"anon "),
+        faults=(value(stat, b"pgfault "), value(stat, b"pgmajfault ")),
+        limits=(number(limit), number(swap_limit)),
+        swap=number(swap),
+        pids=number(pids),
         pressure=pressure,
     )
 
@@ -236,7 +246,7 @@ def _build(
     )
 
 
-def _number(text: bytes) -> int | None:
+def number(text: bytes) -> int | None:
     """Return a file's only number; None for `max`, for an empty text and for what is no number."""
     try:
         return int(text)
@@ -244,7 +254,7 @@ def _number(text: bytes) -> int | None:
         return None
 
 
-def _value(text: bytes, key: bytes) -> int | None:
+def value(text: bytes, key: bytes) -> int | None:
     """Return the number after `key` at the start of a line."""
     if text.startswith(key):
         start = len(key)
@@ -254,7 +264,7 @@ def _value(text: bytes, key: bytes) -> int | None:
             return None
         start += 1 + len(key)
     end = text.find(b"\n", start)
-    return _number(text[start : end if end >= 0 else len(text)])
+    return number(text[start : end if end >= 0 else len(text)])
 
 
 @lru_cache(maxsize=1024)  # of hundreds of groups most are idle and show the same text
