@@ -62,10 +62,13 @@ def test_a_directory_in_the_way_of_a_file(pod: AgentPod, tmp_path: Path) -> None
     [
         ("/etc/passwd", "working directory /etc/passwd: is a file"),
         ("/etc/passwd/x", "working directory /etc/passwd/x: is a file"),
+        ("/run/x", "working directory /run/x: a symbolic link of the image on the way leads nowhere"),
+        ("/run", "working directory /run: a symbolic link of the image on the way leads nowhere"),
         ("/proc/self/fd/0/..", "working directory /proc/self/fd/0/..: too many levels of symbolic links"),
     ],
 )
 def test_a_working_directory_that_is_none(pod: AgentPod, cwd: str, words: str) -> None:
+    os.symlink("/nowhere", f"{pod.layer}/run")
     run = pod.start(pod.plan("/bin/true", working_dir=cwd)).follow()
     assert run.watched is not None
     assert str(run.watched.failure) == words
@@ -90,6 +93,38 @@ def test_a_program_that_cannot_run(pod: AgentPod, command: tuple[str, ...], word
     assert run.watched is not None
     assert str(run.watched.failure) == words
     assert pod.ended(run.pid) == 127
+
+
+LONGEST = 32 * os.sysconf("SC_PAGE_SIZE") - 1  # MAX_ARG_STRLEN (execve(2))
+
+
+@pytest.mark.parametrize(
+    ("command", "envs", "words"),
+    [
+        ((), ("BIG=" + "x" * LONGEST,), f"environment variable BIG has {LONGEST + 4} bytes"),
+        (("x", "y" * (LONGEST + 1)), (), f"argument 2 has {LONGEST + 1} bytes"),
+        (
+            (),
+            tuple(f"V{n}=" + "x" * 100_000 for n in range(30)),
+            "32 environment variables and 0 arguments have 3000441 bytes",
+        ),
+    ],
+)
+def test_what_is_too_large_for_execve_is_named(
+    pod: AgentPod, command: tuple[str, ...], envs: tuple[str, ...], words: str
+) -> None:
+    pairs = tuple((name, value.encode()) for name, _, value in (entry.partition("=") for entry in envs))
+    run = pod.start(pod.plan("/bin/true", *command, envs=pairs)).follow()
+    assert run.watched is not None
+    assert str(run.watched.failure).startswith("execve /bin/true: ")
+    assert words in str(run.watched.failure)
+
+
+def test_the_largest_that_execve_takes(pod: AgentPod) -> None:
+    run = pod.start(pod.plan("/bin/true", "y" * LONGEST, envs=(("BIG", b"x" * (LONGEST - 4)),))).follow()
+    assert run.watched is not None
+    assert run.watched.failure is None
+    assert pod.ended(run.pid) == 0
 
 
 def test_a_refused_candidate_is_remembered(pod: AgentPod) -> None:

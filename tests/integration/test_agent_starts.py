@@ -144,6 +144,65 @@ def test_mount_points_are_made_inside_the_root_whatever_the_image_links_to(pod: 
     assert list(outside.iterdir()) == []
 
 
+def test_mount_points_are_made_through_links_that_lead_nowhere(pod: AgentPod, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "file").write_text("bound\n")
+    os.makedirs(f"{pod.layer}/sub")
+    for name, leads_to in (
+        ("run", "/nowhere"),
+        ("whole", "some/where/else"),
+        ("one", "two"),
+        ("two", "sub/../sub/three"),
+        ("sub/three", "../../../four/five"),
+        ("file", "/six/seven/target"),
+    ):
+        os.symlink(leads_to, f"{pod.layer}/{name}")
+    targets = {
+        "/run/a/b": "/nowhere/a/b",
+        "/run/c": "/nowhere/c",
+        "/whole": "/some/where/else",
+        "/one/x": "/four/five/x",
+    }
+    mounts = [Mount(target, str(source)) for target in targets] + [Mount("/file", str(source / "file"))]
+    script = "cat " + " ".join([f"{path}/file" for path in targets.values()]) + " /six/seven/target"
+    run = pod.start(pod.plan("/bin/sh", "-c", script, mounts=tuple(mounts))).follow()
+    assert run.watched is not None
+    assert run.watched.failure is None
+    assert run.text() == "bound\n" * 5
+    assert pod.ended(run.pid) == 0
+
+
+@pytest.mark.parametrize(
+    ("leads_to", "words"),
+    [
+        ("/proc/1/root/tmp/not-there", "the image has a symbolic link there"),
+        ("/proc/self/cwd/not-there", "the image has a symbolic link there"),
+        ("/proc/not-there", "no such file or directory"),
+        ("/etc/passwd/not-there", "is a file in the image, a directory must be mounted there"),
+        ("a/" * 100, "the image's symbolic link /data/x leads through too many directories"),
+        ("data", "the image has a symbolic link there"),
+    ],
+)
+def test_links_that_lead_where_nothing_can_be_made(pod: AgentPod, tmp_path: Path, leads_to: str, words: str) -> None:
+    os.symlink(leads_to, f"{pod.layer}/data")
+    run = pod.start(pod.plan("/bin/true", mounts=(Mount("/data/x", str(tmp_path)),))).follow()
+    assert run.watched is not None
+    assert words in str(run.watched.failure)
+    assert str(run.watched.failure).startswith("mount /data/x: ")
+    assert pod.ended(run.pid) == 127
+
+
+def test_links_behind_links_have_an_end(pod: AgentPod, tmp_path: Path) -> None:
+    for number in range(60):
+        os.makedirs(f"{pod.layer}/deep{number}")
+        os.symlink(f"/deep{number + 1}/link/missing{number}", f"{pod.layer}/deep{number}/link")
+    run = pod.start(pod.plan("/bin/true", mounts=(Mount("/deep0/link", str(tmp_path)),))).follow()
+    assert run.watched is not None
+    assert str(run.watched.failure) == "mount /deep0/link: the image has a symbolic link there"
+    assert pod.ended(run.pid) == 127
+
+
 def test_nothing_is_mounted_over_procfs_through_a_link(pod: AgentPod, tmp_path: Path) -> None:
     os.symlink("/proc/sys", f"{pod.layer}/link")
     run = pod.start(pod.plan("/bin/true", mounts=(Mount("/link", str(tmp_path)),))).follow()

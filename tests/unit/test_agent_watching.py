@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crishim.engine.agent import layout, shapes, standing, starts
+from crishim.engine.agent import layout, shapes, standing, starts, ways
 from crishim.engine.agent.batch import Batch, Blob, decode, records
+from crishim.engine.agent.kernel import Kernel
 from crishim.engine.agent.processes import WINDOW
 from crishim.engine.agent.slots import KEPT, Slots, SlotsExhaustedError
 from crishim.engine.agent.watching import MAX_FILE, Watched
@@ -206,6 +207,34 @@ def test_what_is_told_of_one_that_said_nothing(child: Child) -> None:
     assert str(child.watched.silent(159)) == "exec tool: killed by SIGSYS before it ran its program"
     assert "memory limit" in str(child.watched.silent(137, out_of_memory=True))
     assert "memory limit" not in str(child.watched.silent(159, out_of_memory=True))
+
+
+# --- links that lead nowhere --------------------------------------------------------------------------
+
+
+def test_links_are_followed_so_often_and_no_more() -> None:
+    batch = Batch("x86_64", layout.SLOT)
+    kernel = Kernel(batch)
+    batch.reason("a mount", "mount /data/x")
+    kernel.make("/data/x", directory=True, links=True)
+    first = starts.First(batch, None, (), inside=False, dangling=kernel.dangling)
+    slot = os.memfd_create("slot", os.MFD_CLOEXEC)
+    content = bytearray(batch.finish().content)
+    dangling = kernel.dangling[1]
+    struct.pack_into("<q", content, dangling.read.position * layout.RECORD + layout.RESULT, 8)
+    where = batch.offset_of(dangling.link)
+    content[where : where + 8] = b"/nowhere"
+    os.pwrite(slot, content, 0)
+    found = ways.Ways("x86_64", first, 0x10000, 0x40000)
+    assert 0 not in found
+    for _ in range(40):
+        found.make(slot, 1)
+    at = int.from_bytes(os.pread(slot, 8, batch.offset_of_other(dangling.stop)), "little") - layout.SLOT
+    made = [decode(os.pread(slot, layout.RECORD, at + n * layout.RECORD)) for n in range(2)]
+    assert [record.number for record in made] == [batch.numbers["openat2"], batch.numbers["mkdirat"]]
+    with pytest.raises(ways.NoWayError, match="too many symbolic links"):
+        found.make(slot, 1)
+    os.close(slot)
 
 
 # --- another keeper ---------------------------------------------------------------------------------

@@ -218,8 +218,8 @@ class Batch:
         self.calls.append(call)
         return Result(len(self.calls) - 1, result)
 
-    def then(self, label: Label) -> None:
-        """Go on at the label if the last call succeeds, and at the next one after an errno it allows."""
+    def then(self, label: Label | int) -> None:
+        """Go on at the label or address if the last call succeeds, and at the next one after an errno it allows."""
         self.calls[-1].flags |= OK
         self.calls[-1].other = label
 
@@ -238,13 +238,13 @@ class Batch:
         self.calls.append(Call("", (), len(self.reasons) - 1))
         self.calls[-1].flags = CHILD
 
-    def stop(self, name: str, socket: int) -> Place:
+    def stop(self, name: str, socket: int, number: int = 0) -> Place:
         """Tell the keeper that this point is reached, and wait until it says where to go on.
 
         By itself that is the next call; the keeper may have written another address into the record meanwhile. Returns
-        the place of the word that is told.
+        the place of the word that is told: the number.
         """
-        word = self.words(len(self.stops) + 1)
+        word = self.words(number)
         self.call("write", socket, word, 8, what=f"stop {name}")
         gone_on = Label()
         told = Result(len(self.calls), "told")

@@ -9,8 +9,10 @@ Sources: the man page of section 2 of each call; linux/openat2.h, linux/mount.h,
 import errno
 import os
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from crishim.engine.agent.batch import Argument, Batch, Half, Label, Place, Result, Value
+from crishim.engine.agent.layout import Own
 from crishim.linux import calls
 
 _ALL = (1 << 64) - 1
@@ -20,6 +22,7 @@ _STX_MODE = 28
 _STX_SIZE = 40
 _STX_RDEV = 0x80
 _STATFS_SIZE = 120
+_PATH_MAX = 4096
 _F_FLAGS = 80
 _ST_RDONLY = 1
 _F_SETFL = 4
@@ -27,7 +30,7 @@ PROC_MAGIC = 0x9FA0  # linux/magic.h
 _SET_FLAG, _SET_STRING, _CREATE = calls.FSCONFIG_SET_FLAG, calls.FSCONFIG_SET_STRING, calls.FSCONFIG_CMD_CREATE
 CWD = calls.AT_FDCWD
 _EMPTY = calls.AT_EMPTY_PATH
-_IN_THE_WAY = {
+IN_THE_WAY = {
     errno.ELOOP: "the image has a symbolic link there",
     errno.ENOTDIR: "is a file in the image, a directory must be mounted there",
 }
@@ -35,11 +38,34 @@ NEVER = calls.RESOLVE_NO_MAGICLINKS
 """No path from an image or a request ever goes through a link of /proc/<pid>/{fd,cwd,root}, which leads anywhere."""
 
 
-class Kernel:
-    """Adds idioms to a batch."""
+class Dangling(NamedTuple):
+    """Where a child stops if a link leads to a directory that is not there: for its keeper, who makes the way.
 
-    def __init__(self, batch: Batch) -> None:
+    `again`: the call that could not open it; `above`, `read`, `link`: the directory that the link is in, its length and
+    its text. `file`: its last part is to be a file, which is made by that call.
+    """
+
+    stop: str
+    again: int
+    above: Result
+    read: Result
+    link: Place
+    path: str
+    file: bool
+
+
+class Kernel:
+    """Adds idioms to a batch.
+
+    Attributes:
+        dangling: where it stops for links that lead nowhere, by the number that is told.
+    """
+
+    def __init__(self, batch: Batch, first_stop: int = 1) -> None:
         self.batch = batch
+        self.dangling: dict[int, Dangling] = {}
+        self._next_stop = first_stop
+        self._link: Place | None = None
         self._empty = batch.text("")
         self._stat = batch.room(_STATX_SIZE)
         self._hows: dict[tuple[int, int, int], Place] = {}
@@ -91,9 +117,9 @@ class Kernel:
         flags = os.O_PATH | (os.O_DIRECTORY if directory else 0)
         resolve = NEVER if links else NEVER | calls.RESOLVE_NO_SYMLINKS
         there = Label()
-        self.openat2(CWD, path, flags, resolve, allow=(errno.ENOENT,), hints=_IN_THE_WAY)
+        self.openat2(CWD, path, flags, resolve, allow=(errno.ENOENT,), hints=IN_THE_WAY)
         self.batch.then(there)
-        self.make(path, directory=directory, resolve=resolve, hints=_IN_THE_WAY)
+        self.make(path, directory=directory, resolve=resolve, hints=IN_THE_WAY, links=links)
         self.batch.place(there)
         return self.openat2(CWD, path, flags, resolve, result=result)
 
@@ -105,35 +131,67 @@ class Kernel:
         resolve: int = NEVER,
         refused: Label | None = None,
         hints: Mapping[int, str] | None = None,
+        links: bool = False,
+        start: int = CWD,
     ) -> None:
         """Make a path that is missing, with its parents.
 
         Step by step: each directory is opened, and only a name in it is made, which follows no link. A file is made
-        through a dangling link, at the place the link names, where the directory of that place exists.
+        through a dangling link, at the place the link names; where the directory of that place is missing, or the link
+        stands for a directory, the keeper is asked (`links`): only it can tell a link's parts.
 
         Args:
-            path: in the container's root.
+            path: in the container's root; in the directory `start`, where that is given.
             directory: what its last part is made as.
             resolve: RESOLVE_* flags.
             refused: where to go on if a directory may not be entered or written; None: that is a failure.
             hints: what errnos mean here.
+            links: the way through links that lead nowhere is made, too.
+            start: descriptor of the directory that the path is in.
         """
         batch = self.batch
         allow = () if refused is None else (errno.EACCES,)
-        above = self.openat2(CWD, "/", os.O_PATH | os.O_DIRECTORY, resolve)
+        above = self.openat2(start, "/" if start == CWD else ".", os.O_PATH | os.O_DIRECTORY, resolve)
         parts = [part for part in path.split("/") if part not in {"", "."}]
         for number, part in enumerate(parts):
             last = number == len(parts) - 1
             if last and not directory:
                 # not for writing: a mount that somebody writes to cannot be made read-only (EBUSY)
-                create = os.O_RDONLY | os.O_CREAT | os.O_NONBLOCK | os.O_NOCTTY
-                self.openat2(above, part, create, resolve, mode=0o644, allow=allow, other=refused, what=path)
-                continue
-            exists = (errno.EEXIST, *allow)
-            batch.call("mkdirat", above, batch.text(part), 0o755, allow=exists, what=path, hints=hints)
-            if not last:
-                flags = os.O_PATH | os.O_DIRECTORY
-                above = self.openat2(above, part, flags, resolve, allow=allow, other=refused, what=path, hints=hints)
+                flags, mode = os.O_RDONLY | os.O_CREAT | os.O_NONBLOCK | os.O_NOCTTY, 0o644
+            else:
+                flags, mode = os.O_PATH | os.O_DIRECTORY, 0
+                exists = (errno.EEXIST, *allow)
+                batch.call("mkdirat", above, batch.text(part), 0o755, allow=exists, what=path, hints=hints)
+                if last and not links:
+                    continue
+            told = hints if flags & os.O_DIRECTORY else None
+            if links:
+                above = self._open_through_link(above, part, flags, resolve, mode, path, told)
+            else:
+                above = self.openat2(
+                    above, part, flags, resolve, mode=mode, allow=allow, other=refused, what=path, hints=told
+                )
+
+    def _open_through_link(
+        self, above: Result, part: str, flags: int, resolve: int, mode: int, path: str, hints: Mapping[int, str] | None
+    ) -> Result:
+        """Open a name that was made unless it was there; a link that leads nowhere is the keeper's."""
+        batch = self.batch
+        if self._link is None:
+            self._link = batch.room(_PATH_MAX)
+        there = Label()
+        opened = self.openat2(above, part, flags, resolve, mode=mode, allow=(errno.ENOENT,), what=path, hints=hints)
+        batch.then(there)
+        read = batch.call("readlinkat", above, batch.text(part), self._link, _PATH_MAX, what=path)
+        number = self._next_stop
+        self._next_stop += 1
+        name = f"link {number}"
+        batch.stop(name, Own.REPORT, number)
+        self.dangling[number] = Dangling(
+            name, opened.position, above, read, self._link, path, not flags & os.O_DIRECTORY
+        )
+        batch.place(there)
+        return opened
 
     def expect_mode(self, fd: Value, kind: int, other: Label | None = None) -> None:
         """Go on only if the descriptor is of this kind (S_IF*); with a label, go on there if it is of another."""

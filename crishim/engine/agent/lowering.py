@@ -26,6 +26,10 @@ from crishim.linux import calls
 
 MAX_CANDIDATES = 256
 _SIGN = 1 << 63
+_RLIMIT_STACK = 3
+_STACK = 8 << 20  # the kernel's first process has this limit
+_LEAST_ARGUMENTS, _MOST_ARGUMENTS = 128 << 10, 6 << 20  # bytes that execve takes, whatever the limit of the stack
+_LONG_NAME = 100  # of a variable, as it is told
 _PATH_MAX = 4096
 _FIXED = 300  # calls that every process makes, with all capabilities and limits
 _LAST_CAPABILITY = 63
@@ -37,10 +41,9 @@ _MADV_DONTFORK = 10
 _PRIVATE_MAPPING = 0x2 | 0x20 | 0x100000  # MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE
 _READ_WRITE = 3
 _DEFAULT_PATH = DEFAULT_PATH.encode()
-_IS_A_FILE = {errno.ENOTDIR: "is a file"}
+_IS_A_FILE = {errno.ENOTDIR: "is a file", errno.ENOENT: "a symbolic link of the image on the way leads nowhere"}
 _OUTSIDE = {0: "is outside the container's root", errno.ENOENT: "is outside the container's root"}
 _EXECUTE = {
-    errno.E2BIG: "the environment and the arguments are too large together, or one of them is (execve(2))",
     errno.ENOEXEC: "exec format error (another architecture, or a script without #!)",
 }
 _TRY_NEXT = (errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.ENAMETOOLONG)
@@ -204,7 +207,7 @@ class _Steps:
         batch.then(there)
         kernel.make(cwd, directory=True, refused=there, hints=_IS_A_FILE)
         batch.place(there)
-        opened = kernel.openat2(CWD, cwd, flags, allow=(errno.EACCES,), other=done)
+        opened = kernel.openat2(CWD, cwd, flags, allow=(errno.EACCES,), other=done, hints=_IS_A_FILE)
         entered = batch.call("fchdir", opened, allow=(errno.EACCES,), what=cwd)
         batch.place(done)
         batch.call("umask", self._plan["umask"])
@@ -338,6 +341,24 @@ def candidates(name: bytes, search: bytes) -> list[bytes]:
             found.append(path)
         start = end + 1
     return found
+
+
+def excess(plan: dict[str, Any], home: bytes) -> str:
+    """Return which part of a process's arguments and environment is more than execve(2) takes: after it has said so."""
+    longest = 32 * os.sysconf("SC_PAGE_SIZE") - 1  # MAX_ARG_STRLEN, less the NUL
+    argv = [os.fsencode(word) for word in plan["argv"]]
+    environment = _environment(plan["env"], home)
+    variables = [(os.fsdecode(name), len(name) + 1 + len(value)) for name, value in environment.items()]
+    named = [(f"environment variable {name[:_LONG_NAME]}", size) for name, size in variables]
+    named += [(f"argument {number}", len(word)) for number, word in enumerate(argv)]
+    for name, size in named:
+        if size > longest:
+            return f"{name} has {size} bytes, and execve(2) takes no more than {longest} in one"
+    together = sum([size + 1 + 8 for _, size in named])
+    texts = f"{len(variables)} environment variables and {len(argv) - 1} arguments have {together} bytes together"
+    stack = next((limit["soft"] for limit in plan["rlimits"] if limit["resource"] == _RLIMIT_STACK), _STACK)
+    most = max(min(stack // 4, _MOST_ARGUMENTS), _LEAST_ARGUMENTS)  # `bprm_stack_limits` in fs/exec.c
+    return f"{texts}, and execve(2) takes no more than a quarter of the stack limit, here {most}"
 
 
 def _environment(entries: list[str], home: bytes) -> dict[bytes, bytes]:

@@ -6,11 +6,11 @@ batch of the child (`lowering`) is written behind the first one when its ids are
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from crishim.engine.agent.batch import Batch, Blob, Half, Param
-from crishim.engine.agent.kernel import Kernel
+from crishim.engine.agent.kernel import Dangling, Kernel
 from crishim.engine.agent.layout import (
     AREA,
     CMSG_DATA,
@@ -36,17 +36,21 @@ _SIGCHLD = 17
 _CLONE_ARGS_SIZE = 88
 
 
+_NONE: Mapping[int, Dangling] = {}
+
+
 class First(NamedTuple):
     """A child's first batch.
 
     `look`: what it reads before it stops; None: it execs without a stop. `needs`: what must come with the doorbell.
-    `inside`: it ends as a new process in a PID namespace.
+    `inside`: it ends as a new process in a PID namespace. `dangling`: where it may stop before (`kernel.Dangling`).
     """
 
     batch: Batch
     look: Look | None
     needs: tuple[int, ...]
     inside: bool
+    dangling: Mapping[int, Dangling] = _NONE
 
 
 def container(machine: str, plan: dict[str, Any], place: str, *, pod: str = "", proc: int = HELD_PROC) -> First:
@@ -91,7 +95,7 @@ def container(machine: str, plan: dict[str, Any], place: str, *, pod: str = "", 
         kernel.duplicate(null, 0, keep=True)
     _close_what_is_the_hosts(kernel, inside=inside)
     look = Look(kernel)
-    return First(batch, look, _needs(plan["cgroup"], streams, inside=inside), inside)
+    return First(batch, look, _needs(plan["cgroup"], streams, inside=inside), inside, kernel.dangling)
 
 
 def execution(machine: str, plan: dict[str, Any], *, inside: bool, cgroup_namespace: bool) -> First:

@@ -18,6 +18,7 @@ from crishim.engine.agent.batch import Batch, Call, Record, decode, records
 from crishim.engine.agent.passage import AUDIT
 from crishim.engine.agent.processes import READ_OFFSET, STOP, WINDOW
 from crishim.engine.agent.shapes import Ready
+from crishim.engine.agent.ways import NoWayError, Ways
 from crishim.engine.users import Identity, UnknownUserError, resolve, usual
 from crishim.linux.seccomp.outcome import refusal
 
@@ -79,6 +80,7 @@ class Watched:
         self._flags = {"terminal": terminal, "own_terminal": own_terminal}
         self._second_at = _page(len(ready.content))
         self.slot_size = _page(self._second_at + lowering.room(plan) + _SLACK)
+        self._ways = Ways(machine, ready.first, self._second_at, self.slot_size - self._second_at)
         self._second: lowering.Lowered | None = None
         self._beyond = False
         self._likely: Identity | None = None
@@ -110,7 +112,7 @@ class Watched:
     def heard(self, message: bytes) -> bool:
         """Take a message of the report socket; tell whether the child is to be let go on (eight bytes, any)."""
         if len(message) == 8:
-            return not self._beyond and self.failure is None and self._stopped()
+            return not self._beyond and self.failure is None and self._stopped(int.from_bytes(message, "little"))
         found = [decode(message, offset) for offset in range(0, len(message) - layout.RECORD + 1, layout.RECORD)]
         if found and self.failure is None and not self._is_last_word(found[0]):
             self.failure = self._explain(found)
@@ -143,7 +145,14 @@ class Watched:
 
     # --- the stop --------------------------------------------------------------------------------
 
-    def _stopped(self) -> bool:
+    def _stopped(self, number: int) -> bool:
+        if number in self._ways:
+            try:
+                self._ways.make(self._slot, number)
+            except NoWayError as error:
+                self.failure = Failure("", "", errno.ELOOP, "the way to a mount point", error.title, str(error))
+                return False
+            return True
         batch, look = self._first.batch, self._first.look
         assert look is not None
         more = False
@@ -353,13 +362,15 @@ class Watched:
         call = batch.calls[record.position]
         named = self._ready.named
         title, hint = named(batch.titles[call.reason]), call.hints.get(record.errno, "")
+        if call.name == "execve" and record.errno == errno.E2BIG:
+            hint = lowering.excess(self._plan, self.identity.home if self.identity is not None else b"")
         return Failure(call.name, named(call.what), record.errno, named(batch.reasons[call.reason]), title, hint)
 
     def _batch_of(self, record: Record) -> Batch | None:
         """Return which batch a record is of: the addresses that it goes on at tell."""
         second = self._second
         if second is None:
-            return None if self._beyond else self._first.batch
+            return None if self._beyond else self._ways.batch_of(record) or self._first.batch
         if second.inner is not None and record.other >= layout.PRIVATE:
             return second.inner
         return second.batch if record.other >= second.batch.base else self._first.batch
