@@ -246,6 +246,22 @@ def test_an_environment_of_a_megabyte(pod: AgentPod) -> None:
     assert run.text() == "100000\n"
 
 
+@pytest.mark.parametrize("append", [True, False])
+def test_a_start_that_did_not_come_to_its_program_is_done_anew(pod: AgentPod, append: bool) -> None:
+    plan = pod.plan("/bin/sh", "-c", "echo runs")
+    if not append:
+        plan["root"]["append"] = False
+    for _ in range(2):
+        run = pod.start(plan)
+        assert len(run.report.recv(4096)) == 8
+        os.kill(run.pid, signal.SIGKILL)
+        assert pod.ended(run.pid) == 137
+    run = pod.start(plan).follow()
+    assert run.watched is not None
+    assert run.watched.failure is None
+    assert run.text() == "runs\n"
+
+
 def test_layers_as_one_option_string(pod: AgentPod) -> None:
     plan = pod.plan("/bin/sh", "-c", "echo x > /new; cat /new")
     plan["root"]["append"] = False

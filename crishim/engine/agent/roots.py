@@ -6,7 +6,8 @@ root is this process's root, so a link of the image leads nowhere else, and miss
 calls. Kernel file systems are made here too; only a process in the container's own PID namespace mounts procfs (procfs
 belongs to the mounter's), any other one is handed it (`proc`).
 
-The overlay is `volatile`: a container is never started twice, so what it wrote needs no sync at its end.
+The overlay is `volatile`: what a container wrote needs no sync at its end, since it never runs twice. A start that did
+not come to its program may be done anew; what the kernel keeps from a second mount by is taken away then.
 """
 
 import errno
@@ -19,6 +20,7 @@ from crishim.engine.agent.kernel import CWD, NEVER, Kernel
 from crishim.engine.agent.layout import Own
 from crishim.linux import calls
 
+_AT_REMOVEDIR = 0x200
 _OPTIONS_LIMIT = 4095  # mount(2): one page
 SHM, FILES = "shm", "files"
 """The two parts of a pod's own tmpfs: what containers see at /dev/shm, and the files that they share."""
@@ -122,6 +124,8 @@ class Root:
         root = self._plan["root"]
         batch.reason("the root: the image's layers and one read/write layer")
         batch.call("chdir", batch.text(root["base"]), what=root["base"])
+        if "volatile" in root["options"]:
+            self._forget_volatile(f"{root['work']}/work/incompat/volatile")
         top = self._overlay_of_layers(root) if root["append"] else self._overlay_by_options(root)
         batch.reason(
             "the kernel makes it read-only without a word if its working directory has no space", "root overlay"
@@ -133,6 +137,14 @@ class Root:
         batch.call("pivot_root", dot, dot)
         batch.call("umount2", dot, calls.MNT_DETACH)
         batch.call("chdir", batch.text("/"))
+
+    def _forget_volatile(self, mark: str) -> None:
+        """Take away the mark of a start before this one (Documentation/filesystems/overlayfs.rst, "Volatile mount")."""
+        fresh = Label()
+        text = self._batch.text
+        self._batch.call("unlinkat", CWD, text(f"{mark}/dirty"), 0, allow=(errno.ENOENT,), other=fresh, what=mark)
+        self._batch.call("unlinkat", CWD, text(mark), _AT_REMOVEDIR, what=mark)
+        self._batch.place(fresh)
 
     def _overlay_of_layers(self, root: dict[str, Any]) -> Result:
         options = [("lowerdir+", layer) for layer in root["lower"]]
