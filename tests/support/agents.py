@@ -106,8 +106,12 @@ class AgentPod:
         sock.close()
         self.agent = area.Agent("agent.sock", fd)
         self.bell = area.Bell(f"keeper-{time.monotonic_ns()}.sock")
+        # kernels before 6.15 clone no detached mount
+        self.place = "" if facts.probe().kernel_version >= (6, 15) else f"{self.paths.state}/own"
+        if self.place:
+            os.mkdir(self.place)
         self.run_batch(pods.settled(machine))
-        self.run_batch(pods.namespaces(machine, ("net", "ipc", "uts"), 1 << 20))
+        self.run_batch(pods.namespaces(machine, ("net", "ipc", "uts"), 1 << 20, self.place))
         self._complete()
 
     def _complete(self) -> None:
@@ -191,7 +195,7 @@ class AgentPod:
 
     def start(self, plan: Any, target: int = -1, proc: int = layout.HELD_PROC) -> Run:
         """Bear a container's process; `target`: pidfd of the one whose PID namespace it shares."""
-        ready = self._shapes.container(plan, self.paths.empty, proc=proc)
+        ready = self._shapes.container(plan, self.paths.empty, pod=self.place, proc=proc)
         terminal = plan["stdio"]["terminal"]
         watched = watching.Watched(ready, plan["process"], self.machine, terminal=terminal, own_terminal=terminal)
         flags = calls.CLONE_NEWNS | (calls.CLONE_NEWPID if plan["pid"] == "new" else 0)
@@ -215,7 +219,7 @@ class AgentPod:
         flags = calls.CLONE_NEWNS | calls.CLONE_NEWPID
         run = self._bear(first, None, flags, {"version": 0, "directories": []}, self.program)
         run.follow()
-        self.run_batch(pods.hold(self.machine, layout.HELD_PROC), [run.terminal])
+        self.run_batch(pods.hold_procfs(self.machine, self.place), [run.terminal])
         return run, os.pidfd_open(run.pid)
 
     def _bear(self, first: starts.First, watched: watching.Watched | None, flags: int, group: Any, target: int) -> Run:
@@ -283,6 +287,8 @@ class AgentPod:
             run.close()
         os.close(self.pidfd)
         os.close(self.program)
+        if self.place:
+            calls.umount(self.place, calls.MNT_DETACH)
         self.bell.close()
         self.agent.close()
         for directories in self._groups:

@@ -312,7 +312,7 @@ class Kernel:
         self.batch.call("mount_setattr", fd, self.batch.text(path), flags, place, 32, what=path)
 
     def attach(
-        self, tree: Value, to: Value, name: str = "", *, what: str = "", hints: Mapping[int, str] | None = None
+        self, tree: Value | Half, to: Value, name: str = "", *, what: str = "", hints: Mapping[int, str] | None = None
     ) -> None:
         """Attach a detached mount on a descriptor, or on a name below it."""
         flags = calls.MOVE_MOUNT_F_EMPTY_PATH | (0 if name else calls.MOVE_MOUNT_T_EMPTY_PATH)

@@ -20,6 +20,7 @@ from crishim.engine.agent.layout import (
     HELD_FILES,
     HELD_NETNS,
     HELD_POD,
+    HELD_PROC,
     HELD_ROUTE,
     PAGE,
     RECEIVED,
@@ -31,7 +32,7 @@ from crishim.engine.agent.layout import (
     Stage,
 )
 from crishim.engine.agent.processes import settle
-from crishim.engine.agent.roots import FILES, SHM
+from crishim.engine.agent.roots import FILES, PROC, SHM
 from crishim.engine.agent.starts import First
 from crishim.linux import calls
 
@@ -182,6 +183,25 @@ def hold(machine: str, number: int) -> Batch:
     """Return the batch that takes the one descriptor that comes along, and holds it under a number."""
     batch = _batch(machine)
     batch.call("dup3", Half(AREA + RECEIVED + CMSG_DATA), number, os.O_CLOEXEC)
+    batch.call("close_range", RECEIVED_FIRST, RECEIVED_LAST, 0)
+    return batch
+
+
+def hold_procfs(machine: str, place: str = "") -> Batch:
+    """Return the batch that takes the procfs which process 1 has handed over, for the pod's containers.
+
+    Args:
+        machine: as `uname -m` names it.
+        place: where the pod's tmpfs is attached: kernels that do not clone a detached mount get this one in there.
+    """
+    if not place:
+        return hold(machine, HELD_PROC)
+    batch = _batch(machine)
+    batch.reason("the procfs of the pod's PID namespace")
+    path = f"{place}/{PROC}"
+    batch.call("mkdirat", CWD, batch.text(path), 0o555, allow=(errno.EEXIST,), what=path)
+    target = Kernel(batch).openat2(CWD, path, os.O_PATH | os.O_DIRECTORY)
+    Kernel(batch).attach(Half(AREA + RECEIVED + CMSG_DATA), target, what=path)
     batch.call("close_range", RECEIVED_FIRST, RECEIVED_LAST, 0)
     return batch
 

@@ -24,6 +24,8 @@ _AT_REMOVEDIR = 0x200
 _OPTIONS_LIMIT = 4095  # mount(2): one page
 SHM, FILES = "shm", "files"
 """The two parts of a pod's own tmpfs: what containers see at /dev/shm, and the files that they share."""
+PROC = "proc"
+"""Where the procfs of the pod's PID namespace is attached in it, on kernels that do not clone a detached mount."""
 _CHANGED = {
     errno.ELOOP: "has become a symbolic link since the container was created",
     errno.ENOTDIR: "is no directory any more, as it was when the container was created",
@@ -44,7 +46,7 @@ class Root:
         place: an empty directory of the host's, on which the root is attached.
         pod: where the pod's own tmpfs is attached, for kernels that do not clone a detached mount; "" for the
             descriptor `Own.POD`.
-        proc: procfs comes as the descriptor `Own.PROC`.
+        proc: procfs comes as the descriptor `Own.PROC`, or it is the pod's, and at `PROC` in its attached tmpfs.
     """
 
     def __init__(self, kernel: Kernel, plan: dict[str, Any], place: str, *, pod: str = "", proc: bool = False) -> None:
@@ -56,6 +58,7 @@ class Root:
         self._proc = proc
         self._trees: dict[int, Value] = {}
         self._views: dict[int, list[tuple[str, Value]]] = {}
+        self._procfs: Value | None = None
         self.own: dict[str, Value] = {}
         self._null: Value | None = None
         self.slave: Value | None = None
@@ -74,6 +77,9 @@ class Root:
                 title = f"mount {operation['target']}: host path {operation['source']}"
                 batch.reason(f"hold {operation['source']} for {operation['target']}", title)
                 self._trees[number] = self._bound(operation)
+            elif kind == "MountFs" and operation["fstype"] == "proc" and self._proc:
+                batch.reason("hold the PID namespace's procfs")
+                self._procfs = self._held_procfs()
             elif kind == "PodShm":
                 batch.reason("hold the pod's shared memory")
                 self._trees[number] = self._of_pod(SHM)
@@ -107,6 +113,17 @@ class Root:
         if operation["readonly"] and not attributes & calls.MOUNT_ATTR_RDONLY:
             self._kernel.set_attributes(tree, calls.MOUNT_ATTR_RDONLY)
         return tree
+
+    def _held_procfs(self) -> Value:
+        """Hold the procfs of the PID namespace.
+
+        One that was fetched for this start is a clone of another mount namespace's, and cannot be cloned again.
+        """
+        if self._plan["pid"] != "pod":
+            return Own.PROC
+        if not self._pod:
+            return self._kernel.clone_tree(Own.PROC, what="the PID namespace's procfs")
+        return self._of_pod(PROC)
 
     def _of_pod(self, name: str) -> Result:
         """Hold a part of the pod's own tmpfs."""
@@ -181,11 +198,8 @@ class Root:
     def _mount_fs(self, _number: int, operation: dict[str, Any]) -> None:
         target, fstype = operation["target"], operation["fstype"]
         self._batch.reason(f"{fstype} at {target}", f"mount {target}")
-        if fstype == "proc" and self._proc:
-            # one that was fetched for this start is a clone of another mount namespace's, and cannot be cloned again
-            pod = self._plan["pid"] == "pod"
-            what = "the PID namespace's procfs"
-            tree: Value = self._kernel.clone_tree(Own.PROC, what=what) if pod else Own.PROC
+        if fstype == "proc" and self._procfs is not None:
+            tree = self._procfs
         else:
             tree = self._kernel.new_fs(fstype, operation["options"], operation["attributes"], target)
         self._attach_own(tree, target)

@@ -61,8 +61,8 @@ def container(machine: str, plan: dict[str, Any], place: str, *, pod: str = "", 
         plan: the JSON form of a ContainerPlan.
         place: an empty directory of the host's, on which the root is attached.
         pod: where the pod's own tmpfs is attached; "" if the agent holds it as a detached mount (`HELD_POD`).
-        proc: which descriptor of the agent's is the procfs of a shared PID namespace: the pod's (cloned), or another
-            container's (used up).
+        proc: which descriptor of the agent's is the procfs of a shared PID namespace: the pod's (cloned; if its tmpfs
+            is attached, this is in there instead, `pods.hold_procfs`), or another container's (used up).
     """
     batch = Batch(machine, SLOT)
     kernel = Kernel(batch)
@@ -73,7 +73,9 @@ def container(machine: str, plan: dict[str, Any], place: str, *, pod: str = "", 
     inside = plan["pid"] not in {"new", "host"}
     keep = [] if pod else [(Own.POD, HELD_POD)]
     if inside:
-        keep += [(Own.PROC, proc), (Own.TARGET, Stage.TARGET), (Own.SLOT, Stage.SLOT)]
+        keep += [(Own.TARGET, Stage.TARGET), (Own.SLOT, Stage.SLOT)]
+        if not pod or plan["pid"] != "pod":
+            keep.append((Own.PROC, proc))
     settle(kernel, plan["cgroup"], plan["process"]["oom_score_adj"], streams, keep)
     if inside:
         batch.reason("its children are born in the shared PID namespace")
