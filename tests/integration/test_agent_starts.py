@@ -1,5 +1,6 @@
 """Agents on real kernel objects: containers and execs born by batches, what fails, who dies, who takes over."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -8,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from crishim.engine.agent import layout
+from crishim.engine.agent import area, layout
 from crishim.engine.agent.batch import Batch
+from crishim.linux.cgroups import apply as cgroups
 from crishim.request import Capabilities, Mount, NamespaceMode
 from tests.support import filters
 from tests.support.abilities import need_containers, need_program
@@ -455,6 +457,35 @@ def test_a_child_is_born_in_its_v2_group(pod: AgentPod) -> None:
         assert Path(f"{group}/cgroup.procs").read_text(encoding="ascii") == f"{run.pid}\n"
         os.kill(run.pid, signal.SIGKILL)
         assert pod.ended(run.pid) == 137
+    finally:
+        os.rmdir(group)
+
+
+def test_an_exec_in_a_container_whose_group_has_groups_of_its_own(pod: AgentPod) -> None:
+    mountpoint = next((path for path in ("/sys/fs/cgroup/unified", "/sys/fs/cgroup") if is_v2(path)), "")
+    if not mountpoint or "pids" not in Path(f"{mountpoint}/cgroup.controllers").read_text(encoding="ascii").split():
+        pytest.skip("lacks a mounted cgroup v2 hierarchy with the pids controller")
+    Path(f"{mountpoint}/cgroup.subtree_control").write_text("+pids", encoding="ascii")
+    plan = pod.plan("/bin/sleep", "100")
+    group = f"{mountpoint}/crishim-test-{run_id()}-agent"
+    os.mkdir(group)
+    try:
+        plan["cgroup"] = {"version": 2, "directories": [group]}
+        container = pod.start(plan).follow()
+        os.mkdir(f"{group}/own")  # as systemd does in a container of its own
+        Path(f"{group}/own/cgroup.procs").write_text(str(container.pid), encoding="ascii")
+        Path(f"{group}/cgroup.subtree_control").write_text("+pids", encoding="ascii")
+        with pytest.raises(area.BatchFailedError) as caught:
+            pod.execute(plan, container.pid, "/bin/true")
+        assert caught.value.record.errno == errno.EBUSY
+        plan["cgroup"]["directories"] = [cgroups.leaf(container.pid, mountpoint)]
+        run = pod.execute(plan, container.pid, "/bin/cat", "/proc/self/cgroup").follow()
+        assert run.watched is not None
+        assert run.watched.failure is None
+        assert pod.ended(run.watched.pid_inside()) == 0
+        os.kill(container.pid, signal.SIGKILL)
+        assert pod.ended(container.pid) == 137
+        os.rmdir(f"{group}/own")
     finally:
         os.rmdir(group)
 

@@ -250,6 +250,14 @@ class AgentPod:
         blob = starts.bear(self.machine, first.needs, flags)
         try:
             self.bell.run(self.agent, blob.fill(slot_size=size), [given[need] for need in first.needs], PATIENCE)
+        except area.BatchFailedError:
+            kept = layout.block(1)  # where nothing is held
+            cleaned = starts.clean(self.machine).fill(slot_size=size, first=kept, last=kept)
+            self.bell.run(self.agent, cleaned, (), PATIENCE)
+            ours.close()
+            os.close(reading)
+            os.close(slot)
+            raise
         finally:
             theirs.close()
             for fd in (writing, null, born_in):
