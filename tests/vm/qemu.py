@@ -18,7 +18,8 @@ _MEMORY = "2048"
 def command(base: Base, payload: str) -> list[str]:
     """Return the command that boots a guest whose first serial line is the standard output."""
     append = "root=/dev/vda rw console=ttyS0 quiet loglevel=1 systemd.show_status=0 panic=-1 net.ifnames=0 "
-    append += "modprobe.blacklist=kvm_amd,kvm_intel,powernow_k8"
+    append += "modprobe.blacklist=kvm_amd,kvm_intel,powernow_k8 "
+    append += "crishim.guest"  # what must not run on any other machine looks for this word
     drives = [f"file={base.disk},format=raw,if=virtio,snapshot=on", f"file={payload},format=raw,if=virtio,readonly=on"]
     machine = ["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", _MEMORY, "-nodefaults", "-nic", "none"]
     console = ["-display", "none", "-serial", "stdio", "-no-reboot"]

@@ -50,6 +50,13 @@ def install() -> None:
     run("systemctl", "daemon-reload")
 
 
+def damaged_batches() -> None:
+    """Some seconds of `damaged`, on a tmpfs."""
+    python = f"PYTHONPATH={PAYLOAD} exec /opt/crishim/bin/python -m tests.vm.inside.damaged 20"
+    run("sh", "-c", f"mkdir /run/damaged && cd /run/damaged && {python}")
+    equal("what is left", os.listdir("/run/damaged"), [])
+
+
 def host_check() -> None:
     before = mounts(), groups(), processes()
     found = document("crishim", "check", "--json")
@@ -328,6 +335,7 @@ _POD = ("install", "unit starts", "pull", "pod with limits")
 CHECKS = [
     Check("install", install),
     Check("crishim check", host_check, ("install",)),
+    Check("damaged batches", damaged_batches, ("install",)),
     Check("unit starts", unit_starts, ("install",)),
     Check("AppArmor profile is refused", apparmor, ("unit starts",)),
     Check("pull", pull, ("unit starts",)),
