@@ -133,6 +133,7 @@ _umount2 = _bind("umount2", _char_p, _int)
 _unshare = _bind("unshare", _int)
 _setns = _bind("setns", _int, _int)
 _sethostname = _bind("sethostname", _char_p, ctypes.c_size_t)
+_tee = _bind("tee", _int, _int, ctypes.c_size_t, ctypes.c_uint)
 _prctl = _bind("prctl", _int, _ulong, _ulong, _ulong, _ulong)
 _set_name = _bind("prctl", _int, _char_p)
 _signal = _libc["signal"]
@@ -447,3 +448,11 @@ def openat2(dir_fd: int, path: str | bytes, flags: int, mode: int = 0, resolve: 
             return fd
         if ctypes.get_errno() != 11:  # EAGAIN: a rename raced with the resolution; openat2(2) says to try again
             raise _fail(f"open {os.fsdecode(path)}")
+
+
+def tee(source: int, target: int, length: int) -> int:
+    """Copy what lies in a pipe into another one, without taking it or waiting (tee(2)); return how much."""
+    copied: int = _tee(source, target, length, os.SPLICE_F_NONBLOCK)
+    if copied < 0:
+        raise _fail(f"tee {source}")
+    return copied

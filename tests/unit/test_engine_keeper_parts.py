@@ -6,6 +6,7 @@ import os
 import re
 import select
 import socket
+import time
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,9 @@ from hypothesis import strategies as st
 from crishim.engine.execute.report import StepError, describe
 from crishim.engine.keeper import journal
 from crishim.engine.keeper.children import Children, Setup
-from crishim.engine.keeper.logs import LINE_LIMIT, LogFile, Stream, timestamp
+from crishim.engine.keeper.logs import LogFile, Stream
 from crishim.engine.keeper.loop import Loop
+from crishim.engine.keeper.records import LINE_LIMIT, stamp
 
 RECORD = re.compile(rb"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}Z) (stdout|stderr) ([PF]) ([^\n]*)\n")
 
@@ -129,28 +131,28 @@ def test_streams_read_to_their_end(tmp_path: Path) -> None:
 def test_log_file_reopens_and_refuses_links(tmp_path: Path) -> None:
     path = tmp_path / "log"
     file = LogFile(str(path))
-    file.write(b"one\n")
+    file.write([b"one\n"], file.end())
     path.rename(tmp_path / "log.1")
-    file.write(b"still\n")
+    file.write([b"still\n"], file.end())
     file.reopen()
-    file.write(b"two\n")
+    file.write([b"two\n"], file.end())
     assert (tmp_path / "log.1").read_bytes() == b"one\nstill\n"
     assert path.read_bytes() == b"two\n"
     path.unlink()
     path.symlink_to(tmp_path / "log.1")
     with pytest.raises(StepError, match="symbolic"):
         file.reopen()
-    file.write(b"three\n")  # the old file stays in use
+    file.write([b"three\n"], file.end())  # the old file stays in use
     file.close()
     assert (tmp_path / "log.1").read_bytes() == b"one\nstill\n"
     nowhere = LogFile("")
-    nowhere.write(b"dropped\n")
+    nowhere.write([b"dropped\n"], nowhere.end())
     nowhere.reopen()
     nowhere.close()
 
 
 def test_timestamps() -> None:
-    stamps = [timestamp() for _ in range(50)]
+    stamps = [stamp(time.time_ns()) for _ in range(50)]
     assert stamps == sorted(stamps)
     assert all(re.fullmatch(rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}Z", stamp) for stamp in stamps)
 

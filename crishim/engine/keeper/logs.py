@@ -1,14 +1,13 @@
-"""CRI log files: `<RFC3339Nano> <stream> <P|F> <text>`, written by the keeper from the container's pipes or terminal.
+"""CRI log files: where the records of a container's output are appended (`records` says what they look like).
 
-The hot path takes whole chunks: one read, one timestamp, the prefix put in by `bytes.replace`, one write. Only a
-newline ends a line; a line over 16 KiB becomes `P` records and a last `F`. A tail without newline is written as `P` at
-the end of the stream, so that joining the records gives exactly the bytes that the container wrote. A write that fails
-(disk full) drops the record, never blocks the container, and leaves only whole records in the file; drops are counted
-and reported once a minute.
+A write that fails (disk full) drops the records, never blocks the container, and leaves only whole records in the file;
+drops are counted and reported once a minute.
 
 Whoever has the log's directory as a volume may put anything at its path, at any time. So a log is opened without
 following a link anywhere (the path that the daemon gives has none), without waiting, and only if it is a plain file
 with one name: what is no new file is looked at by O_PATH before it is opened.
+
+A keeper that goes on where an earlier one was killed goes on in that one's file, which may have been renamed since.
 """
 
 import contextlib
@@ -20,41 +19,38 @@ import time
 
 from crishim.engine.execute.report import StepError
 from crishim.engine.keeper.loop import Loop
+from crishim.engine.keeper.records import Lines, Part, stamp
 from crishim.linux import calls
 from crishim.outlet import complain
 
-LINE_LIMIT = 16 * 1024
 _CHUNK = 64 * 1024
 _LARGE_CHUNK = 512 * 1024
 _FULL_READS = 4
 _WARN_EVERY = 60.0
-
-_second = 0
-_stamp = b""
-
-
-def timestamp() -> bytes:
-    """Return the present time as RFC3339Nano in UTC, like `2026-01-02T03:04:05.000000006Z`."""
-    global _second, _stamp  # noqa: PLW0603  the text changes once a second; formatting it costs more than the rest
-    now = time.time_ns()
-    second, nanoseconds = divmod(now, 1_000_000_000)
-    if second != _second:
-        parts = time.gmtime(second)
-        _stamp = b"%04d-%02d-%02dT%02d:%02d:%02d." % parts[:6]
-        _second = second
-    return _stamp + b"%09dZ" % nanoseconds
+_NEIGHBOURS = 4096
 
 
 class LogFile:
-    """One container's log file; both streams append to it. An empty path writes nowhere."""
+    """One container's log file; both streams append to it. An empty path writes nowhere.
 
-    __slots__ = ("_dropped", "_fd", "_path", "_warned")
+    `file` is the device and inode of what is open, two zeros for nothing.
+    """
+
+    __slots__ = ("_dropped", "_fd", "_path", "_warned", "file")
 
     def __init__(self, path: str) -> None:
         self._path = path
-        self._fd = _open(path) if path else -1
+        self._fd = -1
+        self.file = (0, 0)
         self._dropped = 0
         self._warned = -_WARN_EVERY
+        if path:
+            self._use(_open(path))
+
+    @property
+    def nowhere(self) -> bool:
+        """Tell whether nothing is written."""
+        return self._fd < 0
 
     def reopen(self) -> None:
         """Open the path anew (after rotation) and go on there.
@@ -62,28 +58,45 @@ class LogFile:
         Raises:
             OSError: the new file cannot be made; the old one stays in use.
         """
-        if not self._path:
-            return
-        fd = _open(self._path)
-        os.close(self._fd)
-        self._fd = fd
+        if self._path:
+            self._use(_open(self._path))
 
-    def write(self, records: bytes) -> None:
-        """Append whole records; what the disk does not take is dropped as a whole."""
+    def resume(self, file: tuple[int, int]) -> bool:
+        """Go on in the file that an earlier keeper had open, where it is still beside the path; False if it is not."""
+        if file != self.file and self._path and any(file):
+            fd = _find(self._path, file)
+            if fd >= 0:
+                self._use(fd)
+        return file == self.file
+
+    def end(self) -> int:
+        """Return the length of the file, where the next records go."""
+        return os.lseek(self._fd, 0, os.SEEK_END) if self._fd >= 0 else 0
+
+    def write(self, parts: list[Part], end: int) -> None:
+        """Append whole records; what the disk does not take is dropped as a whole, down to `end`."""
         if self._fd < 0:
             return
+        size = sum(map(len, parts))
+        number = errno.ENOSPC
         try:
-            written = os.write(self._fd, records)
-            if written == len(records):
+            written = os.writev(self._fd, parts)
+            if written == size:
                 return
-            written += _write_rest(self._fd, records[written:])
-            if written == len(records):
+            written += _write_rest(self._fd, b"".join(parts)[written:])
+            if written == size:
                 return
-            self._take_back(written)
-            number = errno.ENOSPC
         except OSError as error:
             number = error.errno or 0
-        self._drop(len(records), number)
+        self._take_back(end)
+        self._drop(size, number)
+
+    def complete(self, parts: list[Part], end: int) -> None:
+        """Append what is missing of records that an earlier keeper may have begun to append at `end`."""
+        records = b"".join(parts)
+        records = records.removeprefix(self._read(end, len(records)))
+        if records:
+            self.write([records], end)
 
     def close(self) -> None:
         """Close the file."""
@@ -91,12 +104,25 @@ class LogFile:
             os.close(self._fd)
             self._fd = -1
 
-    def _take_back(self, written: int) -> None:
-        """Cut off what a short write left, so that the file holds whole records only."""
+    def _use(self, fd: int) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+        self._fd = fd
+        status = os.fstat(fd)
+        self.file = (status.st_dev, status.st_ino)
+
+    def _read(self, at: int, size: int) -> bytes:
+        fd = os.open(f"/proc/self/fd/{self._fd}", os.O_RDONLY | os.O_CLOEXEC)
         try:
-            os.ftruncate(self._fd, max(0, os.fstat(self._fd).st_size - written))
-        except OSError:
-            return
+            return os.pread(fd, size, at)
+        finally:
+            os.close(fd)
+
+    def _take_back(self, end: int) -> None:
+        """Cut off what a short write left, so that the file holds whole records only."""
+        with contextlib.suppress(OSError):
+            if self.end() > end:
+                os.ftruncate(self._fd, end)
 
     def _drop(self, size: int, number: int) -> None:
         self._dropped += size
@@ -164,6 +190,22 @@ def _refuse_link(path: str, error: OSError) -> None:
         ) from None
 
 
+def _find(path: str, file: tuple[int, int]) -> int:
+    """Return an fd of a renamed log: rotation leaves it in its directory, its old name before something new."""
+    directory, _, name = path.rpartition("/")
+    with contextlib.suppress(OSError), os.scandir(directory or ".") as entries:
+        for _, entry in zip(range(_NEIGHBOURS), entries, strict=False):
+            if not entry.name.startswith(name):
+                continue
+            with contextlib.suppress(OSError):
+                fd = _open_old(f"{directory or '.'}/{entry.name}")
+                status = os.fstat(fd)
+                if (status.st_dev, status.st_ino) == file:
+                    return fd
+                os.close(fd)
+    return -1
+
+
 def _write_rest(fd: int, rest: bytes) -> int:
     """Write on after a short write; return how much was taken before the disk refused."""
     written = 0
@@ -178,14 +220,13 @@ def _write_rest(fd: int, rest: bytes) -> int:
 class Stream:
     """One pipe or terminal whose bytes become records of `name` (stdout or stderr)."""
 
-    __slots__ = ("_file", "_full", "_head", "_loop", "_partial", "_pending", "_size", "fd")
+    __slots__ = ("_file", "_full", "_lines", "_loop", "_pending", "_size", "fd")
 
     def __init__(self, loop: Loop, fd: int, name: str, file: LogFile) -> None:
         self.fd = fd
         self._loop = loop
         self._file = file
-        self._head = b" " + name.encode() + b" F "
-        self._partial = b" " + name.encode() + b" P "
+        self._lines = Lines(name)
         self._pending = b""
         self._size = _CHUNK
         self._full = 0
@@ -211,7 +252,7 @@ class Stream:
         os.close(self.fd)
         self.fd = -1
         if self._pending:
-            self._file.write(self._records(self._pending, timestamp(), self._partial))
+            self._file.write([self._lines.unfinished(self._pending, stamp(time.time_ns()))], self._file.end())
             self._pending = b""
 
     def _on_ready(self) -> None:
@@ -245,44 +286,9 @@ class Stream:
 
     def feed(self, data: bytes) -> None:
         """Turn bytes into records and write them."""
-        if self._pending:
-            data = self._pending + data
-        end = data.rfind(b"\n") + 1
-        stamp = timestamp()
-        if end:
-            records = self._lines(data[: end - 1], stamp)
-            self._pending = data[end:]
-        else:
-            records = b""
-            self._pending = data
-        if len(self._pending) > LINE_LIMIT:
-            keep = (len(self._pending) - 1) % LINE_LIMIT + 1
-            cut = len(self._pending) - keep
-            records += self._records(self._pending[:cut], stamp, self._partial)
-            self._pending = self._pending[cut:]
-        if records:
-            self._file.write(records)
-
-    def _lines(self, body: bytes, stamp: bytes) -> bytes:
-        """Return the records of complete lines; `body` lacks the last newline."""
-        if _has_long_line(body):
-            return b"".join([self._long(line, stamp) for line in body.split(b"\n")])
-        prefix = stamp + self._head
-        return prefix + body.replace(b"\n", b"\n" + prefix) + b"\n"
-
-    def _long(self, line: bytes, stamp: bytes) -> bytes:
-        """Return the records of one line of any length: P for all pieces but the last."""
-        rest = (len(line) - 1) % LINE_LIMIT + 1 if line else 0
-        cut = len(line) - rest
-        return self._records(line[:cut], stamp, self._partial) + stamp + self._head + line[cut:] + b"\n"
-
-    @staticmethod
-    def _records(data: bytes, stamp: bytes, head: bytes) -> bytes:
-        """Return records of at most LINE_LIMIT bytes each."""
-        prefix = stamp + head
-        return b"".join(
-            [prefix + data[start : start + LINE_LIMIT] + b"\n" for start in range(0, len(data), LINE_LIMIT)]
-        )
+        parts, self._pending = self._lines.take(self._pending, data, stamp(time.time_ns()))
+        if parts:
+            self._file.write(parts, self._file.end())
 
 
 def _capacity(fd: int) -> int:
@@ -291,14 +297,3 @@ def _capacity(fd: int) -> int:
         return fcntl.fcntl(fd, fcntl.F_GETPIPE_SZ)
     except OSError:
         return _LARGE_CHUNK
-
-
-def _has_long_line(body: bytes) -> bool:
-    """Tell whether a line is over the limit, looking at a few places instead of every line."""
-    start, end = 0, len(body)
-    while end - start > LINE_LIMIT:
-        newline = body.rfind(b"\n", start, start + LINE_LIMIT + 1)
-        if newline < 0:
-            return True
-        start = newline + 1
-    return False
