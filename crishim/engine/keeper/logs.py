@@ -16,6 +16,7 @@ import fcntl
 import os
 import stat
 import time
+from typing import Self
 
 from crishim.engine.execute.report import StepError
 from crishim.engine.keeper.loop import Loop
@@ -46,6 +47,17 @@ class LogFile:
         self._warned = -_WARN_EVERY
         if path:
             self._use(_open(path))
+
+    @classmethod
+    def adopt(cls, path: str) -> Self:
+        """Open the log of a container that runs already; one that cannot be opened writes nowhere until `reopen`."""
+        try:
+            return cls(path)
+        except (OSError, StepError) as error:
+            complain(f"crishim keeper: {error}; the container's output is dropped until its log is reopened")
+            log = cls("")
+            log._path = path
+            return log
 
     @property
     def nowhere(self) -> bool:
@@ -197,7 +209,7 @@ def _find(path: str, file: tuple[int, int]) -> int:
         for _, entry in zip(range(_NEIGHBOURS), entries, strict=False):
             if not entry.name.startswith(name):
                 continue
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, StepError):  # what else lies there is nothing to us
                 fd = _open_old(f"{directory or '.'}/{entry.name}")
                 status = os.fstat(fd)
                 if (status.st_dev, status.st_ino) == file:

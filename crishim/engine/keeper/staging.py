@@ -41,6 +41,7 @@ _LARGE = 512 * 1024
 _TERMINAL = 16 * 1024
 _TERMINAL_HOLDS = 1024 * 1024
 _FULL_CHUNKS = 4
+_AT_ONCE = os.SPLICE_F_NONBLOCK
 
 
 class Registry(Protocol):
@@ -77,24 +78,21 @@ class Scratch:
     def look(self, staging: int, size: int) -> bytes:
         """Return the bytes that are staged; they stay there."""
         try:
-            data = self._copy(staging, size)
+            copied = calls.tee(staging, self._writing, size)
+            data = os.read(self._reading, copied)
+            while len(data) < copied:  # one packet at a time
+                data += os.read(self._reading, copied - len(data))
         except BaseException:
             self._renew()
             raise
+        if copied < size:
+            raise OSError(errno.ENOBUFS, f"tee: {copied} of {size} bytes")
         return data
 
     def drop(self, staging: int, size: int) -> None:
         """Throw staged bytes away: what they are is done."""
         while size > 0:
-            size -= os.splice(staging, self._null, size, flags=os.SPLICE_F_NONBLOCK)
-
-    def _copy(self, staging: int, size: int) -> bytes:
-        if calls.tee(staging, self._writing, size) != size:
-            raise OSError(errno.ENOBUFS, f"tee of {size} bytes")
-        data = os.read(self._reading, size)
-        while len(data) < size:  # one packet at a time
-            data += os.read(self._reading, size - len(data))
-        return data
+            size -= os.splice(staging, self._null, size, flags=_AT_ONCE)
 
     def _renew(self) -> None:
         """Leave nothing in it, whatever happened."""
@@ -290,7 +288,7 @@ def _stage(stream: _Stream, staging: int) -> int:
     try:
         if stream.reads:
             return os.write(staging, os.read(stream.fd, stream.size))
-        return os.splice(stream.fd, staging, stream.size, flags=os.SPLICE_F_NONBLOCK)
+        return os.splice(stream.fd, staging, stream.size, flags=_AT_ONCE)
     except OSError as error:
         if error.errno == errno.EIO:  # the last slave of the terminal is closed
             return 0

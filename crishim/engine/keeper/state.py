@@ -142,7 +142,7 @@ class State:
         finally:
             os.close(fd)
         _WORD.pack_into(self._map, 16, len(text))
-        self.record["running"] = running
+        self.record = {**self.record, "running": running}
 
     def begin(self, kind: int, now: int, log: tuple[int, int], length: int) -> None:
         """Note that a chunk is about to be taken, and where its records will go."""
@@ -150,15 +150,13 @@ class State:
 
     def finish(self, index: int, pending: bytes) -> None:
         """Say that the chunk is done; `pending` is its stream's unfinished line, for which there is `room`."""
-        number = self.number + 1
-        place = self._holds[index] ^ 1
+        self.number = number = self.number + 1
+        self._holds[index] = place = self._holds[index] ^ 1
+        self.pending[index] = pending
         if pending:
             at = _text_at(place, len(pending))
             self._map[at : at + len(pending)] = pending
         _PLACE.pack_into(self._map, _PLACES_AT + place * _PLACE_SIZE, len(pending), number)
-        self._holds[index] = place
-        self.pending[index] = pending
-        self.number = number
 
     def room(self, index: int) -> bool:
         """Reserve what a long unfinished line needs; False if the file system is full."""
