@@ -150,6 +150,7 @@ class Runtime:
         recover.load(self._context, self._store.sandboxes, self._store.containers)
         await recover.adopt_all(self._context)
         await reconcile.reconcile(self._context)
+        self._context.stats.watch(lambda: self._context.registry.containers)
         self._started = True
 
     async def close(self) -> None:

@@ -10,7 +10,7 @@ Source: CRI `ContainerStats`, `PodSandboxStats`.
 
 import asyncio
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -107,6 +107,17 @@ class Stats:
                     figures = container_series(view, details, written, disk, counted.get(container.id), now)
                     inside.append(ContainerMetrics(view, self._group(container), figures))
             yield PodMetrics(sandbox.view, group, series, inside)
+
+    def watch(self, containers: Callable[[], Iterable[Container]]) -> None:
+        """Measure in the background what these containers write."""
+        layout = self._readers.layout
+        name = "cpu.stat" if layout.version == 2 else "cpuacct.usage"
+
+        def files() -> Mapping[str, str]:
+            found = [c for c in containers() if c.running or not self._usage.settled(c.id)]
+            return {c.id: f"{layout.directory('cpuacct', self._group(c))}/{name}" for c in found}
+
+        self._usage.watch(files)
 
     def written(self, container_ids: Iterable[str], directory: str) -> FsStats:
         """Return what containers have written, as far as it is known; `directory` is where they have it."""

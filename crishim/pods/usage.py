@@ -1,21 +1,28 @@
 """How much a container has written: bytes and inodes of its read/write layer and volumes, without making anyone wait.
 
-A tree may hold a million files, so it is walked in a thread, at most every `FRESH` seconds and only while someone
-asks; callers get the last result at once. Only the first answer for a small tree (`FIRST_ENTRIES`) is computed on
-the spot, so that a fresh container is not shown without a figure.
+A tree may hold a million files, so it is walked in a thread, and only if it can have changed: who writes uses CPU
+time, so a container whose group has used none since its last walk has written nothing. `watch` looks at each every
+`TICK` seconds, whether or not someone asks; callers get the last result at once, with the time at which it was
+measured. Only the first answer for a small tree (`FIRST_ENTRIES`) is computed on the spot, so that a fresh container is
+not shown without a figure. A tree that takes long to walk is walked less often (`SHARE`).
 
 Bytes are blocks in use (st_blocks), as `du` counts; a file with several names counts once.
 """
 
 import asyncio
 import os
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
 
 from crishim import clock
+from crishim.images.threads import in_thread
 from crishim.pods.views import FsStats
 
-FRESH = 10.0
+TICK = 7.0
+"""Seconds between two looks: with the walk itself a figure is at most 10 s old while files change."""
+SHARE = 20
+"""A walk of one second is not repeated for so many seconds."""
 FIRST_ENTRIES = 64
 
 _BLOCK = 512
@@ -31,24 +38,26 @@ class Usage:
     def __init__(self, written: Callable[[str], Sequence[str]]) -> None:
         self._written = written
         self._known: dict[str, FsStats] = {}
+        self._worked: dict[str, bytes] = {}
         self._due: dict[str, float] = {}
-        self._walking: set[str] = set()
-        self._gone: set[str] = set()
-        self._executor: ThreadPoolExecutor | None = None
+        self._walking = ""
+        self._watch: asyncio.Task[None] | None = None
 
     def read(self, container_id: str) -> FsStats | None:
-        """Return the last known usage, and have it refreshed if it is old; None if it is not known yet."""
-        if container_id not in self._known:
-            first = walk(self._written(container_id), FIRST_ENTRIES)
-            if first is not None:
-                self._keep(container_id, first)
-                return first
-        if self._due.get(container_id, 0.0) <= clock.monotonic() and container_id not in self._walking:
-            self._refresh(container_id)
-        return self._known.get(container_id)
+        """Return the last known usage; None if it is not known yet."""
+        found = self._known.get(container_id)
+        if found is None:
+            found = walk(self._written(container_id), FIRST_ENTRIES)
+            if found is not None:
+                self._known[container_id] = found
+        return found
+
+    def settled(self, container_id: str) -> bool:
+        """Tell whether it was measured after its end, or before its start: then it stays so until it runs."""
+        return self._worked.get(container_id) == b""
 
     def total(self, container_ids: Iterable[str], mountpoint: str) -> FsStats:
-        """Return what several containers have written, as far as it is known; each is refreshed as `read` does."""
+        """Return what several containers have written, as far as it is known."""
         known = [found for container_id in container_ids if (found := self.read(container_id)) is not None]
         return FsStats(
             timestamp=clock.now(),
@@ -57,42 +66,60 @@ class Usage:
             inodes_used=sum(found.inodes_used for found in known),
         )
 
+    def watch(self, containers: Callable[[], Mapping[str, str]]) -> None:
+        """Measure from now on, until `close`.
+
+        Args:
+            containers: returns id → the file that tells the CPU time of its group; the file of a container that does
+                not run is not there, which is how its last writes are counted, once.
+        """
+        self._watch = asyncio.get_running_loop().create_task(self._look(containers), name="usage of containers")
+
     def forget(self, container_id: str) -> None:
         """The container is gone."""
         self._known.pop(container_id, None)
+        self._worked.pop(container_id, None)
         self._due.pop(container_id, None)
-        if container_id in self._walking:
-            self._gone.add(container_id)
+        if self._walking == container_id:
+            self._walking = ""
 
     def close(self) -> None:
-        """End the thread; a walk in progress is not waited for."""
-        if self._executor is not None:
-            self._executor.shutdown(wait=False, cancel_futures=True)
-            self._executor = None
+        """End the watch; a walk in progress is not waited for."""
+        if self._watch is not None:
+            self._watch.cancel()
 
-    def _keep(self, container_id: str, stats: FsStats) -> None:
-        self._known[container_id] = stats
-        self._due[container_id] = clock.monotonic() + FRESH
+    async def _look(self, containers: Callable[[], Mapping[str, str]]) -> None:
+        while True:
+            await asyncio.sleep(TICK)
+            now = clock.monotonic()
+            due = {key: file for key, file in containers().items() if self._due.get(key, 0.0) <= now}
+            worked = await in_thread("usage", partial(_contents, due))
+            for key, content in worked.items():
+                if self._worked.get(key) != content:
+                    await self._measure(key, content)
 
-    def _refresh(self, container_id: str) -> None:
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:
-            return  # asked from outside the daemon's loop (a test, a tool): no thread to come back from
-        if self._executor is None:
-            self._executor = ThreadPoolExecutor(1, thread_name_prefix="usage")
-        self._walking.add(container_id)
-        future = loop.run_in_executor(self._executor, walk, self._written(container_id))
-        future.add_done_callback(lambda done: self._arrived(container_id, done))
+    async def _measure(self, key: str, content: bytes) -> None:
+        """Walk one container's trees; what it does meanwhile is seen at the next look."""
+        self._walking = key
+        began = clock.monotonic()
+        trees = self._written(key)
+        found = await in_thread("usage", lambda: walk(trees))
+        if found is not None and self._walking == key:  # not removed meanwhile
+            ended = clock.monotonic()
+            self._known[key] = found
+            self._worked[key] = content
+            self._due[key] = ended + (ended - began) * SHARE
 
-    def _arrived(self, container_id: str, done: "asyncio.Future[FsStats | None]") -> None:
-        self._walking.discard(container_id)
-        if done.cancelled() or done.exception() is not None:
-            return
-        stats = done.result()
-        if stats is not None and container_id not in self._gone:
-            self._keep(container_id, stats)
-        self._gone.discard(container_id)
+
+def _contents(files: Mapping[str, str]) -> dict[str, bytes]:
+    return {key: _content(path) for key, path in files.items()}
+
+
+def _content(path: str) -> bytes:
+    """Return what a file holds; nothing if it is gone."""
+    with suppress(OSError), open(path, "rb", buffering=0) as file:
+        return file.read()
+    return b""
 
 
 def walk(trees: Sequence[str], limit: int = 0) -> FsStats | None:

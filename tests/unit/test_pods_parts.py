@@ -25,7 +25,7 @@ from crishim.pods.records import (
 )
 from crishim.pods.states import CONTAINER_MOVES, SANDBOX_MOVES, Stage, check_container, check_sandbox
 from crishim.pods.usage import Usage, walk
-from crishim.pods.views import ContainerState
+from crishim.pods.views import ContainerState, FsStats
 from crishim.problems import Problems
 from crishim.request import (
     ContainerConfig,
@@ -175,26 +175,45 @@ def test_usage_counts_blocks_inodes_and_links_once(tmp_path: Path) -> None:
     assert walk([f"{tmp_path}/none"]) is None
 
 
-async def test_usage_is_refreshed_behind_the_callers_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_usage_is_measured_while_the_container_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("crishim.pods.usage.TICK", 0.01)
+    monkeypatch.setattr("crishim.pods.usage.SHARE", 0)
+    walks: list[str] = []
+
+    def walked(trees: list[str], limit: int = 0) -> FsStats | None:
+        if not limit:
+            walks.append(os.path.basename(trees[0]))
+        return walk(trees, limit)
+
+    monkeypatch.setattr("crishim.pods.usage.walk", walked)
     usage = Usage(lambda container_id: [f"{tmp_path}/{container_id}"])
-    (tmp_path / "small").mkdir()
-    (tmp_path / "large").mkdir()
-    for n in range(100):
-        (tmp_path / f"large/{n}").touch()
+    for name, count in (("small", 0), ("large", 100)):
+        (tmp_path / name).mkdir()
+        (tmp_path / f"{name}.cpu").write_text("1")
+        for n in range(count):
+            (tmp_path / f"{name}/{n}").touch()
     first = usage.read("small")
     assert first is not None
     assert first.inodes_used == 1
-    assert usage.read("small") is first  # fresh enough
     assert usage.read("large") is None  # not on the spot
+    assert usage.read("gone") is None
+    usage.watch(lambda: {name: f"{tmp_path}/{name}.cpu" for name in ("small", "large")})
     async with asyncio.timeout(10):
         while (found := usage.read("large")) is None:
             await asyncio.sleep(0.001)
     assert found.inodes_used == 101
-    (tmp_path / "small/file").touch()
-    monkeypatch.setattr("crishim.pods.usage.FRESH", 0.0)
+    for number in range(1, 4):
+        (tmp_path / f"small/{number}").touch()
+        (tmp_path / "small.cpu").write_text(str(number + 1))
+        async with asyncio.timeout(10):
+            while (found := usage.read("small")) is None or found.inodes_used <= number:
+                await asyncio.sleep(0.001)
+        assert found.timestamp > first.timestamp
+    await asyncio.sleep(0.05)
+    assert walks.count("large") == 1  # it did nothing
+    assert walks.count("small") == 4
     usage.forget("small")
-    assert usage.read("small") != first
-    assert usage.read("gone") is None
+    assert usage.read("small") is not found
     usage.close()
 
 
