@@ -60,7 +60,7 @@ class Client:
             ("grpc.max_send_message_length", MESSAGE_BYTES),
         ]
         self._channel = grpc.insecure_channel(f"unix:{self._reachable()}", options=options)
-        self._runtime = api_pb2_grpc.RuntimeServiceStub(self._channel)
+        self.runtime: Any = api_pb2_grpc.RuntimeServiceStub(self._channel)
         self.images: Any = images_pb2_grpc.ImagesStub(self._channel)
 
     def __enter__(self) -> Self:
@@ -76,7 +76,7 @@ class Client:
     def container_info(self, container_id: str) -> Mapping[str, str]:
         """Return ContainerStatus(verbose)'s info of a container, by id or unique prefix."""
         request = api_pb2.ContainerStatusRequest(container_id=container_id, verbose=True)
-        return dict(self.call(self._runtime.ContainerStatus, request).info)
+        return dict(self.call(self.runtime.ContainerStatus, request).info)
 
     def list_images(self, pattern: str, *, dangling: bool) -> list[images_pb2.Image]:
         """Return the images that a name, an id or a pattern means."""

@@ -19,6 +19,12 @@ COMMANDS = {
     "check": "show what this host can and lacks, each with the remedy",
     "config": "print the default or the effective configuration, or check a file",
     "plan": "print the frozen plan that a container is started by",
+    "ps": "show containers with their pods",
+    "logs": "print what a container has written",
+    "events": "follow what happens to pods and containers",
+    "stats": "show what containers use",
+    "top": "show what pods use, again and again",
+    "inspect": "print all that the daemon tells of a container or pod",
     "pull": "get images from their registries",
     "push": "send an image to a registry",
     "images": "show the images that are here",
@@ -30,6 +36,9 @@ COMMANDS = {
     "import": "make an image from the tarball of a root file system",
     "version": "print the version",
 }
+
+WHERE = frozenset({"--socket", "--state", "--config"})
+"""Options that may stand before the command."""
 
 FAILED = 1
 USAGE = 2
@@ -72,7 +81,10 @@ def _open_closed() -> None:
 def _dispatch(words: list[str]) -> int:
     if not words:
         return _fail("no command given, see 'crishim --help'", USAGE)
-    name, rest = words[0], words[1:]
+    leading, words = _split(words)
+    if not words:
+        return _fail(f"no command after {leading[0]}, see 'crishim --help'", USAGE)
+    name, rest = words[0], [*leading, *words[1:]]
     if name in {"-h", "--help", "help"}:
         sys.stdout.write(_help())
         return 0
@@ -84,6 +96,14 @@ def _dispatch(words: list[str]) -> int:
     module = f"{name}_" if keyword.iskeyword(name) else name
     status: int = importlib.import_module(f"crishim.cli.{module}").run(rest)
     return status
+
+
+def _split(words: list[str]) -> tuple[list[str], list[str]]:
+    """Split off the options before the command that tell which daemon is meant; they count as if they came after it."""
+    count = 0
+    while count < len(words) and words[count].partition("=")[0] in WHERE:
+        count += 1 if "=" in words[count] else 2
+    return words[:count], words[count:]
 
 
 def _help() -> str:
